@@ -1,0 +1,1 @@
+"""What people type and the study's graph does not."""

@@ -1,0 +1,1 @@
+"""Readers of datasets and of caches: files to records."""

@@ -1,0 +1,1 @@
+"""Official protocols: scored triplets to metrics."""

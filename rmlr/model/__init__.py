@@ -1,0 +1,1 @@
+"""The networks. Read: detector, text, pairs, remine, align, reason, losses, network."""

@@ -1,0 +1,326 @@
+"""The typed form of `params.yaml`, and of the `settings.yaml` that one node of the study reads.
+
+No number has a default here: each lives in `params.yaml` alone, with unit and source. `Study` is the whole file; the
+classes that end in `Node` are what one stage reads, resolved from it for one profile, run and override.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NaturalInt = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+Split = Literal["train", "val", "trainval", "test"]  # trainval: train, then val
+DatasetName = Literal["vcoco", "hicodet"]
+
+
+class Section(BaseModel):
+    """A part of the settings; a misspelt key or a wrong type is an error that names the key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a YAML file; ValueError names the file, the key, what was expected and what came."""
+        try:
+            text = path.read_text()
+        except OSError as error:
+            raise ValueError(f"{path}: settings cannot be read ({error.strerror}). Does the path exist?") from error
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path}: not YAML: {error}") from error
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            lines = [
+                f"  {'.'.join(map(str, item['loc'])) or '(top)'}: {item['msg']}, got {item['input']!r}"
+                for item in error.errors()
+            ]
+            raise ValueError(f"{path}: {len(lines)} setting(s) do not fit:\n" + "\n".join(lines)) from error
+
+
+# ---- sections, in the order of the stages
+
+
+class World(Section):
+    """The drawn world (`draw`): how many pictures, and the seed that fixes every one of them."""
+
+    seed: NaturalInt
+    train: PositiveInt
+    val: PositiveInt
+    test: PositiveInt
+    size: PositiveInt  # height = width of a picture, pixels
+
+
+class ImageSize(Section):
+    """How a picture is resized before the detector sees it: shortest side, longest side at most; pixels."""
+
+    shortest: PositiveInt
+    longest: PositiveInt
+
+
+class TransformerSizes(Section):
+    """A stack of Transformer encoder layers."""
+
+    layers: PositiveInt
+    dim: PositiveInt
+    heads: PositiveInt
+    ffn_dim: PositiveInt
+    dropout: Fraction
+
+
+class Encoder(Section):
+    """A frozen text encoder: any `transformers.AutoModel`."""
+
+    name: str  # as printed in tables
+    model: str  # hub id, local folder, or `package:NAME` for one that an installed package ships
+    revision: str | None  # of the hub id
+    sha256: str | None  # of its weights file; checked when given
+    pooling: Literal["cls", "mean"]  # of a phrase encoded alone; cls: paper
+
+
+class Network(Section):
+    """Sizes of the interaction modules (paper, sections 3.2 to 3.5 and appendix B)."""
+
+    pool: Literal["covered", "roi"]  # masked RoI: mean over the covered area, or over the bounding RoI (paper)
+    feature_dim: PositiveInt  # g, each instance token pair's half, and m
+    ire: TransformerSizes
+    pair_dim: PositiveInt  # H and O
+    irm: TransformerSizes
+
+
+class Alignment(Section):
+    """Cross-modal alignment (paper, section 3.4; model specification, section 10)."""
+
+    form: Literal["anchored", "anchored_attention", "literal"]
+    residual: bool  # anchored forms: only what the verb adds to its object's mean target
+    whiten: bool  # sentence targets as well
+    stack: TransformerSizes  # `literal`: self-attention over the pairs (CML-SA)
+
+
+class Losses(Section):
+    """Terms of the objective, equation 22 and Table 7."""
+
+    focal_balance: Fraction
+    focal_gamma: NonNegative
+    hoi: NonNegative
+    irm_sentence: NonNegative
+    irm_word: NonNegative
+    ire_sentence: NonNegative
+    ire_word: NonNegative
+
+
+class Train(Section):
+    """The schedule of one run."""
+
+    split: Split
+    epochs: PositiveInt
+    batch_size: PositiveInt  # effective: devices x micro-batch x accumulation
+    micro_batch_size: PositiveInt
+    learning_rate: Positive
+    weight_decay: NonNegative
+    clip_norm: Positive
+    precision: Literal["no", "bf16"]
+
+
+class Prediction(Section):
+    """How weights become triplets."""
+
+    split: Split
+    batch_size: PositiveInt
+    prior_power: Positive  # of (s_h s_o) at inference; 1 in training
+    min_score: NonNegative  # triplets below are not written
+
+
+class Variant(Section):
+    """A row of Table 2, or a control: switches, not subclasses (model specification, section 8)."""
+
+    network: Literal["rmlr", "boxes"]
+    global_context: bool
+    ire: bool
+    ire_sentence: bool
+    ire_word: bool
+    irm_sentence: bool
+    irm_word: bool
+
+
+class DetectorArchitecture(Section):
+    """A small DETR trained from scratch (demo specification, section 2). Stage k of the backbone has stride 4 * 2^(k-1)."""
+
+    embedding_size: PositiveInt
+    hidden_sizes: list[PositiveInt]  # one stage each
+    depths: list[PositiveInt]
+    layer_type: Literal["basic", "bottleneck"]
+    d_model: PositiveInt
+    encoder_layers: PositiveInt
+    decoder_layers: PositiveInt
+    heads: PositiveInt
+    ffn_dim: PositiveInt
+    grid: PositiveInt  # queries stand on a grid x grid of anchors
+    sine_temperature: Positive
+
+
+class DetectorSchedule(Section):
+    """How the detector is trained, or fine-tuned, before it is frozen."""
+
+    steps: PositiveInt
+    batch_size: PositiveInt
+    learning_rate: Positive
+    backbone_learning_rate: Positive
+    weight_decay: NonNegative
+    warmup_steps: NaturalInt
+    clip_norm: Positive
+    ema_decay: Fraction  # 0: no averaging
+    no_object_weight: Positive
+
+
+class Detector(Section):
+    """A DETR: from given weights or from scratch, trained by a schedule or taken as it is, then frozen."""
+
+    name: str  # as printed in tables
+    weights: str | None  # hub id or local folder (`save_pretrained`); null: from scratch by `architecture`
+    revision: str | None  # of the hub id
+    architecture: DetectorArchitecture | None
+    schedule: DetectorSchedule | None  # null: taken as it is
+    image: ImageSize
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.weights is None) == (self.architecture is None):
+            raise ValueError("give either `weights` (a hub id or folder) or `architecture` (from scratch), not both")
+        if self.weights is None and self.schedule is None:
+            raise ValueError("a detector from scratch needs a `schedule`: nothing is ever run on random weights")
+        return self
+
+
+class Features(Section):
+    """What is kept of the frozen detector's view of each image (model specification, section 2)."""
+
+    batch_size: PositiveInt
+    nms_iou: Fraction  # class-wise
+    min_score: Fraction
+    min_instances: NaturalInt  # at least so many humans, and as many non-persons, filled by score
+    max_instances: PositiveInt  # at most
+    map_dtype: Literal["float16", "float32"]
+    shard_images: PositiveInt  # images in one file
+
+
+class VcocoRelease(Section):
+    """What is true of one release of V-COCO-format files only."""
+
+    unscored_roles: list[str]  # left out of the headline mean, e.g. "point instr"
+
+
+class Profile(Section):
+    """One size of the study: the drawn world on a laptop, or the real data on GPUs."""
+
+    world: World | None  # null: real data
+    seeds: list[NaturalInt]
+    vcoco: VcocoRelease
+    backbones: dict[str, Detector]
+    encoders: dict[str, Encoder]
+    features: Features
+    network: Network
+    alignment: Alignment
+    losses: Losses
+    train: dict[DatasetName, Train]
+    prediction: Prediction
+
+
+class Run(Section):
+    """One named run: which variant, on which data, with which frozen parts; numbers that differ as overrides."""
+
+    variant: str
+    dataset: DatasetName
+    backbone: str  # key of the profile's `backbones`
+    encoder: str  # key of the profile's `encoders`
+    overrides: dict[str, Any]  # dotted path of the train node: value, e.g. `losses.irm_word: 0.5`
+
+
+class TableRow(Section):
+    """A row of a table of ours: which of the paper's rows it reproduces, and which run feeds it."""
+
+    row: str  # the paper's name of it, first column of its CSV; for a control our own
+    run: str  # GROUP/NAME
+    control: bool  # not in the paper: stands under the table
+
+
+class Table(Section):
+    """One table of the paper."""
+
+    title: str
+    rows: list[TableRow]
+
+
+# ---- nodes: what one stage of one run reads; `code` is the digest of the package files that the stage runs
+
+
+class DrawNode(Section):
+    code: str
+    world: World
+
+
+class PrepareNode(Section):
+    code: str
+    dataset: DatasetName
+    vcoco: VcocoRelease
+
+
+class DetectorNode(Section):
+    code: str
+    detector: Detector
+
+
+class FeaturesNode(Section):
+    code: str
+    image: ImageSize
+    features: Features
+
+
+class TextNode(Section):
+    code: str
+    encoder: Encoder
+
+
+class TrainNode(Section):
+    code: str
+    variant: Variant
+    network: Network
+    alignment: Alignment
+    losses: Losses
+    train: Train
+    tags: dict[str, str]  # group, run, variant, dataset, backbone, encoder, profile: for the tracker
+
+
+class PredictNode(Section):
+    code: str
+    prediction: Prediction
+
+
+class EvaluateNode(Section):
+    code: str
+    split: Split
+
+
+class TableNode(Section):
+    code: str
+    profile: str
+    table: Table
+    seeds: list[NaturalInt]
+
+
+class Study(Section):
+    """`params.yaml`, whole."""
+
+    profile: str
+    profiles: dict[str, Profile]
+    variants: dict[str, Variant]
+    runs: dict[str, dict[str, Run]]  # group, name
+    tables: dict[str, Table]

@@ -1,0 +1,1 @@
+"""One file, one node of the study: paths in, files out."""

@@ -85,6 +85,7 @@ class Annotation:
     boxes: Float[np.ndarray, "k 4"]
     labels: Int[np.ndarray, " k"]  # object class
     interactions: Int[np.ndarray, "m 3"]  # rows (human box, verb, object box or NO_BOX), in annotation order
+    is_crowd: Bool[np.ndarray, " k"]  # COCO's crowd regions: never a detector's target, still a person for V-COCO's matching
     is_listed: Bool[np.ndarray, " k"]  # a person whose actions were annotated; other persons are V-COCO's don't-care
     actions: Int[np.ndarray, "q 2"]  # V-COCO: rows (human box, action), every label that is 1
 

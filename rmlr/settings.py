@@ -259,6 +259,15 @@ class Table(Section):
     rows: list[TableRow]
 
 
+class Figure(Section):
+    """Pictures of the test split with a run's strongest triplets beside what was annotated."""
+
+    run: str  # GROUP/NAME, first seed
+    images: PositiveInt
+    columns: PositiveInt
+    triplets: PositiveInt  # strongest ones drawn on each picture
+
+
 # ---- nodes: what one stage of one run reads; `code` is the digest of the package files that the stage runs
 
 
@@ -316,6 +325,11 @@ class TableNode(Section):
     seeds: list[NaturalInt]
 
 
+class FigureNode(Section):
+    code: str
+    figure: Figure
+
+
 class Study(Section):
     """`params.yaml`, whole."""
 
@@ -324,3 +338,4 @@ class Study(Section):
     variants: dict[str, Variant]
     runs: dict[str, dict[str, Run]]  # group, name
     tables: dict[str, Table]
+    figures: dict[str, Figure]

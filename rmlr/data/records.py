@@ -1,0 +1,219 @@
+"""Our records on disk: vocabulary.json and one {split}.json per split, checked whenever they are read."""
+
+import json
+import reprlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import numpy as np
+from jaxtyping import Bool, Int
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
+
+from rmlr.hoi import NO_BOX, Annotation, Dataset, Vocabulary
+
+Content = TypeVar("Content")
+Natural = Annotated[int, Field(ge=0)]
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """One dataset as its reader understood it."""
+
+    vocabulary: Vocabulary
+    splits: dict[str, list[Annotation]]  # train, val, test
+    notes: dict[str, float]  # what the reader left out or had to do without, counted
+
+
+class _Vocabulary(BaseModel):
+    """vocabulary.json."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    dataset: Dataset
+    objects: tuple[str, ...]
+    person: Natural
+    verbs: tuple[str, ...]
+    hois: tuple[tuple[Natural, Natural], ...]
+    unscored_verbs: tuple[str, ...]
+    actions: tuple[str, ...]
+    rare: tuple[Natural, ...]
+
+
+class _Image(BaseModel):
+    """One image of {split}.json; a column is a list with one entry per box, interaction or action."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    image_id: int
+    file_name: str
+    height: PositiveInt
+    width: PositiveInt
+    boxes: list[tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]]
+    labels: list[int]
+    interactions: list[tuple[int, int, int]]
+    is_crowd: list[bool]
+    is_listed: list[bool]
+    actions: list[tuple[int, int]]
+
+
+_VOCABULARY, _IMAGES = TypeAdapter(_Vocabulary), TypeAdapter(list[_Image])
+
+
+def read_json(path: Path, form: TypeAdapter[Content]) -> Content:
+    """A JSON file, checked against a form. ValueError names the file, the key, what was expected and what came."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}). Is the folder the right one?") from error
+    try:
+        return form.validate_json(content)
+    except ValidationError as error:
+        items = error.errors(include_url=False)
+        first = items[0]
+        if first["type"] == "json_invalid":
+            message = f"{path}: {first['msg']}. Is the file cut off? Get or make it again"
+        else:
+            key = ".".join(map(str, first["loc"])) or "(top)"
+            message = f"{path}: {key}: {first['msg']}, got {reprlib.repr(first['input'])}"
+            message += f" ({len(items) - 1} more such)" if len(items) > 1 else ""
+        raise ValueError(message) from error
+
+
+def save_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
+    """Write vocabulary.json."""
+    path.write_text(json.dumps(asdict(vocabulary), indent=1) + "\n")
+
+
+def load_vocabulary(folder: Path) -> Vocabulary:
+    """The vocabulary of a prepared dataset."""
+    path = folder / "vocabulary.json"
+    vocabulary = Vocabulary(**dict(read_json(path, _VOCABULARY)))
+    if vocabulary.person >= len(vocabulary.objects):
+        raise ValueError(f"{path}: person is object {vocabulary.person} of {len(vocabulary.objects)}. Prepare it again")
+    for index, (verb, object_) in enumerate(vocabulary.hois):
+        if verb >= len(vocabulary.verbs) or object_ >= len(vocabulary.objects):
+            sizes = f"{len(vocabulary.verbs)} verbs and {len(vocabulary.objects)} objects"
+            raise ValueError(f"{path}: hois.{index} is verb {verb}, object {object_}, but there are {sizes}")
+    if len(set(vocabulary.hois)) < len(vocabulary.hois):
+        raise ValueError(f"{path}: the same (verb, object) stands twice in hois. Prepare it again")
+    if vocabulary.rare and max(vocabulary.rare) >= len(vocabulary.hois):
+        raise ValueError(f"{path}: rare names HOI {max(vocabulary.rare)} of {len(vocabulary.hois)}. Prepare it again")
+    return vocabulary
+
+
+def save_annotations(path: Path, annotations: Sequence[Annotation]) -> None:
+    """Write the records of one split, an image a line."""
+    columns = ("boxes", "labels", "interactions", "is_crowd", "is_listed", "actions")
+    lines = []
+    for annotation in annotations:
+        row = {name: getattr(annotation, name) for name in Annotation.__slots__}
+        lines.append(json.dumps(row | {name: row[name].tolist() for name in columns}))
+    path.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+
+
+def load_annotations(folder: Path, split: str) -> list[Annotation]:
+    """The records of a split of a prepared dataset; `trainval` is train, then val.
+
+    Raises ValueError where a record does not fit the vocabulary beside it, naming file and image.
+    """
+    if split == "trainval":
+        return load_annotations(folder, "train") + load_annotations(folder, "val")
+    vocabulary, path = load_vocabulary(folder), folder / f"{split}.json"
+    images = read_json(path, _IMAGES)
+    for image in images:
+        if not len(image.boxes) == len(image.labels) == len(image.is_crowd) == len(image.is_listed):
+            raise ValueError(
+                f"{path}: image {image.image_id}: {len(image.boxes)} boxes, {len(image.labels)} labels, "
+                f"{len(image.is_crowd)} is_crowd and {len(image.is_listed)} is_listed. Prepare it again"
+            )
+    annotations = [
+        Annotation(
+            image_id=image.image_id,
+            file_name=image.file_name,
+            height=image.height,
+            width=image.width,
+            boxes=np.array(image.boxes, dtype=np.float64).reshape(-1, 4),
+            labels=np.array(image.labels, dtype=np.int64),
+            interactions=np.array(image.interactions, dtype=np.int64).reshape(-1, 3),
+            is_crowd=np.array(image.is_crowd, dtype=bool),
+            is_listed=np.array(image.is_listed, dtype=bool),
+            actions=np.array(image.actions, dtype=np.int64).reshape(-1, 2),
+        )
+        for image in images
+    ]
+    check_annotations(path, annotations, vocabulary)
+    return annotations
+
+
+def check_annotations(source: Path, annotations: Sequence[Annotation], vocabulary: Vocabulary) -> None:
+    """Every index points at something that exists, every box has its corners in order; else ValueError."""
+    if not annotations:
+        return
+    boxes, labels, interactions, is_listed, actions = (
+        np.concatenate([getattr(annotation, name) for annotation in annotations])
+        for name in ("boxes", "labels", "interactions", "is_listed", "actions")
+    )
+    first_box = np.cumsum([0] + [len(annotation.boxes) for annotation in annotations])
+    of_box, of_interaction, of_action = (
+        np.repeat(np.arange(len(annotations)), [len(getattr(annotation, name)) for annotation in annotations])
+        for name in ("boxes", "interactions", "actions")
+    )
+
+    def refuse(is_bad: Bool[np.ndarray, " x"], image_of: Int[np.ndarray, " x"], rows: np.ndarray, what: str) -> None:
+        if is_bad.any():
+            row = int(is_bad.argmax())
+            image = annotations[image_of[row]]
+            raise ValueError(f"{source}: image {image.image_id}: {rows[row].tolist()} {what}")
+
+    def is_person(image_of: Int[np.ndarray, " x"], box: Int[np.ndarray, " x"]) -> Bool[np.ndarray, " x"]:
+        count = np.diff(first_box)[image_of]
+        is_box = (box >= 0) & (box < count)
+        label = np.full(len(box), -1)
+        label[is_box] = labels[(first_box[image_of] + box)[is_box]]
+        return label == vocabulary.person
+
+    is_inverted = (boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1])
+    refuse(is_inverted, of_box, boxes, "is no box: expected x1 <= x2 and y1 <= y2")
+    num_objects = len(vocabulary.objects)
+    refuse((labels < 0) | (labels >= num_objects), of_box, labels, f"is no label: expected 0 to {num_objects - 1}")
+    refuse(is_listed & (labels != vocabulary.person), of_box, labels, "is the label of a listed box that is no person")
+
+    human, verb, object_ = interactions.T
+    what = "is an interaction (human box, verb, object box) whose"
+    refuse(~is_person(of_interaction, human), of_interaction, interactions, f"{what} human box is no person here")
+    num_verbs = len(vocabulary.verbs) + len(vocabulary.unscored_verbs)
+    refuse((verb < 0) | (verb >= num_verbs), of_interaction, interactions, f"{what} verb is not 0 to {num_verbs - 1}")
+    is_bad = (object_ < NO_BOX) | (object_ >= np.diff(first_box)[of_interaction])
+    refuse(is_bad, of_interaction, interactions, f"{what} object box is neither a box here nor {NO_BOX}")
+
+    human, action = actions.T
+    what = "is an action (human box, action) whose"
+    refuse(~is_person(of_action, human), of_action, actions, f"{what} human box is no person here")
+    num_actions = len(vocabulary.actions)
+    is_bad = (action < 0) | (action >= num_actions)
+    refuse(is_bad, of_action, actions, f"{what} action is not one of {num_actions}")
+
+
+def count_annotations(annotations: Sequence[Annotation], vocabulary: Vocabulary) -> dict[str, float]:
+    """What a split holds, in numbers for its log."""
+    num_verbs = len(vocabulary.verbs)
+    interactions = np.concatenate([np.zeros((0, 3), int), *(annotation.interactions for annotation in annotations)])
+    has_box, is_scored = interactions[:, 2] != NO_BOX, interactions[:, 1] < num_verbs
+    persons = [annotation.labels == vocabulary.person for annotation in annotations]
+    return {
+        "images": len(annotations),
+        "images_with_pair": sum(bool((annotation.interactions[:, 2] != NO_BOX).any()) for annotation in annotations),
+        "boxes": sum(len(annotation.boxes) for annotation in annotations),
+        "persons": sum(int(is_person.sum()) for is_person in persons),
+        "unlisted_persons": sum(
+            int((is_person & ~annotation.is_listed).sum())
+            for is_person, annotation in zip(persons, annotations, strict=True)
+        ),
+        "interactions": int(is_scored.sum()),
+        "interactions_without_box": int((is_scored & ~has_box).sum()),
+        "unscored_interactions": int((~is_scored).sum()),
+        "actions": sum(len(annotation.actions) for annotation in annotations),
+    }

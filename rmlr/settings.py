@@ -200,14 +200,20 @@ class Detector(Section):
         return self
 
 
-class Features(Section):
-    """What is kept of the frozen detector's view of each image (model specification, section 2)."""
+class Selection(Section):
+    """Which detections are kept (model specification, section 2)."""
 
-    batch_size: PositiveInt
     nms_iou: Fraction  # class-wise
     min_score: Fraction
     min_instances: NaturalInt  # at least so many humans, and as many non-persons, filled by score
     max_instances: PositiveInt  # at most
+
+
+class Features(Section):
+    """What is kept of the frozen detector's view of each image (model specification, section 2)."""
+
+    batch_size: PositiveInt
+    selection: Selection
     map_dtype: Literal["float16", "float32"]
     shard_images: PositiveInt  # images in one file
 
@@ -285,6 +291,7 @@ class PrepareNode(Section):
 class DetectorNode(Section):
     code: str
     detector: Detector
+    features: Features  # the share of true pairs that survives its selection is a metric of the detector
 
 
 class FeaturesNode(Section):

@@ -1,0 +1,349 @@
+"""The detector: images -> boxes, classes, tokens and a map. Only this file knows how `transformers` spells DETR.
+
+From scratch (`build_detector`) it is a small DETR that learns in minutes; with given weights (`load_detector`) it is
+any `DetrForObjectDetection`. Either is trained through `detection_loss`, saved by `save_pretrained`, and then used
+through `FrozenDetector` alone.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torchvision.ops import batched_nms
+from transformers import DetrConfig, DetrForObjectDetection, PreTrainedConfig, ResNetConfig
+from transformers.models.detr.modeling_detr import DetrFrozenBatchNorm2d, DetrMLPPredictionHead, replace_batch_norm
+from transformers.utils.logging import disable_progress_bar
+
+from rmlr.boxes import clip, cxcywh_from_xyxy, xyxy_from_cxcywh
+from rmlr.hoi import Instances
+from rmlr.settings import DetectorArchitecture, Selection
+
+WEIGHTS_FILE = "model.safetensors"
+COSTS = {"class_cost": 1, "bbox_cost": 5, "giou_cost": 2}  # of matching and of the loss: DETR's 1, 5, 2
+COEFFICIENTS = {"bbox_loss_coefficient": 5, "giou_loss_coefficient": 2}
+
+# Classes that COCO-trained detectors carry and COCO never annotated: their logits take no part in the arg max.
+NEVER_ANNOTATED = frozenset(
+    "N/A|street sign|hat|shoe|eye glasses|plate|mirror|window|desk|door|blender|hair brush".split("|")
+)
+
+
+class AnchoredDetrConfig(DetrConfig):
+    """DETR's configuration and what the anchored one adds; saved and loaded with it."""
+
+    model_type = "anchored_detr"
+    grid: int = 4
+    sine_temperature: float = 20.0
+
+
+class AnchoredBoxHead(DetrMLPPredictionHead):
+    """DETR's box head plus one learnt box per query, which starts as that query's cell of a regular grid.
+
+    The sum is taken on the logits, so a query begins with its own place and size and learns the difference.
+    """
+
+    def __init__(self, dim: int, grid: int) -> None:
+        super().__init__(input_dim=dim, hidden_dim=dim, output_dim=4, num_layers=3)
+        self.anchors = nn.Parameter(grid_anchors(grid))
+
+    def forward(self, tokens: Float[Tensor, "*b q d"]) -> Float[Tensor, "*b q 4"]:
+        return super().forward(tokens) + self.anchors
+
+
+class AnchoredDetrForObjectDetection(DetrForObjectDetection):
+    """A DETR that learns from scratch in a few hundred gradient steps instead of hundreds of thousands.
+
+    Differs from the library's DETR: anchored box logits (`AnchoredBoxHead`), queries that start from the position
+    code of their anchor, and a sine code of a temperature that fits maps of few cells. What differs is made here and
+    described by the configuration, so `from_pretrained` restores all of it.
+    """
+
+    config_class = AnchoredDetrConfig
+
+    def __init__(self, config: AnchoredDetrConfig) -> None:
+        super().__init__(config)
+        self.bbox_predictor = AnchoredBoxHead(config.d_model, config.grid)
+        self.model.position_embedding.temperature = config.sine_temperature
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """Every query's answer for a batch of images, and the map it was read from."""
+
+    boxes: Float[Tensor, "b q 4"]  # xyxy, pixels of the original image, clipped to it
+    scores: Float[Tensor, "b q"]  # probability of the likeliest real class
+    labels: Int[Tensor, "b q"]  # that class, in the order of the names asked for
+    tokens: Float[Tensor, "b q d"]  # last decoder layer
+    maps: Float[Tensor, "b c h w"]  # last backbone map
+    is_padding: Bool[Tensor, "b h w"]
+    cell_sizes: Float[Tensor, "b 2"]  # height and width of one map cell, in pixels of the original image
+
+
+class FrozenDetector(nn.Module):
+    """A DETR that only looks: no gradient, no dropout, no batch statistics (model specification, section 2).
+
+    Its classes are given in the order of `names`, matched by name; names that differ are an error.
+    """
+
+    def __init__(self, detr: DetrForObjectDetection, names: Sequence[str]) -> None:
+        super().__init__()
+        self.detr = detr.eval().requires_grad_(False)
+        self.register_buffer("label_of", torch.tensor(match_names(class_names(detr), names)), persistent=False)
+        backbone = detr.model.backbone
+        self.stride = backbone_stride(detr)
+        self.channels = backbone.intermediate_channel_sizes[-1]
+        self.token_dim = detr.config.d_model
+        self._maps: list[tuple[Tensor, Tensor]] = []
+        backbone.register_forward_hook(lambda _module, _inputs, output: self._maps.append(output[-1]))
+
+    def train(self, mode: bool = True) -> "FrozenDetector":
+        """Stays in evaluation mode, whatever its owner does."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(
+        self,
+        pixels: Float[Tensor, "b 3 height width"],
+        is_padding: Bool[Tensor, "b height width"],
+        resized: Int[Tensor, "b 2"],
+        original: Int[Tensor, "b 2"],
+    ) -> Detections:
+        """`resized` and `original`: height and width of each image without padding, before the network and on disk."""
+        self._maps.clear()
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        output = self.detr(pixels, pixel_mask=(~is_padding).long())
+        maps, is_cell = self._maps.pop()
+        probabilities = output.logits.softmax(-1)[..., :-1]
+        scores, classes = probabilities.masked_fill(self.label_of < 0, -1.0).max(-1)
+        height_width = original.to(pixels.dtype)
+        corners = xyxy_from_cxcywh(output.pred_boxes) * height_width.flip(-1).repeat(1, 2)[:, None]
+        boxes = torch.stack([clip(b, float(h), float(w)) for b, (h, w) in zip(corners, height_width, strict=True)])
+        return Detections(
+            boxes=boxes,
+            scores=scores,
+            labels=self.label_of[classes],
+            tokens=output.last_hidden_state,
+            maps=maps,
+            is_padding=~is_cell,
+            cell_sizes=self.stride * height_width / resized,
+        )
+
+
+def build_detector(
+    sizes: DetectorArchitecture, names: Sequence[str], no_object_weight: float
+) -> AnchoredDetrForObjectDetection:
+    """A small DETR with random weights that can learn.
+
+    Differs from the library's initialisation, N(0, 0.02) everywhere, from which DETR does not start: Xavier in encoder,
+    decoder and box head, as DETR's authors have it; queries from N(0, 1).
+    """
+    backbone = ResNetConfig(
+        embedding_size=sizes.embedding_size,
+        hidden_sizes=sizes.hidden_sizes,
+        depths=sizes.depths,
+        layer_type=sizes.layer_type,
+        out_features=[f"stage{len(sizes.hidden_sizes)}"],
+    )
+    config = AnchoredDetrConfig(
+        backbone_config=backbone,
+        id2label=dict(enumerate(names)),
+        label2id={name: index for index, name in enumerate(names)},
+        num_queries=sizes.grid**2,
+        d_model=sizes.d_model,
+        encoder_layers=sizes.encoder_layers,
+        decoder_layers=sizes.decoder_layers,
+        encoder_attention_heads=sizes.heads,
+        decoder_attention_heads=sizes.heads,
+        encoder_ffn_dim=sizes.ffn_dim,
+        decoder_ffn_dim=sizes.ffn_dim,
+        dropout=0.0,
+        auxiliary_loss=True,
+        eos_coefficient=no_object_weight,
+        grid=sizes.grid,
+        sine_temperature=sizes.sine_temperature,
+        **COSTS,
+        **COEFFICIENTS,
+    )
+    detr = AnchoredDetrForObjectDetection(config)
+    for part in (detr.model.encoder, detr.model.decoder, detr.bbox_predictor):
+        for name, parameter in part.named_parameters():
+            if parameter.dim() > 1 and not name.endswith("anchors"):
+                nn.init.xavier_uniform_(parameter)
+    nn.init.normal_(detr.model.query_position_embeddings.weight)
+    return detr
+
+
+def grid_anchors(grid: int) -> Float[Tensor, "q 4"]:
+    """Logits of (centre x, centre y, width, height) of the cells of a grid x grid over the image, row by row."""
+    centre = (torch.arange(grid) + 0.5) / grid
+    y, x = torch.meshgrid(centre, centre, indexing="ij")
+    size = torch.full_like(x, 1 / grid).clamp(max=0.5)
+    return torch.logit(torch.stack([x, y, size, size], dim=-1).flatten(0, 1))
+
+
+def load_detector(source: str, revision: str | None = None) -> DetrForObjectDetection:
+    """A DETR from a folder of `save_pretrained` or from the hub; every weight of it, or ValueError naming those that lack.
+
+    The library itself fills what a checkpoint lacks with random numbers and goes on.
+    """
+    disable_progress_bar()
+    origin = {"revision": revision} if revision else {}
+    try:
+        kind = PreTrainedConfig.get_config_dict(source, **origin)[0].get("model_type")
+    except OSError as error:
+        raise ValueError(
+            f"{source}: neither a folder that holds a detector (config.json, {WEIGHTS_FILE}) nor a model that the hub "
+            f"gives ({error})"
+        ) from error
+    if kind not in ("detr", AnchoredDetrConfig.model_type):
+        raise ValueError(f"{source}: expected a DETR (model_type 'detr'), its config.json says '{kind}'")
+    architecture = DetrForObjectDetection if kind == "detr" else AnchoredDetrForObjectDetection
+    try:
+        detr, report = architecture.from_pretrained(
+            source, **origin, output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True
+        )
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{source}: the detector's weights cannot be read ({error})") from error
+    faults = {
+        "missing": sorted(report["missing_keys"]),
+        "unexpected": sorted(key for key in report["unexpected_keys"] if not key.endswith("num_batches_tracked")),
+        "of another shape": sorted(str(key) for key in report["mismatched_keys"]),
+    }
+    said = [f"{len(keys)} {fault}: {', '.join(keys[:5])}" for fault, keys in faults.items() if keys]
+    if said:
+        raise ValueError(f"{source}: weights do not fit the architecture of its config.json. {'; '.join(said)}")
+    return detr
+
+
+def class_names(detr: DetrForObjectDetection) -> list[str]:
+    """Names of the classes in the order of the logits, "no object" not among them."""
+    return [detr.config.id2label[index] for index in range(detr.config.num_labels)]
+
+
+def match_names(of: Sequence[str], to: Sequence[str]) -> list[int]:
+    """For each class of a detector its index in `to`, -1 for one that was never annotated.
+
+    Names are equal up to spaces, underscores and case. ValueError lists those that have no partner on either side.
+    """
+
+    def plain(name: str) -> str:
+        return name.replace("_", " ").lower()
+
+    index = {plain(name): position for position, name in enumerate(to)}
+    ignored = {plain(name) for name in NEVER_ANNOTATED} - index.keys()
+    extra = [name for name in of if plain(name) not in index and plain(name) not in ignored]
+    missing = [name for name in to if plain(name) not in {plain(other) for other in of}]
+    if extra or missing:
+        raise ValueError(
+            f"the detector's classes are not the dataset's: it knows {extra} in addition and lacks {missing}. "
+            "Was it trained on another world or dataset?"
+        )
+    return [index.get(plain(name), -1) for name in of]
+
+
+def adapt_classes(detr: DetrForObjectDetection, names: Sequence[str]) -> None:
+    """Reorder the class head to `names`, its rows kept (hicodet's fine-tuning copies COCO's rows likewise)."""
+    old = class_names(detr)
+    target = match_names(old, names)
+    rows = [target.index(position) for position in range(len(names))] + [len(old)]  # "no object" stays last
+    head = detr.class_labels_classifier
+    adapted = nn.Linear(head.in_features, len(rows))
+    with torch.no_grad():
+        adapted.weight.copy_(head.weight[rows])
+        adapted.bias.copy_(head.bias[rows])
+    detr.class_labels_classifier = adapted
+    detr.config.id2label = dict(enumerate(names))
+    detr.config.label2id = {name: index for index, name in enumerate(names)}
+
+
+def backbone_stride(detr: DetrForObjectDetection) -> int:
+    """Pixels of the resized image per map cell, as the backbone itself shows."""
+    side = 256
+    with torch.no_grad():
+        maps = detr.model.backbone.model(torch.zeros(1, 3, side, side, device=detr.device)).feature_maps
+    return side // maps[-1].shape[-1]
+
+
+def thaw(detr: DetrForObjectDetection) -> None:
+    """Let a detector from scratch learn everything: its backbone, which the library freezes, and its batch norms.
+
+    The library's batch norms are frozen ones, the identity when fresh: from scratch there would be no normalisation.
+    """
+    detr.model.unfreeze_backbone()
+
+    def exchange(module: nn.Module) -> None:
+        for name, child in module.named_children():
+            if isinstance(child, DetrFrozenBatchNorm2d):
+                trainable = nn.BatchNorm2d(len(child.weight))
+                trainable.load_state_dict(child.state_dict(), strict=False)
+                setattr(module, name, trainable)
+            else:
+                exchange(child)
+
+    exchange(detr.model.backbone)
+
+
+def freeze_batch_norms(detr: DetrForObjectDetection) -> None:
+    """Give trained batch norms the library's frozen form, the one that `save_pretrained` and `from_pretrained` know."""
+    with torch.no_grad():
+        replace_batch_norm(detr.model.backbone)
+
+
+def detection_loss(
+    detr: DetrForObjectDetection,
+    pixels: Float[Tensor, "b 3 height width"],
+    is_padding: Bool[Tensor, "b height width"],
+    boxes: Sequence[Float[Tensor, "_ 4"]],
+    labels: Sequence[Int[Tensor, "_"]],
+    sizes: Int[Tensor, "b 2"],
+) -> Float[Tensor, ""]:
+    """DETR's set loss over a batch. `boxes` are in pixels of images of height and width `sizes`, without padding."""
+    targets = [
+        {"class_labels": label, "boxes": cxcywh_from_xyxy(box / size.flip(0).repeat(2))}
+        for box, label, size in zip(boxes, labels, sizes, strict=True)
+    ]
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
+    return detr(pixels, pixel_mask=(~is_padding).long(), labels=targets).loss
+
+
+def select_instances(detections: Detections, person: int, rule: Selection) -> tuple[Instances, Int[Tensor, " n"]]:
+    """The detections of a batch that are kept, image by image, people first, by falling score; and the image of each.
+
+    Class-wise non-maximum suppression, then scores of at least `min_score`; of people, and likewise of all else, at
+    least `min_instances` where suppression left so many and at most `max_instances`.
+
+    Differs: the paper is silent; this is UPT's rule.
+    """
+    scores, labels = detections.scores, detections.labels
+    group = torch.where(labels == person, 0, 1)
+    for image, (boxes, score, label) in enumerate(zip(detections.boxes, scores, labels, strict=True)):
+        suppressed = torch.ones_like(label, dtype=torch.bool)
+        suppressed[batched_nms(boxes, score, label, rule.nms_iou)] = False
+        group[image, suppressed] = 2
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    order = order.gather(1, group.gather(1, order).argsort(dim=1, stable=True))  # b q: people, others, suppressed
+    group, score = group.gather(1, order), scores.gather(1, order)
+    people = (group == 0).sum(1, keepdim=True)
+    rank = torch.arange(order.shape[1], device=order.device) - people * (group == 1)
+    kept = (group < 2) & (rank < rule.max_instances) & ((score >= rule.min_score) | (rank < rule.min_instances))
+    image, place = kept.nonzero(as_tuple=True)
+    query = order[image, place]
+    parts = (detections.boxes, scores, labels, detections.tokens)
+    return Instances(*(part[image, query] for part in parts)), image
+
+
+def save_detector(detr: DetrForObjectDetection, folder: Path) -> None:
+    """Write config.json and the weights, as `load_detector` and the library's `from_pretrained` read them."""
+    disable_progress_bar()
+    freeze_batch_norms(detr)
+    detr.save_pretrained(folder)
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of a saved detector's weights: whose features a cache holds."""
+    with (folder / WEIGHTS_FILE).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -24,11 +24,11 @@ def save_resume(path: Path, state: dict[str, Any]) -> None:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(aside, path)
+    aside.replace(path)
 
 
 def load_resume(path: Path, *, identity: str) -> dict[str, Any] | None:
-    """What `save_resume` wrote under the same `identity`; None where nothing is, or what is there belongs to another run.
+    """What `save_resume` wrote under the same `identity`; None where there is none of this run.
 
     `identity` stands in the state under that key: a digest of everything that must be equal for the run to go on
     (settings, seed, inputs).

@@ -1,0 +1,184 @@
+"""HICO-DET's mean AP, Default and Known Object, by the rules of the official program (ywchao/ho-rcnn, `eval_one.m`).
+
+A class is an HOI, a (verb, object class). Every detection of a class is judged by the annotated pair of that class in
+its image with the largest min(IoU of humans, IoU of objects): right if that is at least half and no higher scored
+detection was right about the same pair, else wrong. All images count, also those without a visible annotation.
+
+Known Object keeps, of a class with object o, the detections in images that hold o. Officially that is HICO's
+image-level label; here it is an annotated (visible) pair of o, for want of `anno.mat`. The official images are never
+fewer, so the official figure is at most ours.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from rmlr.evaluation.average_precision import Interpolation, known_mean, rank_by_score, ranked_average_precision
+from rmlr.evaluation.matching import MIN_IOU, best_candidate, first_claims, image_of_rows, join, overlap
+from rmlr.hoi import Annotation, Triplets, Vocabulary
+
+PIXEL = 0  # both sides are edges, x2 - x1 wide: the same as the official boxes, 1-based with both corners inside
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HoiScores:
+    """11-point AP of every HOI class, as fractions, by the official recall grid (`step`) and by UPT's (`linspace`)."""
+
+    names: tuple[str, ...]  # "ride bicycle"
+    is_rare: Bool[np.ndarray, " h"]
+    default: Float[np.ndarray, " h"]
+    known_object: Float[np.ndarray, " h"]
+    default_linspace: Float[np.ndarray, " h"]
+    known_object_linspace: Float[np.ndarray, " h"]
+    positives: Int[np.ndarray, " h"]
+    detections: Int[np.ndarray, " h"]
+    known_object_detections: Int[np.ndarray, " h"]
+    dropped: int  # rows whose verb and object class make no HOI of the dataset
+
+    def metrics(self) -> dict[str, float]:
+        """Plain means over all, rare and other classes, and over how many; NaN where over none."""
+        metrics = {}
+        for grid in ("", "_linspace"):
+            for setting in ("default", "known_object"):
+                ap = getattr(self, setting + grid)
+                metrics[f"hicodet_{setting}_full{grid}"] = known_mean(ap)
+                metrics[f"hicodet_{setting}_rare{grid}"] = known_mean(ap[self.is_rare])
+                metrics[f"hicodet_{setting}_nonrare{grid}"] = known_mean(ap[~self.is_rare])
+        metrics["hicodet_classes"] = float(len(self.names))
+        metrics["hicodet_rare_classes"] = float(self.is_rare.sum())
+        metrics["hicodet_classes_with_positives"] = float((self.positives > 0).sum())
+        metrics["hicodet_dropped_rows"] = float(self.dropped)
+        return metrics
+
+    def summary(self) -> str:
+        """The headline with its protocol, in a few lines."""
+        metrics = self.metrics()
+        lines = [
+            f"{title}: {metrics[f'hicodet_{setting}_full']:.2%} full, {metrics[f'hicodet_{setting}_rare']:.2%} rare, "
+            f"{metrics[f'hicodet_{setting}_nonrare']:.2%} non-rare"
+            for title, setting in (("Default", "default"), ("Known Object (visible pairs)", "known_object"))
+        ]
+        return (
+            f"11-point AP on the official recall grid ('step'), mean over {len(self.names)} classes, of which "
+            f"{metrics['hicodet_classes_with_positives']:.0f} have a positive; {'; '.join(lines)}. "
+            f"{self.dropped} rows whose verb and object make no class were dropped"
+        )
+
+    def rows(self) -> list[dict[str, object]]:
+        """One row per class, for a table."""
+        columns = {
+            "hoi": self.names,
+            "is_rare": self.is_rare.tolist(),
+            "default": self.default.tolist(),
+            "known_object": self.known_object.tolist(),
+            "default_linspace": self.default_linspace.tolist(),
+            "known_object_linspace": self.known_object_linspace.tolist(),
+            "positives": self.positives.tolist(),
+            "detections": self.detections.tolist(),
+            "known_object_detections": self.known_object_detections.tolist(),
+        }
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TruePairs:
+    """The annotated pairs of all images, grouped by class and image, each group in annotation order."""
+
+    group: Int[np.ndarray, " g"]  # class x number of images + image, ascending
+    human_boxes: Float[np.ndarray, "g 4"]
+    object_boxes: Float[np.ndarray, "g 4"]
+    positives: Int[np.ndarray, " h"]
+    holds_object: Bool[np.ndarray, "b o"]  # Known Object's images
+
+
+def evaluate(annotations: Sequence[Annotation], vocabulary: Vocabulary, triplets: Triplets) -> HoiScores:
+    """Both settings of a table of triplets over all images of `annotations`.
+
+    A class without a positive has AP 0 and stays in the means, as officially; the test set has none.
+    """
+    image = image_of_rows(triplets, annotations)
+    hoi = vocabulary.hoi_of[triplets.object_category, triplets.verb]
+    truth = gather_pairs(annotations, vocabulary)
+
+    ranked = rank_by_score(hoi, triplets.score)
+    ranked = ranked[np.searchsorted(hoi[ranked], 0) :]
+    hoi, image = hoi[ranked], image[ranked]
+    is_hit = judge(truth, hoi * len(annotations) + image, triplets.human_boxes[ranked], triplets.object_boxes[ranked])
+    is_known = truth.holds_object[image, triplets.object_category[ranked]]
+    settings = {"default": (hoi, is_hit), "known_object": (hoi[is_known], is_hit[is_known])}
+    grids: dict[str, Interpolation] = {"": "step", "_linspace": "linspace"}
+    classes = range(len(vocabulary.hois))
+    ap = {}
+    for setting, (hoi_of_row, is_right) in settings.items():
+        bounds = np.searchsorted(hoi_of_row, np.arange(len(vocabulary.hois) + 1))
+        for suffix, grid in grids.items():
+            values = [
+                ranked_average_precision(is_right[bounds[c] : bounds[c + 1]], int(truth.positives[c]), grid)
+                for c in classes
+            ]
+            ap[setting + suffix] = np.nan_to_num(np.array(values, dtype=np.float64))
+    is_rare = np.zeros(len(classes), dtype=bool)
+    is_rare[list(vocabulary.rare)] = True
+    return HoiScores(
+        names=tuple(f"{vocabulary.verbs[verb]} {vocabulary.objects[object_]}" for verb, object_ in vocabulary.hois),
+        is_rare=is_rare,
+        **ap,
+        positives=truth.positives,
+        detections=np.bincount(hoi, minlength=len(classes)),
+        known_object_detections=np.bincount(hoi[is_known], minlength=len(classes)),
+        dropped=len(triplets.verb) - len(ranked),
+    )
+
+
+def judge(
+    truth: TruePairs,
+    group: Int[np.ndarray, " t"],
+    human_boxes: Float[np.ndarray, "t 4"],
+    object_boxes: Float[np.ndarray, "t 4"],
+) -> Bool[np.ndarray, " t"]:
+    """True where a row is right, of rows that stand in descending order of score within their class."""
+    first = np.searchsorted(truth.group, group)
+    count = np.searchsorted(truth.group, group, side="right") - first
+
+    def pair_iou(rows: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+        human_iou = overlap(human_boxes[rows], truth.human_boxes[pairs], pixel=PIXEL)
+        return np.minimum(human_iou, overlap(object_boxes[rows], truth.object_boxes[pairs], pixel=PIXEL))
+
+    pair, similarity = best_candidate(first, count, pair_iou)
+    return first_claims(np.where(similarity >= MIN_IOU, pair, -1))
+
+
+def gather_pairs(annotations: Sequence[Annotation], vocabulary: Vocabulary) -> TruePairs:
+    """The annotated pairs of every class.
+
+    Raises ValueError on an annotated (verb, object class) that is no class of the vocabulary.
+    """
+    lengths = np.array([len(annotation.boxes) for annotation in annotations], dtype=np.int64)
+    counts = np.array([len(annotation.interactions) for annotation in annotations], dtype=np.int64)
+    boxes = join([annotation.boxes for annotation in annotations], (0, 4), np.float64)
+    labels = join([annotation.labels for annotation in annotations], (0,), np.int64)
+    interactions = join([annotation.interactions for annotation in annotations], (0, 3), np.int64)
+    image = np.arange(len(annotations)).repeat(counts)
+    offset = (np.cumsum(lengths) - lengths).repeat(counts)
+    human, verb, object_ = interactions[:, 0] + offset, interactions[:, 1], interactions[:, 2] + offset
+    hoi = vocabulary.hoi_of[labels[object_], verb]
+    if (hoi < 0).any():
+        wrong = int(np.argmax(hoi < 0))
+        raise ValueError(
+            f"image {annotations[image[wrong]].image_id}: '{vocabulary.verbs[verb[wrong]]}' of "
+            f"'{vocabulary.objects[labels[object_[wrong]]]}' is annotated but is no class of the vocabulary. "
+            "Are annotations and vocabulary of one release?"
+        )
+    group = hoi * len(annotations) + image
+    order = np.argsort(group, kind="stable")
+    holds_object = np.zeros((len(annotations), len(vocabulary.objects)), dtype=bool)
+    holds_object[image, labels[object_]] = True
+    return TruePairs(
+        group=group[order],
+        human_boxes=boxes[human[order]],
+        object_boxes=boxes[object_[order]],
+        positives=np.bincount(hoi, minlength=len(vocabulary.hois)),
+        holds_object=holds_object,
+    )

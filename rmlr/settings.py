@@ -4,8 +4,9 @@ No number has a default here: each lives in `params.yaml` alone, with unit and s
 classes that end in `Node` are what one stage reads, resolved from it for one profile, run and override.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -36,14 +37,28 @@ class Section(BaseModel):
             content = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ValueError(f"{path}: not YAML: {error}") from error
+        return cls.check(content, str(path))
+
+    @classmethod
+    def check(cls, content: Any, where: str) -> Self:
+        """Type what was read; ValueError says `where`, and for each key what was expected and what came."""
         try:
             return cls.model_validate(content)
         except ValidationError as error:
             lines = [
-                f"  {'.'.join(map(str, item['loc'])) or '(top)'}: {item['msg']}, got {item['input']!r}"
+                f"  {'.'.join(map(str, item['loc'])) or '(top)'}: {item['msg']}, got {_shortened(item['input'])}"
                 for item in error.errors()
             ]
-            raise ValueError(f"{path}: {len(lines)} setting(s) do not fit:\n" + "\n".join(lines)) from error
+            raise ValueError(f"{where}: {len(lines)} setting(s) do not fit:\n" + "\n".join(lines)) from error
+
+    def dump(self) -> str:
+        """As YAML, such that `load` gives the same again."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 # ---- sections, in the order of the stages
@@ -224,12 +239,20 @@ class VcocoRelease(Section):
     unscored_roles: list[str]  # left out of the headline mean, e.g. "point instr"
 
 
+class HicodetRelease(Section):
+    """HICO-DET has no validation split: how many images at the end of the train file form `val`."""
+
+    val_images: PositiveInt
+
+
 class Profile(Section):
     """One size of the study: the drawn world on a laptop, or the real data on GPUs."""
 
     world: World | None  # null: real data
-    seeds: list[NaturalInt]
+    seeds: Annotated[list[NaturalInt], Field(min_length=1)]  # of a run: initialisation and order
+    detector_seed: NaturalInt
     vcoco: VcocoRelease
+    hicodet: HicodetRelease
     backbones: dict[str, Detector]
     encoders: dict[str, Encoder]
     features: Features
@@ -286,6 +309,7 @@ class PrepareNode(Section):
     code: str
     dataset: DatasetName
     vcoco: VcocoRelease
+    hicodet: HicodetRelease
 
 
 class DetectorNode(Section):
@@ -346,3 +370,85 @@ class Study(Section):
     runs: dict[str, dict[str, Run]]  # group, name
     tables: dict[str, Table]
     figures: dict[str, Figure]
+
+    def nodes(self, profile: str, code: Mapping[str, str]) -> dict[str, Section]:
+        """Every node of a profile's study: its folder below `results/PROFILE`, and the settings that its stage reads.
+
+        `code` gives each stage's digest (`rmlr.source`). Raises ValueError where a name refers to nothing.
+        """
+        chosen = _find(self.profiles, profile, "profile")
+        nodes: dict[str, Section] = {}
+        if chosen.world is not None:
+            nodes["world/draw"] = DrawNode(code=code["draw"], world=chosen.world)
+        for dataset in chosen.train:
+            nodes[f"{dataset}/prepare"] = PrepareNode(code=code["prepare"], dataset=dataset, vcoco=chosen.vcoco)
+            for encoder, section in chosen.encoders.items():
+                nodes[f"{dataset}/text/{encoder}"] = TextNode(code=code["text"], encoder=section)
+        for backbone, section in chosen.backbones.items():
+            nodes[f"detector/{backbone}"] = DetectorNode(
+                code=code["detector"], detector=section, features=chosen.features
+            )
+            for dataset in chosen.train:
+                for split in ("train", "val", "test"):
+                    nodes[f"{dataset}/features/{backbone}/{split}"] = FeaturesNode(
+                        code=code["features"], image=section.image, features=chosen.features
+                    )
+        for group, runs in self.runs.items():
+            for name, run in runs.items():
+                train = self._train_node(chosen, profile, group, name, run, code["train"])
+                for seed in chosen.seeds:
+                    folder = f"runs/{group}/{name}/{seed}"
+                    nodes[f"{folder}/train"] = train
+                    nodes[f"{folder}/predict"] = PredictNode(code=code["predict"], prediction=chosen.prediction)
+                    nodes[f"{folder}/evaluate"] = EvaluateNode(code=code["evaluate"], split=chosen.prediction.split)
+        for name, table in self.tables.items():
+            for row in table.rows:
+                self.run(row.run, f"tables.{name}.rows, row '{row.row}'")
+            nodes[f"tables/{name}"] = TableNode(code=code["table"], profile=profile, table=table, seeds=chosen.seeds)
+        for name, figure in self.figures.items():
+            self.run(figure.run, f"figures.{name}.run")
+            nodes[f"figures/{name}"] = FigureNode(code=code["figure"], figure=figure)
+        return nodes
+
+    def run(self, name: str, where: str) -> Run:
+        """The run `GROUP/NAME`; `where` names the place that refers to it."""
+        return _find(
+            {f"{group}/{key}": run for group, runs in self.runs.items() for key, run in runs.items()}, name, where
+        )
+
+    def _train_node(self, profile: Profile, profile_name: str, group: str, name: str, run: Run, code: str) -> TrainNode:
+        where = f"runs.{group}.{name}"
+        _find(profile.backbones, run.backbone, f"{where}.backbone")
+        _find(profile.encoders, run.encoder, f"{where}.encoder")
+        named = run.model_dump(include={"variant", "dataset", "backbone", "encoder"})
+        content = {
+            "code": code,
+            "variant": _find(self.variants, run.variant, f"{where}.variant").model_dump(),
+            "network": profile.network.model_dump(),
+            "alignment": profile.alignment.model_dump(),
+            "losses": profile.losses.model_dump(),
+            "train": _find(profile.train, run.dataset, f"{where}.dataset").model_dump(),
+            "tags": {"profile": profile_name, "group": group, "run": name, **named},
+        }
+        for path, value in run.overrides.items():
+            *parents, last = path.split(".")
+            section = content
+            for parent in parents:
+                section = section.get(parent) if isinstance(section, dict) else None
+            if not isinstance(section, dict) or last not in section or parents[:1] in ([], ["tags"]):
+                raise ValueError(
+                    f"{where}.overrides: '{path}' is not a number of a run. Give a dotted path below "
+                    "variant, network, alignment, losses or train, such as `train.epochs: 5`"
+                )
+            section[last] = value
+        return TrainNode.check(content, f"{where}, with its overrides")
+
+
+Value = TypeVar("Value")
+
+
+def _find(table: Mapping[str, Value], name: str, where: str) -> Value:
+    """An entry by name; ValueError says where it was named and what there is."""
+    if name not in table:
+        raise ValueError(f"params.yaml, {where}: there is no '{name}'. There are: {', '.join(table)}")
+    return table[name]

@@ -46,7 +46,8 @@ class Section(BaseModel):
             return cls.model_validate(content)
         except ValidationError as error:
             lines = [
-                f"  {'.'.join(map(str, item['loc'])) or '(top)'}: {item['msg']}, got {_shortened(item['input'])}"
+                f"  {'.'.join(map(str, item['loc'])) or '(top)'}: {item['msg']}"
+                + ("" if item["type"] == "missing" else f", got {_shortened(item['input'])}")
                 for item in error.errors()
             ]
             raise ValueError(f"{where}: {len(lines)} setting(s) do not fit:\n" + "\n".join(lines)) from error
@@ -167,7 +168,7 @@ class Variant(Section):
 
 
 class DetectorArchitecture(Section):
-    """A small DETR trained from scratch (demo specification, section 2). Stage k of the backbone has stride 4 * 2^(k-1)."""
+    """A small DETR trained from scratch (demo specification, section 2). Stage k of the backbone has stride 2^(k+1)."""
 
     embedding_size: PositiveInt
     hidden_sizes: list[PositiveInt]  # one stage each
@@ -381,7 +382,9 @@ class Study(Section):
         if chosen.world is not None:
             nodes["world/draw"] = DrawNode(code=code["draw"], world=chosen.world)
         for dataset in chosen.train:
-            nodes[f"{dataset}/prepare"] = PrepareNode(code=code["prepare"], dataset=dataset, vcoco=chosen.vcoco)
+            nodes[f"{dataset}/prepare"] = PrepareNode(
+                code=code["prepare"], dataset=dataset, vcoco=chosen.vcoco, hicodet=chosen.hicodet
+            )
             for encoder, section in chosen.encoders.items():
                 nodes[f"{dataset}/text/{encoder}"] = TextNode(code=code["text"], encoder=section)
         for backbone, section in chosen.backbones.items():
@@ -447,7 +450,7 @@ class Study(Section):
 Value = TypeVar("Value")
 
 
-def _find(table: Mapping[str, Value], name: str, where: str) -> Value:
+def _find(table: Mapping[Any, Value], name: str, where: str) -> Value:
     """An entry by name; ValueError says where it was named and what there is."""
     if name not in table:
         raise ValueError(f"params.yaml, {where}: there is no '{name}'. There are: {', '.join(table)}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 
-# The version, what surrounds a stage, and the types of a settings file (whose content counts by itself) change no number.
+# What changes no number: the version, what surrounds a stage, the types of a settings file (its content counts by itself).
 # Who changes how `rmlr.run` seeds must remove the results by hand.
 NOT_COUNTED = ("rmlr", "rmlr.run", "rmlr.settings", "rmlr.source")
 

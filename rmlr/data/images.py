@@ -1,0 +1,97 @@
+"""Photos as the detector sees them: decode, resize, normalise, pad."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from PIL import Image
+from torch import Tensor
+
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's red, green and blue in 0..1, as in DETR
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBatch:
+    """Photos of any sizes, stacked at their top left corners."""
+
+    pixels: Float[Tensor, "b 3 H W"]  # normalised; 0 where there is padding
+    is_padding: Bool[Tensor, "b H W"]
+    resized: Int[Tensor, "b 2"]  # height and width within `pixels`
+    original: Int[Tensor, "b 2"]  # height and width of the stored photo
+
+
+def _open(path: Path) -> Image.Image:
+    """A photo whose header is read; ValueError names it."""
+    try:
+        return Image.open(path)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"{path}: not a readable image ({error}). Is the folder the right one, the file whole?"
+        ) from error
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Height and width of a stored photo."""
+    with _open(path) as image:
+        return image.height, image.width
+
+
+def read_image(path: Path) -> Image.Image:
+    """A photo in RGB, whatever it is stored in. The pixels are as stored: an EXIF orientation is not applied.
+
+    COCO's and HICO-DET's boxes refer to stored pixels, and DETR was trained so.
+    """
+    with _open(path) as image:
+        try:
+            image.load()
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{path}: not a readable image ({error}). Is the file cut off? Get it again") from error
+        if image.mode.startswith("I"):  # 16 bit grey; Pillow would clip at 255
+            return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+        if "transparency" in image.info:
+            return image.convert("RGBA").convert("RGB")
+        return image.convert("RGB")
+
+
+def resized_size(height: int, width: int, shortest: int, longest: int) -> tuple[int, int]:
+    """Height and width after DETR's resize: the shortest side becomes `shortest`, less if the longest would pass `longest`.
+
+    Rounded as in DETR: the shortest side to the nearest (halves to even), the other one down.
+    """
+    low, high = min(height, width), max(height, width)
+    if high / low * shortest > longest:
+        shortest = round(longest * low / high)
+    if low == shortest:
+        return height, width
+    other = int(shortest * high / low)
+    return (other, shortest) if width < height else (shortest, other)
+
+
+def load_batch(paths: Sequence[Path], shortest: int, longest: int) -> ImageBatch:
+    """Decode, resize (bilinear, antialiased), normalise and pad photos; no photo gives an empty batch."""
+    images, original = [], []
+    for path in paths:
+        image = read_image(path)
+        height, width = resized_size(image.height, image.width, shortest, longest)
+        original.append((image.height, image.width))
+        if (height, width) != original[-1]:
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        images.append(np.asarray(image))
+    resized = [image.shape[:2] for image in images]
+    height, width = (max(sides, default=0) for sides in (zip(*resized, strict=True) if resized else ([], [])))
+    pixels = np.zeros((len(images), height, width, 3), dtype=np.uint8)
+    is_padding = torch.ones(len(images), height, width, dtype=torch.bool)
+    for index, image in enumerate(images):
+        pixels[index, : image.shape[0], : image.shape[1]] = image
+        is_padding[index, : image.shape[0], : image.shape[1]] = False
+    mean, deviation = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(DEVIATION).view(3, 1, 1)
+    normalised = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(255).sub(mean).div(deviation)
+    return ImageBatch(
+        pixels=normalised.masked_fill(is_padding[:, None], 0).contiguous(),
+        is_padding=is_padding,
+        resized=torch.tensor(resized, dtype=torch.int64).view(-1, 2),
+        original=torch.tensor(original, dtype=torch.int64).view(-1, 2),
+    )

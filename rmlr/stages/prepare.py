@@ -1,0 +1,39 @@
+"""Raw annotations to our records: ids converted, joins made, once and for all."""
+
+import logging
+from pathlib import Path
+
+from rmlr.data.hicodet import read_hicodet
+from rmlr.data.records import check_annotations, count_annotations, save_annotations, save_vocabulary
+from rmlr.data.vcoco import read_vcoco
+from rmlr.run import run
+from rmlr.settings import PrepareNode
+
+log = logging.getLogger(__name__)
+
+
+def prepare(*, settings: Path, raw: Path, out: Path) -> None:
+    """Read a dataset in its official format; write vocabulary.json, train.json, val.json and test.json under `out`.
+
+    Args:
+        settings: which dataset, and what is true of its release
+        raw: the folder that holds vcoco/ and coco/, or hicodet/, as `draw` writes them and docs/data.md lays them out
+        out: the folder of our records
+    """
+    chosen = PrepareNode.load(settings)
+    folders = {"vcoco": ("vcoco", "coco"), "hicodet": ("hicodet",)}[chosen.dataset]
+    inputs = [raw / name for name in folders]
+    with run("prepare", chosen, settings=settings, out=out, inputs=inputs) as record:
+        if chosen.dataset == "vcoco":
+            corpus = read_vcoco(raw, chosen.vcoco.unscored_roles)
+        else:
+            corpus = read_hicodet(raw, chosen.hicodet.val_images)
+        record.log_metrics(corpus.notes)
+        save_vocabulary(record.folder / "vocabulary.json", corpus.vocabulary)
+        for split, annotations in corpus.splits.items():
+            path = record.folder / f"{split}.json"
+            check_annotations(path, annotations, corpus.vocabulary)
+            save_annotations(path, annotations)
+            counts = count_annotations(annotations, corpus.vocabulary)
+            record.log_metrics({f"{split}_{name}": count for name, count in counts.items()})
+            log.info("%s: %s", split, ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))

@@ -175,7 +175,7 @@ def gather_people(annotations: Sequence[Annotation], vocabulary: Vocabulary) -> 
     )
     boxes = np.concatenate([edges[:, :2], np.maximum(edges[:, 2:] - 1, edges[:, :2])], axis=1).clip(0, limits - 1)
     # COCO's boxes have two decimals; what is less comes from adding a width to a corner and taking it away again.
-    is_kept = (boxes[:, 2:] - boxes[:, :2] > 1e-3).all(axis=1)
+    is_kept = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]) > 1e-3
 
     is_person = is_kept & (labels == vocabulary.person)
     image = np.arange(len(annotations)).repeat(lengths)
@@ -190,7 +190,7 @@ def gather_people(annotations: Sequence[Annotation], vocabulary: Vocabulary) -> 
     object_boxes = np.full((*does.shape, 4), np.nan)
     is_matched = person >= 0
     does[person[is_matched], verb[is_matched]] = True
-    has_box = is_matched & (interactions[:, 2] != NO_BOX)
-    has_box[has_box] = is_kept[object_[has_box]]
+    has_box = np.flatnonzero(is_matched & (interactions[:, 2] != NO_BOX))
+    has_box = has_box[is_kept[object_[has_box]]]
     object_boxes[person[has_box], verb[has_box]] = boxes[object_[has_box]]
     return People(np.cumsum(count) - count, count, boxes[is_person], is_listed[is_person], does, object_boxes)

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,13 +24,11 @@ from rmlr.hoi import Instances
 from rmlr.settings import DetectorArchitecture, Selection
 
 WEIGHTS_FILE = "model.safetensors"
-COSTS = {"class_cost": 1, "bbox_cost": 5, "giou_cost": 2}  # of matching and of the loss: DETR's 1, 5, 2
-COEFFICIENTS = {"bbox_loss_coefficient": 5, "giou_loss_coefficient": 2}
+COSTS: dict[str, Any] = {"class_cost": 1, "bbox_cost": 5, "giou_cost": 2}  # of matching and of the loss: DETR's 1, 5, 2
+COEFFICIENTS: dict[str, Any] = {"bbox_loss_coefficient": 5, "giou_loss_coefficient": 2}
 
 # Classes that COCO-trained detectors carry and COCO never annotated: their logits take no part in the arg max.
-NEVER_ANNOTATED = frozenset(
-    "N/A|street sign|hat|shoe|eye glasses|plate|mirror|window|desk|door|blender|hair brush".split("|")
-)
+NEVER_ANNOTATED = "N/A, street sign, hat, shoe, eye glasses, plate, mirror, window, desk, door, blender, hair brush"
 
 
 class AnchoredDetrConfig(DetrConfig):
@@ -67,7 +66,8 @@ class AnchoredDetrForObjectDetection(DetrForObjectDetection):
     def __init__(self, config: AnchoredDetrConfig) -> None:
         super().__init__(config)
         self.bbox_predictor = AnchoredBoxHead(config.d_model, config.grid)
-        self.model.position_embedding.temperature = config.sine_temperature
+        position: Any = self.model.position_embedding
+        position.temperature = config.sine_temperature
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class FrozenDetector(nn.Module):
     def __init__(self, detr: DetrForObjectDetection, names: Sequence[str]) -> None:
         super().__init__()
         self.detr = detr.eval().requires_grad_(False)
-        self.register_buffer("label_of", torch.tensor(match_names(class_names(detr), names)), persistent=False)
+        self._label_of = torch.tensor(match_names(class_names(detr), names), device=detr.device)
         backbone = detr.model.backbone
         self.stride = backbone_stride(detr)
         self.channels = backbone.intermediate_channel_sizes[-1]
@@ -118,14 +118,14 @@ class FrozenDetector(nn.Module):
         output = self.detr(pixels, pixel_mask=(~is_padding).long())
         maps, is_cell = self._maps.pop()
         probabilities = output.logits.softmax(-1)[..., :-1]
-        scores, classes = probabilities.masked_fill(self.label_of < 0, -1.0).max(-1)
+        scores, classes = probabilities.masked_fill(self._label_of < 0, -1.0).max(-1)
         height_width = original.to(pixels.dtype)
         corners = xyxy_from_cxcywh(output.pred_boxes) * height_width.flip(-1).repeat(1, 2)[:, None]
         boxes = torch.stack([clip(b, float(h), float(w)) for b, (h, w) in zip(corners, height_width, strict=True)])
         return Detections(
             boxes=boxes,
             scores=scores,
-            labels=self.label_of[classes],
+            labels=self._label_of[classes],
             tokens=output.last_hidden_state,
             maps=maps,
             is_padding=~is_cell,
@@ -146,7 +146,7 @@ def build_detector(
         hidden_sizes=sizes.hidden_sizes,
         depths=sizes.depths,
         layer_type=sizes.layer_type,
-        out_features=[f"stage{len(sizes.hidden_sizes)}"],
+        out_features=[f"stage{len(sizes.hidden_sizes)}"],  # pyright: ignore[reportCallIssue]
     )
     config = AnchoredDetrConfig(
         backbone_config=backbone,
@@ -186,12 +186,12 @@ def grid_anchors(grid: int) -> Float[Tensor, "q 4"]:
 
 
 def load_detector(source: str, revision: str | None = None) -> DetrForObjectDetection:
-    """A DETR from a folder of `save_pretrained` or from the hub; every weight of it, or ValueError naming those that lack.
+    """A DETR from a folder of `save_pretrained` or from the hub; every weight of it, or ValueError naming what lacks.
 
     The library itself fills what a checkpoint lacks with random numbers and goes on.
     """
     disable_progress_bar()
-    origin = {"revision": revision} if revision else {}
+    origin: dict[str, Any] = {"revision": revision} if revision else {}
     try:
         kind = PreTrainedConfig.get_config_dict(source, **origin)[0].get("model_type")
     except OSError as error:
@@ -203,11 +203,12 @@ def load_detector(source: str, revision: str | None = None) -> DetrForObjectDete
         raise ValueError(f"{source}: expected a DETR (model_type 'detr'), its config.json says '{kind}'")
     architecture = DetrForObjectDetection if kind == "detr" else AnchoredDetrForObjectDetection
     try:
-        detr, report = architecture.from_pretrained(
+        loaded: Any = architecture.from_pretrained(
             source, **origin, output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True
         )
     except (OSError, RuntimeError) as error:
         raise ValueError(f"{source}: the detector's weights cannot be read ({error})") from error
+    detr, report = loaded
     faults = {
         "missing": sorted(report["missing_keys"]),
         "unexpected": sorted(key for key in report["unexpected_keys"] if not key.endswith("num_batches_tracked")),
@@ -221,7 +222,7 @@ def load_detector(source: str, revision: str | None = None) -> DetrForObjectDete
 
 def class_names(detr: DetrForObjectDetection) -> list[str]:
     """Names of the classes in the order of the logits, "no object" not among them."""
-    return [detr.config.id2label[index] for index in range(detr.config.num_labels)]
+    return [name for _, name in sorted((detr.config.id2label or {}).items())]
 
 
 def match_names(of: Sequence[str], to: Sequence[str]) -> list[int]:
@@ -234,7 +235,7 @@ def match_names(of: Sequence[str], to: Sequence[str]) -> list[int]:
         return name.replace("_", " ").lower()
 
     index = {plain(name): position for position, name in enumerate(to)}
-    ignored = {plain(name) for name in NEVER_ANNOTATED} - index.keys()
+    ignored = {plain(name) for name in NEVER_ANNOTATED.split(", ")}
     extra = [name for name in of if plain(name) not in index and plain(name) not in ignored]
     missing = [name for name in to if plain(name) not in {plain(other) for other in of}]
     if extra or missing:

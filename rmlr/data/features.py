@@ -1,0 +1,272 @@
+"""The cache of what the frozen detector saw: instances, tokens and maps, in shards; reading it gives batches.
+
+A shard is one safetensors file of `shard_images` images: instances concatenated, maps as rows of cells without
+padding, and how many of each belong to every image. index.json says which image is where and whose features these are.
+Nothing is copied to read it: tensors of a shard are views of the file, paged in as they are used.
+"""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rmlr.hoi import Batch, Instances
+
+log = logging.getLogger(__name__)
+
+INDEX_FILE = "index.json"
+
+
+class Index(BaseModel):
+    """index.json of one split."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    detector_digest: str  # SHA-256 of the detector's weights
+    objects: list[str]  # class of each label
+    person: int
+    channels: int  # of a map
+    token_dim: int
+    map_dtype: Literal["float16", "float32"]
+    shard_images: int
+    image_ids: list[int]  # in the order of the annotations; shard k holds the k-th `shard_images` of them
+
+    @property
+    def shards(self) -> list[list[int]]:
+        """Image ids of each shard."""
+        return [self.image_ids[at : at + self.shard_images] for at in range(0, len(self.image_ids), self.shard_images)]
+
+
+def shard_name(shard: int) -> str:
+    """File of a shard."""
+    return f"shard-{shard:05d}.safetensors"
+
+
+class ShardBuilder:
+    """Collects the images of one shard, batch by batch, in any order."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._images: dict[int, dict[str, Tensor]] = {}
+
+    def add(
+        self,
+        image_ids: Sequence[int],
+        instances: Instances,
+        instance_image: Int[Tensor, " n"],
+        maps: Float[Tensor, "b c h w"],
+        is_padding: Bool[Tensor, "b h w"],
+        cell_sizes: Float[Tensor, "b 2"],
+        image_sizes: Int[Tensor, "b 2"],
+    ) -> None:
+        """Take over one batch; what of a map is padding is not kept."""
+        dtype = getattr(torch, self._index.map_dtype)
+        for position, image_id in enumerate(image_ids):
+            is_own = instance_image == position
+            is_cell = ~is_padding[position]
+            height, width = int(is_cell.any(1).sum()), int(is_cell.any(0).sum())
+            cells = maps[position, :, :height, :width].permute(1, 2, 0).reshape(height * width, -1).to(dtype)
+            if not cells.isfinite().all():
+                raise ValueError(
+                    f"image {image_id}: its map does not fit into {self._index.map_dtype} (largest value "
+                    f"{maps[position].abs().max():g}). Set features.map_dtype to float32"
+                )
+            self._images[image_id] = {
+                "maps": cells.cpu(),
+                "map_sizes": torch.tensor([[height, width]]),
+                "cell_sizes": cell_sizes[position][None].float().cpu(),
+                "image_sizes": image_sizes[position][None].float().cpu(),
+                "counts": is_own.sum()[None].cpu(),
+                **{name: getattr(instances, name)[is_own].cpu() for name in Instances.__slots__},
+            }
+
+    def save(self, path: Path, image_ids: Sequence[int]) -> None:
+        """Write the shard, its images in the order given: aside, then renamed."""
+        images = [self._images[image_id] for image_id in image_ids]
+        columns = {name: torch.cat([image[name] for image in images]).contiguous() for name in images[0]}
+        aside = path.with_name(f".{path.name}.part")
+        save_file(columns | {"image_ids": torch.tensor(image_ids)}, aside, {"detector": self._index.detector_digest})
+        aside.replace(path)
+
+
+class FeatureWriter:
+    """Writes a cache shard by shard into `resume`, from where an interrupted run goes on; `finish` moves it whole.
+
+    A shard that lies in `resume` is taken if it holds the wanted images as the same detector saw them under the same
+    `identity` (a digest of all else that must be equal), else everything there is made anew.
+    """
+
+    def __init__(self, index: Index, resume: Path, identity: str) -> None:
+        self.index = index
+        self._resume = resume
+        note = resume / "identity.txt"
+        if not note.exists() or note.read_text() != identity:
+            shutil.rmtree(resume, ignore_errors=True)
+            resume.mkdir(parents=True)
+            note.write_text(identity)
+
+    def missing(self) -> list[tuple[int, list[int]]]:
+        """(shard, its image ids) of all that are still to be made."""
+        return [(shard, ids) for shard, ids in enumerate(self.index.shards) if not self._holds(shard, ids)]
+
+    def write(self, shard: int, builder: ShardBuilder) -> None:
+        """Keep a finished shard."""
+        builder.save(self._resume / shard_name(shard), self.index.shards[shard])
+
+    def finish(self, folder: Path) -> None:
+        """Move all shards into `folder` and write their index."""
+        for shard in range(len(self.index.shards)):
+            shutil.move(self._resume / shard_name(shard), folder / shard_name(shard))
+        (folder / INDEX_FILE).write_text(self.index.model_dump_json(indent=1) + "\n")
+        shutil.rmtree(self._resume)
+
+    def _holds(self, shard: int, image_ids: list[int]) -> bool:
+        path = self._resume / shard_name(shard)
+        if not path.exists():
+            return False
+        try:
+            with safe_open(path, "pt") as file:
+                digest = (file.metadata() or {}).get("detector")
+                return digest == self.index.detector_digest and file.get_tensor("image_ids").tolist() == image_ids
+        except SafetensorError:
+            return False
+
+
+def check_space(folder: Path, size: int) -> None:
+    """Say how large a cache will be; ValueError where the disk has no room for it."""
+    free = shutil.disk_usage(folder).free
+    log.info("%s: about %.2f GB of features, %.1f GB are free", folder, size / 1e9, free / 1e9)
+    if size > free:
+        raise ValueError(
+            f"{folder}: the features need about {size / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free. "
+            "Make room, or set features.map_dtype to float16"
+        )
+
+
+class Features:
+    """The cached features of a split, read as batches."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.indices = [_load_index(folder) for folder in folders]
+        first = self.indices[0]
+        for folder, index in zip(folders, self.indices, strict=True):
+            if (index.detector_digest, index.objects) != (first.detector_digest, first.objects):
+                raise ValueError(f"{folder}: its features are another detector's than those of {folders[0]}")
+        self.image_ids = [image_id for index in self.indices for image_id in index.image_ids]
+        self.objects = tuple(first.objects)
+        self.person = first.person
+        self.channels = first.channels
+        self.token_dim = first.token_dim
+        self.detector_digest = first.detector_digest
+
+        shards = [
+            _load_shard(folder / shard_name(number), image_ids)
+            for folder, index in zip(folders, self.indices, strict=True)
+            for number, image_ids in enumerate(index.shards)
+        ]
+        self._maps = [shard.pop("maps") for shard in shards]  # stay on disk until used
+        columns = {name: torch.cat([shard[name] for shard in shards]) for name in _COLUMNS} if shards else _empty(first)
+        self._instances = Instances(*(columns[name] for name in Instances.__slots__))
+        self._counts, self._map_sizes = columns["counts"], columns["map_sizes"]
+        self._cell_sizes, self._image_sizes = columns["cell_sizes"], columns["image_sizes"]
+        self._first_instance = self._counts.cumsum(0) - self._counts
+        self._cells: list[tuple[int, int, int]] = []  # shard, first cell, last cell + 1
+        sizes = iter(self._map_sizes.prod(1).tolist())
+        for number, shard in enumerate(shards):
+            end = 0
+            for _ in range(len(shard["image_ids"])):
+                start, end = end, end + next(sizes)
+                self._cells.append((number, start, end))
+
+    @classmethod
+    def load(cls, parent: Path, split: str) -> "Features":
+        """The features of a split under the folder that holds those of all splits; `trainval` is train, then val."""
+        names = ["train", "val"] if split == "trainval" else [split]
+        return cls([parent / name for name in names])
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @cached_property
+    def pair_counts(self) -> Int[Tensor, " images"]:
+        """Candidate pairs of each image: every human with every other instance."""
+        image = torch.repeat_interleave(torch.arange(len(self)), self._counts)
+        is_person = (self._instances.labels == self.person).long()
+        people = torch.zeros(len(self), dtype=torch.long).index_add_(0, image, is_person)
+        return people * (self._counts - 1)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The images at these positions (of `image_ids`), in this order."""
+        chosen = torch.as_tensor(indices, dtype=torch.long)
+        counts = self._counts[chosen]
+        instance_image = torch.repeat_interleave(torch.arange(len(chosen)), counts)
+        before = counts.cumsum(0) - counts
+        rows = torch.arange(len(instance_image)) + (self._first_instance[chosen] - before)[instance_image]
+        maps, is_padding = self._padded_maps(indices, self._map_sizes[chosen])
+        return Batch(
+            image_ids=torch.tensor([self.image_ids[index] for index in indices], dtype=torch.long),
+            maps=maps,
+            is_padding=is_padding,
+            cell_sizes=self._cell_sizes[chosen],
+            image_sizes=self._image_sizes[chosen],
+            instances=Instances(*(getattr(self._instances, name)[rows] for name in Instances.__slots__)),
+            instance_image=instance_image,
+        )
+
+    def _padded_maps(
+        self, indices: Sequence[int], sizes: Int[Tensor, "b 2"]
+    ) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, "b h w"]]:
+        height, width = sizes.amax(0).tolist() if len(sizes) else (0, 0)
+        cells = [self._maps[shard][start:end] for shard, start, end in (self._cells[index] for index in indices)]
+        is_padding = torch.zeros(len(sizes), height, width, dtype=torch.bool)
+        if cells and all(len(rows) == height * width for rows in cells):
+            maps = torch.stack(cells).float().view(-1, height, width, self.channels)
+            return maps.permute(0, 3, 1, 2), is_padding
+        maps = torch.zeros(len(sizes), height, width, self.channels)
+        for position, (rows, (h, w)) in enumerate(zip(cells, sizes.tolist(), strict=True)):
+            maps[position, :h, :w] = rows.view(h, w, -1)
+            is_padding[position, h:] = True
+            is_padding[position, :, w:] = True
+        return maps.permute(0, 3, 1, 2), is_padding
+
+
+_COLUMNS = (*Instances.__slots__, "counts", "map_sizes", "cell_sizes", "image_sizes")
+
+
+def _empty(index: Index) -> dict[str, Tensor]:
+    shapes = {"boxes": (0, 4), "tokens": (0, index.token_dim), "cell_sizes": (0, 2), "image_sizes": (0, 2)}
+    whole = {"labels": (0,), "counts": (0,), "map_sizes": (0, 2)}
+    return {name: torch.zeros(shape) for name, shape in ({"scores": (0,)} | shapes).items()} | {
+        name: torch.zeros(shape, dtype=torch.long) for name, shape in whole.items()
+    }
+
+
+def _load_index(folder: Path) -> Index:
+    path = folder / INDEX_FILE
+    try:
+        return Index.model_validate_json(path.read_text())
+    except OSError as error:
+        raise ValueError(
+            f"{path}: cannot be read ({error.strerror}). Run `rmlr features` for this split first"
+        ) from error
+    except ValidationError as error:
+        raise ValueError(f"{path}: not the index of a feature cache: {error}. Make the features again") from error
+
+
+def _load_shard(path: Path, image_ids: list[int]) -> dict[str, Tensor]:
+    try:
+        shard = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}). Is it cut off? Make the features again") from error
+    if shard["image_ids"].tolist() != image_ids:
+        raise ValueError(f"{path}: does not hold the images that {INDEX_FILE} names. Make the features again")
+    return shard

@@ -1,0 +1,190 @@
+"""The feature cache: what is written comes back, whatever the map sizes, shards and interruptions."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from rmlr.data.features import INDEX_FILE, Features, FeatureWriter, Index, ShardBuilder, check_space, shard_name
+from rmlr.hoi import Instances
+
+CHANNELS, TOKEN_DIM = 3, 2
+
+
+def make_index(image_ids: list[int], **changes) -> Index:
+    settings = {
+        "detector_digest": "abc",
+        "objects": ["person", "ball"],
+        "person": 0,
+        "channels": CHANNELS,
+        "token_dim": TOKEN_DIM,
+        "map_dtype": "float32",
+        "shard_images": 2,
+        "image_ids": image_ids,
+    }
+    return Index.model_validate(settings | changes)
+
+
+def write_shard(writer: FeatureWriter, shard: int, image_ids: list[int], sizes: dict[int, tuple[int, int]]) -> None:
+    """Image i has i % 4 instances, all scores i, and a map of i."""
+    builder = ShardBuilder(writer.index)
+    counts = torch.tensor([image_id % 4 for image_id in image_ids])
+    image = torch.repeat_interleave(torch.arange(len(image_ids)), counts)
+    ids = torch.tensor(image_ids, dtype=torch.float)[image]
+    place = torch.cat([torch.arange(count) for count in counts.tolist()])
+    instances = Instances(
+        boxes=ids[:, None].expand(-1, 4).contiguous(),
+        scores=ids,
+        labels=(place > 0).long(),
+        tokens=torch.stack([ids, place.float()], dim=1),
+    )
+    height, width = (max(sizes[image_id][axis] for image_id in image_ids) for axis in (0, 1))
+    maps = torch.full((len(image_ids), CHANNELS, height, width), -1.0)
+    is_padding = torch.ones(len(image_ids), height, width, dtype=torch.bool)
+    for position, image_id in enumerate(image_ids):
+        h, w = sizes[image_id]
+        maps[position, :, :h, :w] = image_id + 0.25 * torch.arange(h * w).view(h, w)
+        is_padding[position, :h, :w] = False
+    originals = torch.tensor([[100 * image_id, 200] for image_id in image_ids])
+    builder.add(image_ids, instances, image, maps, is_padding, originals / 8, originals)
+    writer.write(shard, builder)
+
+
+def write_cache(folder: Path, sizes: dict[int, tuple[int, int]], **changes) -> None:
+    writer = FeatureWriter(make_index(list(sizes), **changes), folder.parent / f".{folder.name}.resume", "same")
+    for shard, image_ids in writer.missing():
+        write_shard(writer, shard, image_ids[::-1], sizes)
+    folder.mkdir()
+    writer.finish(folder)
+
+
+@pytest.fixture
+def ragged(tmp_path: Path) -> Features:
+    write_cache(tmp_path / "train", {7: (2, 3), 4: (1, 2), 5: (3, 1)})
+    return Features.load(tmp_path, "train")
+
+
+def test_images_come_back_in_the_order_of_the_annotations(ragged):
+    assert ragged.image_ids == [7, 4, 5]
+    batch = ragged.batch([0, 1, 2])
+    assert batch.image_ids.tolist() == [7, 4, 5]
+    assert batch.instance_image.tolist() == [0, 0, 0, 2]
+    assert batch.instances.scores.tolist() == [7, 7, 7, 5]
+    assert batch.image_sizes.tolist() == [[700, 200], [400, 200], [500, 200]]
+
+
+def test_a_batch_follows_the_order_asked_for_and_may_repeat_an_image(ragged):
+    batch = ragged.batch([2, 0, 2])
+    assert batch.image_ids.tolist() == [5, 7, 5]
+    assert batch.instances.tokens.tolist() == [[5, 0], [7, 0], [7, 1], [7, 2], [5, 0]]
+    assert batch.instance_image.tolist() == [0, 1, 1, 1, 2]
+
+
+def test_ragged_maps_are_padded_with_zeros_and_say_so(ragged):
+    batch = ragged.batch([0, 2])
+    assert batch.maps.shape == (2, CHANNELS, 3, 3)
+    assert torch.equal(batch.maps[0, 0, :2], 7 + 0.25 * torch.arange(6).view(2, 3))
+    assert torch.equal(batch.maps[1, 0, :, 0], 5 + 0.25 * torch.arange(3))
+    assert batch.is_padding[0].tolist() == [[False] * 3, [False] * 3, [True] * 3]
+    assert batch.is_padding[1].tolist() == [[False, True, True]] * 3
+    assert (batch.maps.permute(0, 2, 3, 1)[batch.is_padding] == 0).all()
+
+
+def test_maps_of_equal_area_and_unequal_shape_are_not_mixed_up(tmp_path):
+    write_cache(tmp_path / "test", {1: (2, 3), 2: (3, 2)})
+    batch = Features.load(tmp_path, "test").batch([0, 1])
+    assert batch.maps.shape == (2, CHANNELS, 3, 3)
+    assert torch.equal(batch.maps[1, 0, :, :2], 2 + 0.25 * torch.arange(6).view(3, 2))
+
+
+def test_maps_of_one_size_have_no_padding(tmp_path):
+    write_cache(tmp_path / "test", {1: (2, 2), 2: (2, 2), 3: (2, 2)}, map_dtype="float16")
+    batch = Features.load(tmp_path, "test").batch([2, 0])
+    assert not batch.is_padding.any()
+    assert batch.maps.dtype == torch.float32
+    assert batch.maps[:, 1].flatten(1).tolist() == [[3, 3.25, 3.5, 3.75], [1, 1.25, 1.5, 1.75]]
+
+
+def test_an_empty_batch_and_an_empty_split_are_batches(tmp_path, ragged):
+    assert ragged.batch([]).maps.shape[0] == 0
+    write_cache(tmp_path / "val", {})
+    empty = Features.load(tmp_path, "val")
+    assert len(empty) == 0
+    assert len(empty.pair_counts) == 0
+    assert empty.batch([]).instances.boxes.shape == (0, 4)
+
+
+def test_trainval_is_train_then_val(tmp_path, ragged):
+    write_cache(tmp_path / "val", {3: (1, 1)})
+    both = Features.load(tmp_path, "trainval")
+    assert both.image_ids == [7, 4, 5, 3]
+    assert both.batch([3, 0]).instances.scores.tolist() == [3, 3, 3, 7, 7, 7]
+
+
+def test_pairs_are_every_human_with_every_other_instance(ragged):
+    assert ragged.pair_counts.tolist() == [2, 0, 0]  # a human and two balls; nothing; a human alone
+
+
+def test_an_interrupted_writer_goes_on_with_the_shards_that_are_left(tmp_path):
+    sizes = {image_id: (1, 1) for image_id in (1, 2, 3)}
+    write_shard(FeatureWriter(make_index([1, 2, 3]), tmp_path / "resume", "same"), 0, [1, 2], sizes)
+    again = FeatureWriter(make_index([1, 2, 3]), tmp_path / "resume", "same")
+    assert again.missing() == [(1, [3])]
+
+
+@pytest.mark.parametrize("change", [{"detector_digest": "other"}, {"image_ids": [2, 1, 3]}])
+def test_shards_of_another_detector_or_of_other_images_are_made_anew(tmp_path, change):
+    sizes = {image_id: (1, 1) for image_id in (1, 2, 3)}
+    write_shard(FeatureWriter(make_index([1, 2, 3]), tmp_path / "resume", "same"), 0, [1, 2], sizes)
+    again = FeatureWriter(make_index([1, 2, 3]).model_copy(update=change), tmp_path / "resume", "same")
+    assert [shard for shard, _ in again.missing()] == [0, 1]
+
+
+def test_shards_made_under_another_identity_are_made_anew(tmp_path):
+    sizes = {1: (1, 1), 2: (1, 1)}
+    write_shard(FeatureWriter(make_index([1, 2]), tmp_path / "resume", "same"), 0, [1, 2], sizes)
+    assert FeatureWriter(make_index([1, 2]), tmp_path / "resume", "other").missing() == [(0, [1, 2])]
+
+
+def test_a_truncated_shard_is_made_anew_while_writing(tmp_path):
+    sizes = {1: (1, 1), 2: (1, 1)}
+    write_shard(FeatureWriter(make_index([1, 2]), tmp_path / "resume", "same"), 0, [1, 2], sizes)
+    shard = tmp_path / "resume" / shard_name(0)
+    shard.write_bytes(shard.read_bytes()[:-8])
+    assert FeatureWriter(make_index([1, 2]), tmp_path / "resume", "same").missing() == [(0, [1, 2])]
+
+
+def test_a_truncated_shard_is_refused_by_name_while_reading(tmp_path, ragged):
+    shard = tmp_path / "train" / shard_name(1)
+    shard.write_bytes(shard.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=r"shard-00001\.safetensors: cannot be read"):
+        Features.load(tmp_path, "train")
+
+
+def test_a_missing_or_broken_index_is_refused_by_name(tmp_path, ragged):
+    with pytest.raises(ValueError, match=r"test/index\.json: cannot be read"):
+        Features.load(tmp_path, "test")
+    (tmp_path / "train" / INDEX_FILE).write_text("{")
+    with pytest.raises(ValueError, match=r"train/index\.json: not the index"):
+        Features.load(tmp_path, "train")
+
+
+def test_splits_of_two_detectors_are_not_joined(tmp_path, ragged):
+    write_cache(tmp_path / "val", {3: (1, 1)}, detector_digest="other")
+    with pytest.raises(ValueError, match="another detector's"):
+        Features.load(tmp_path, "trainval")
+
+
+def test_a_map_too_large_for_its_type_is_an_error_that_names_the_image(tmp_path):
+    builder = ShardBuilder(make_index([9], map_dtype="float16"))
+    nothing = Instances(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long(), torch.zeros(0, TOKEN_DIM))
+    maps = torch.full((1, CHANNELS, 1, 1), 1e6)
+    sizes = torch.tensor([[8, 8]])
+    with pytest.raises(ValueError, match="image 9: its map does not fit into float16"):
+        builder.add([9], nothing, torch.zeros(0).long(), maps, torch.zeros(1, 1, 1).bool(), sizes / 1, sizes)
+
+
+def test_a_cache_larger_than_the_disk_is_refused(tmp_path):
+    check_space(tmp_path, 1)
+    with pytest.raises(ValueError, match="features need about"):
+        check_space(tmp_path, 10**18)

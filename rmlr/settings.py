@@ -6,7 +6,7 @@ classes that end in `Node` are what one stage reads, resolved from it for one pr
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -21,13 +21,16 @@ Split = Literal["train", "val", "trainval", "test"]  # trainval: train, then val
 DatasetName = Literal["vcoco", "hicodet"]
 
 
+S = TypeVar("S", bound="Section")  # not Self: beartype's import hook does not understand it
+
+
 class Section(BaseModel):
     """A part of the settings; a misspelt key or a wrong type is an error that names the key."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls: type[S], path: Path) -> S:
         """Read a YAML file; ValueError names the file, the key, what was expected and what came."""
         try:
             text = path.read_text()
@@ -40,7 +43,7 @@ class Section(BaseModel):
         return cls.check(content, str(path))
 
     @classmethod
-    def check(cls, content: Any, where: str) -> Self:
+    def check(cls: type[S], content: Any, where: str) -> S:
         """Type what was read; ValueError says `where`, and for each key what was expected and what came."""
         try:
             return cls.model_validate(content)
@@ -91,6 +94,12 @@ class TransformerSizes(Section):
     ffn_dim: PositiveInt
     dropout: Fraction
 
+    @model_validator(mode="after")
+    def _heads_share_evenly(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} cannot be shared evenly by {self.heads} heads")
+        return self
+
 
 class Encoder(Section):
     """A frozen text encoder: any `transformers.AutoModel`."""
@@ -106,10 +115,18 @@ class Network(Section):
     """Sizes of the interaction modules (paper, sections 3.2 to 3.5 and appendix B)."""
 
     pool: Literal["covered", "roi"]  # masked RoI: mean over the covered area, or over the bounding RoI (paper)
-    feature_dim: PositiveInt  # g, each instance token pair's half, and m
+    feature_dim: PositiveInt  # g, s_h, s_o and m each
     ire: TransformerSizes
     pair_dim: PositiveInt  # H and O
     irm: TransformerSizes
+
+    @model_validator(mode="after")
+    def _widths_fit(self) -> Self:
+        if self.irm.dim != self.pair_dim:
+            raise ValueError(f"irm.dim {self.irm.dim} must equal pair_dim {self.pair_dim}: it reads H and gives O")
+        if self.ire.dim % 4:
+            raise ValueError(f"ire.dim {self.ire.dim} must be a multiple of 4: sines and cosines of two axes")
+        return self
 
 
 class Alignment(Section):
@@ -118,7 +135,7 @@ class Alignment(Section):
     form: Literal["anchored", "anchored_attention", "literal"]
     residual: bool  # anchored forms: only what the verb adds to its object's mean target
     whiten: bool  # sentence targets as well
-    stack: TransformerSizes  # `literal`: self-attention over the pairs (CML-SA)
+    stack: TransformerSizes  # `literal`: self-attention over the pairs (CML-SA); its dim is FFN_T's hidden one, always
 
 
 class Losses(Section):
@@ -166,6 +183,19 @@ class Variant(Section):
     irm_sentence: bool
     irm_word: bool
 
+    @property
+    def aligns(self) -> bool:
+        """Whether anything is learnt from text."""
+        return self.ire_sentence or self.ire_word or self.irm_sentence or self.irm_word
+
+    @model_validator(mode="after")
+    def _switches_fit(self) -> Self:
+        if (self.ire_sentence or self.ire_word) and not self.ire:
+            raise ValueError("ire_sentence and ire_word teach the cues of IRE: they need ire: true")
+        if self.network == "boxes" and (self.global_context or self.ire or self.aligns):
+            raise ValueError("network boxes is a control that sees boxes and classes only: its switches must be false")
+        return self
+
 
 class DetectorArchitecture(Section):
     """A small DETR trained from scratch (demo specification, section 2). Stage k of the backbone has stride 2^(k+1)."""
@@ -208,7 +238,7 @@ class Detector(Section):
     image: ImageSize
 
     @model_validator(mode="after")
-    def _one_origin(self) -> Self:
+    def _one_origin(self) -> "Detector":
         if (self.weights is None) == (self.architecture is None):
             raise ValueError("give either `weights` (a hub id or folder) or `architecture` (from scratch), not both")
         if self.weights is None and self.schedule is None:

@@ -5,7 +5,7 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, FiniteFloat, TypeAdapter
+from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 from rmlr.data.records import Corpus, Natural, PositiveInt, read_json
 from rmlr.hoi import Annotation, Vocabulary
@@ -40,9 +40,6 @@ class _File(BaseModel):
     rare: list[Natural] | None = None  # the test file has it: fewer than 10 visible rows in train
 
 
-_FILE = TypeAdapter(_File)
-
-
 def read_hicodet(raw: Path, val_images: int) -> Corpus:
     """The HICO-DET-format dataset under `raw`/hicodet; the last `val_images` images of train become val."""
     paths = {name: raw / "hicodet" / f"instances_{name}2015.json" for name in ("train", "test")}
@@ -65,7 +62,7 @@ def read_hicodet(raw: Path, val_images: int) -> Corpus:
 
 def read_file(path: Path) -> _File:
     """One of the two files, its parallel lists checked."""
-    content = read_json(path, _FILE)
+    content = read_json(path, _File)
     lengths = {name: len(getattr(content, name)) for name in ("annotation", "filenames", "size")}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"{path}: lists over the images differ in length: {lengths}. Is the file damaged?")

@@ -57,7 +57,7 @@ def read_image(path: Path) -> Image.Image:
 
 
 def resized_size(height: int, width: int, shortest: int, longest: int) -> tuple[int, int]:
-    """Height and width after DETR's resize: the shortest side becomes `shortest`, less if the longest would pass `longest`.
+    """Height and width after DETR's resize: the shortest side `shortest`, or less to keep the longest at `longest`.
 
     Rounded as in DETR: the shortest side to the nearest (halves to even), the other one down.
     """

@@ -9,11 +9,11 @@ from typing import Annotated, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, RootModel, ValidationError
 
 from rmlr.hoi import NO_BOX, Annotation, Dataset, Vocabulary
 
-Content = TypeVar("Content")
+Form = TypeVar("Form", bound=BaseModel)
 Natural = Annotated[int, Field(ge=0)]
 PositiveInt = Annotated[int, Field(gt=0)]
 
@@ -24,7 +24,7 @@ class Corpus:
 
     vocabulary: Vocabulary
     splits: dict[str, list[Annotation]]  # train, val, test
-    notes: dict[str, float]  # what the reader left out or had to do without, counted
+    notes: dict[str, int]  # what the reader left out or had to do without, counted
 
 
 class _Vocabulary(BaseModel):
@@ -59,17 +59,18 @@ class _Image(BaseModel):
     actions: list[tuple[int, int]]
 
 
-_VOCABULARY, _IMAGES = TypeAdapter(_Vocabulary), TypeAdapter(list[_Image])
+class _Images(RootModel[list[_Image]]):
+    """{split}.json."""
 
 
-def read_json(path: Path, form: TypeAdapter[Content]) -> Content:
+def read_json(path: Path, form: type[Form]) -> Form:
     """A JSON file, checked against a form. ValueError names the file, the key, what was expected and what came."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}). Is the folder the right one?") from error
     try:
-        return form.validate_json(content)
+        return form.model_validate_json(content)
     except ValidationError as error:
         items = error.errors(include_url=False)
         first = items[0]
@@ -90,7 +91,7 @@ def save_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
 def load_vocabulary(folder: Path) -> Vocabulary:
     """The vocabulary of a prepared dataset."""
     path = folder / "vocabulary.json"
-    vocabulary = Vocabulary(**dict(read_json(path, _VOCABULARY)))
+    vocabulary = Vocabulary(**dict(read_json(path, _Vocabulary)))
     if vocabulary.person >= len(vocabulary.objects):
         raise ValueError(f"{path}: person is object {vocabulary.person} of {len(vocabulary.objects)}. Prepare it again")
     for index, (verb, object_) in enumerate(vocabulary.hois):
@@ -122,7 +123,7 @@ def load_annotations(folder: Path, split: str) -> list[Annotation]:
     if split == "trainval":
         return load_annotations(folder, "train") + load_annotations(folder, "val")
     vocabulary, path = load_vocabulary(folder), folder / f"{split}.json"
-    images = read_json(path, _IMAGES)
+    images = read_json(path, _Images).root
     for image in images:
         if not len(image.boxes) == len(image.labels) == len(image.is_crowd) == len(image.is_listed):
             raise ValueError(
@@ -197,7 +198,7 @@ def check_annotations(source: Path, annotations: Sequence[Annotation], vocabular
     refuse(is_bad, of_action, actions, f"{what} action is not one of {num_actions}")
 
 
-def count_annotations(annotations: Sequence[Annotation], vocabulary: Vocabulary) -> dict[str, float]:
+def count_annotations(annotations: Sequence[Annotation], vocabulary: Vocabulary) -> dict[str, int]:
     """What a split holds, in numbers for its log."""
     num_verbs = len(vocabulary.verbs)
     interactions = np.concatenate([np.zeros((0, 3), int), *(annotation.interactions for annotation in annotations)])

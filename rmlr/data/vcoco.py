@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, RootModel
 
 from rmlr.data.images import read_size
 from rmlr.data.records import Corpus, PositiveInt, read_json
@@ -81,6 +81,10 @@ class _Action(BaseModel):
     role_object_id: list[int]  # role-major: all agents, then all objects of the first role, ...; 0: no such object
 
 
+class _ActionsFile(RootModel[list[_Action]]):
+    """vcoco_*.json"""
+
+
 class _PairsImage(BaseModel):
     model_config = _STRICT
 
@@ -100,9 +104,6 @@ class _PairsFile(BaseModel):
     images: list[int]
     classes: list[str]
     objects: list[str]  # the first is the background
-
-
-_COCO, _ACTIONS, _PAIRS = TypeAdapter(_CocoFile), TypeAdapter(list[_Action]), TypeAdapter(_PairsFile)
 
 
 # ---- COCO's instances
@@ -159,7 +160,7 @@ def read_coco(folder: Path, wanted: set[int]) -> Coco:
     place: dict[int, tuple[int, int]] = {}
     dropped: dict[int, int] = defaultdict(int)
     for path in paths:
-        content = read_json(path, _COCO)
+        content = read_json(path, _CocoFile)
         found = sorted((category.id, category.name) for category in content.categories)
         if categories and found != categories:
             raise ValueError(f"{path}: categories differ from those of {paths[0]}. Are both of one release?")
@@ -209,7 +210,7 @@ def read_vcoco(raw: Path, unscored_roles: Sequence[str]) -> Corpus:
     folder = raw / "vcoco"
     ids = {split: read_ids(folder / "splits" / f"vcoco_{split}.ids") for split in SPLITS}
     official = {split: folder / f"vcoco_{split}.json" for split in SPLITS}
-    rows = {split: read_json(path, _ACTIONS) for split, path in official.items() if path.exists()}
+    rows = {split: read_json(path, _ActionsFile).root for split, path in official.items() if path.exists()}
     if not rows:
         raise ValueError(
             f"{folder}: none of vcoco_train.json, vcoco_val.json and vcoco_test.json, which name the actions"
@@ -218,7 +219,8 @@ def read_vcoco(raw: Path, unscored_roles: Sequence[str]) -> Corpus:
     first = next(iter(rows))
     vocabulary = _vocabulary(official[first], rows[first], coco.objects, unscored_roles)
 
-    splits, notes = {}, {}
+    splits: dict[str, list[Annotation]] = {}
+    notes: dict[str, int] = {}
     for split in SPLITS:
         if split in rows:
             if _roles(rows[split]) != _roles(rows[first]):
@@ -233,7 +235,7 @@ def read_vcoco(raw: Path, unscored_roles: Sequence[str]) -> Corpus:
                 raise ValueError(f"{folder}: split '{split}' has neither {official[split].name} nor {path.name}")
             log.info("%s: taken from %s: pairs with a visible object only", split, path.name)
             splits[split] = read_pairs(path, ids[split], vocabulary, coco, raw / "images")
-        notes[f"{split}_from_pairs"] = float(split not in rows)
+        notes[f"{split}_from_pairs"] = int(split not in rows)
         notes[f"{split}_dropped_boxes"] = sum(coco.dropped.get(image_id, 0) for image_id in ids[split])
     hois = {
         (int(verb), int(annotation.labels[object_]))
@@ -379,7 +381,7 @@ def read_pairs(path: Path, ids: list[int], vocabulary: Vocabulary, coco: Coco, p
     Where COCO has the image, its instances are the boxes and each box of a pair is found among them;
     else the boxes of the pairs are all there is, and the size is that of the photo.
     """
-    content = read_json(path, _PAIRS)
+    content = read_json(path, _PairsFile)
     if len(content.images) != len(content.annotations):
         raise ValueError(f"{path}: {len(content.images)} images, but {len(content.annotations)} annotations")
     verbs, objects = vocabulary.verbs + vocabulary.unscored_verbs, vocabulary.objects

@@ -28,12 +28,13 @@ def prepare(*, settings: Path, raw: Path, out: Path) -> None:
             corpus = read_vcoco(raw, chosen.vcoco.unscored_roles)
         else:
             corpus = read_hicodet(raw, chosen.hicodet.val_images)
-        record.log_metrics(corpus.notes)
+        numbers = dict(corpus.notes)
         save_vocabulary(record.folder / "vocabulary.json", corpus.vocabulary)
         for split, annotations in corpus.splits.items():
             path = record.folder / f"{split}.json"
             check_annotations(path, annotations, corpus.vocabulary)
             save_annotations(path, annotations)
             counts = count_annotations(annotations, corpus.vocabulary)
-            record.log_metrics({f"{split}_{name}": count for name, count in counts.items()})
+            numbers |= {f"{split}_{name}": count for name, count in counts.items()}
             log.info("%s: %s", split, ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
+        record.log_metrics({name: float(number) for name, number in numbers.items()})

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -49,10 +49,10 @@ class TextEmbeddings:
     sentences: Float[Tensor, "s d"]  # each phrase encoded alone, pooled: E_cls
     phrase_of: Int[Tensor, "v o"]  # phrase of a verb and an object class, -1 where nothing says so
     phrase_words: Float[Tensor, "w d"]
-    phrase_offsets: Int[Tensor, " s+1"]
+    phrase_offsets: Int[Tensor, " s1"]  # one more than phrases
     phrase_parts: Int[Tensor, " w"]  # SUBJECT, VERB or OBJECT
     text_words: Float[Tensor, "k d"]  # distinct image texts, without special tokens: E_w
-    text_offsets: Int[Tensor, " x+1"]
+    text_offsets: Int[Tensor, " x1"]  # one more than distinct texts
     image_ids: Int[Tensor, " i"]  # ascending
     text_of_image: Int[Tensor, " i"]  # -1: nothing was annotated
 
@@ -138,6 +138,7 @@ def collect(vocabulary: Vocabulary, annotations: Sequence[Annotation]) -> Texts:
 # ---- encoders
 
 
+@runtime_checkable
 class TextEncoder(Protocol):
     """Turns sequences of its own tokens into states."""
 
@@ -165,6 +166,9 @@ class TransformerEncoder:
     def __init__(self, folder: Path, digest: str):
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
         from transformers import AutoModel, AutoTokenizer  # here, for training must not pay for it
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
 
         self.digest = digest
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -95,7 +95,7 @@ class TransformerSizes(Section):
     dropout: Fraction
 
     @model_validator(mode="after")
-    def _heads_share_evenly(self) -> Self:
+    def _heads_share_evenly(self) -> "TransformerSizes":
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} cannot be shared evenly by {self.heads} heads")
         return self
@@ -121,7 +121,7 @@ class Network(Section):
     irm: TransformerSizes
 
     @model_validator(mode="after")
-    def _widths_fit(self) -> Self:
+    def _widths_fit(self) -> "Network":
         if self.irm.dim != self.pair_dim:
             raise ValueError(f"irm.dim {self.irm.dim} must equal pair_dim {self.pair_dim}: it reads H and gives O")
         if self.ire.dim % 4:
@@ -189,7 +189,7 @@ class Variant(Section):
         return self.ire_sentence or self.ire_word or self.irm_sentence or self.irm_word
 
     @model_validator(mode="after")
-    def _switches_fit(self) -> Self:
+    def _switches_fit(self) -> "Variant":
         if (self.ire_sentence or self.ire_word) and not self.ire:
             raise ValueError("ire_sentence and ire_word teach the cues of IRE: they need ire: true")
         if self.network == "boxes" and (self.global_context or self.ire or self.aligns):

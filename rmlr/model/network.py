@@ -1,0 +1,165 @@
+"""The parts in order; `build` and `build_objective` are the one place where numbers become modules."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from rmlr.hoi import Batch, Vocabulary
+from rmlr.model.align import Alignment, AnchoredWords, LiteralWords, SentenceAlignment, phrase_targets
+from rmlr.model.losses import Objective
+from rmlr.model.pairs import GEOMETRY_DIM, Pairs, enumerate_pairs, pair_geometry
+from rmlr.model.reason import InteractionReasoning, Output
+from rmlr.model.remine import GlobalContext, InteractiveRelationEncoder, fully_connected
+from rmlr.model.text import TextEmbeddings
+from rmlr.model.transformer import Encoder, Layout
+from rmlr.settings import Alignment as AlignmentSettings
+from rmlr.settings import Losses, Network, TransformerSizes, Variant
+
+
+class PairDescription(nn.Module):
+    """H: what is seen of each pair (paper, equation 9): H = FC(cat(g, s_h, s_o, m)). Parts that are None are left out.
+
+    Differs: one FC for all instance tokens, so that a pair's two tokens have the width of the paper.
+    """
+
+    def __init__(
+        self,
+        token_dim: int,
+        feature_dim: int,
+        pair_dim: int,
+        context: GlobalContext | None,
+        ire: InteractiveRelationEncoder | None,
+    ):
+        super().__init__()
+        self.context = context
+        self.project_tokens = fully_connected(token_dim, feature_dim)
+        self.ire = ire
+        parts = 2 + (context is not None) + (ire is not None)
+        self.fuse = fully_connected(parts * feature_dim, pair_dim)
+
+    def forward(
+        self, batch: Batch, pairs: Pairs, layout: Layout
+    ) -> tuple[Float[Tensor, "p d"], Float[Tensor, "p m"] | None]:
+        """H and, with IRE, m."""
+        maps, parts, cues = batch.maps.float(), [], None
+        if self.context is not None:
+            parts.append(self.context(maps, batch.is_padding)[pairs.image])
+        tokens = self.project_tokens(batch.instances.tokens.float())
+        parts += [tokens[pairs.human], tokens[pairs.object]]
+        if self.ire is not None:
+            cues = self.ire(maps, batch, pairs, layout)
+            parts.append(cues)
+        return self.fuse(torch.cat(parts, dim=1)), cues
+
+
+class BoxesDescription(nn.Module):
+    """A control that is not in the paper: H from how the two boxes lie and what the object is. No pixels, no tokens."""
+
+    def __init__(self, num_objects: int, feature_dim: int, pair_dim: int):
+        super().__init__()
+        self.embed_object = nn.Embedding(num_objects, feature_dim)
+        self.project_geometry = fully_connected(GEOMETRY_DIM, feature_dim)
+        self.fuse = nn.Sequential(fully_connected(2 * feature_dim, pair_dim), fully_connected(pair_dim, pair_dim))
+
+    def forward(self, batch: Batch, pairs: Pairs, layout: Layout) -> tuple[Float[Tensor, "p d"], None]:
+        """H; there are no cues."""
+        objects = self.embed_object(batch.instances.labels[pairs.object])
+        geometry = self.project_geometry(pair_geometry(batch, pairs))
+        return self.fuse(torch.cat([geometry, objects], dim=1)), None
+
+
+class InteractionNetwork(nn.Module):
+    """From what the frozen detector found to verb logits of every pair: describe, then reason."""
+
+    def __init__(self, person: int, describe: PairDescription | BoxesDescription, reason: InteractionReasoning):
+        super().__init__()
+        self.person = person
+        self.describe = describe
+        self.reason = reason
+
+    def forward(self, batch: Batch) -> Output:
+        pairs = enumerate_pairs(batch, self.person)
+        layout = Layout.of_rows(pairs.image, len(batch.image_ids))
+        descriptions, cues = self.describe(batch, pairs, layout)
+        reasoned, logits = self.reason(descriptions, layout)
+        return Output(pairs, logits, cues, reasoned)
+
+
+def build(
+    variant: Variant, network: Network, *, channels: int, token_dim: int, vocabulary: Vocabulary
+) -> InteractionNetwork:
+    """The network of a variant: all that a prediction needs.
+
+    `channels` are the map's, `token_dim` the instance tokens'.
+    """
+    feature_dim, pair_dim = network.feature_dim, network.pair_dim
+    if variant.network == "boxes":
+        describe = BoxesDescription(len(vocabulary.objects), feature_dim, pair_dim)
+    else:
+        describe = PairDescription(
+            token_dim,
+            feature_dim,
+            pair_dim,
+            GlobalContext(channels, feature_dim) if variant.global_context else None,
+            InteractiveRelationEncoder(channels, feature_dim, pool=network.pool, **_numbers(network.ire))
+            if variant.ire
+            else None,
+        )
+    reason = InteractionReasoning(len(vocabulary.verbs), **_numbers(network.irm))
+    return InteractionNetwork(vocabulary.person, describe, reason)
+
+
+def build_objective(
+    variant: Variant,
+    network: Network,
+    alignment: AlignmentSettings,
+    losses: Losses,
+    *,
+    vocabulary: Vocabulary,
+    text: TextEmbeddings | None,
+    phrase_counts: Int[Tensor, " s"] | None,
+) -> Objective:
+    """What a variant is trained by, with the alignment heads that its switches name.
+
+    A variant without alignment needs neither text nor `phrase_counts` (how often training annotates each phrase).
+    """
+    levels: dict[str, Alignment | None] = {"irm": None, "ire": None}
+    targets = None
+    if variant.aligns:
+        if text is None or phrase_counts is None:
+            raise ValueError("this variant learns from text: give the text embeddings and the counts of their phrases")
+        targets = phrase_targets(text, phrase_counts, whiten=alignment.whiten, residual=alignment.residual)
+        switches = {
+            "irm": (network.pair_dim, variant.irm_sentence, variant.irm_word),
+            "ire": (network.feature_dim, variant.ire_sentence, variant.ire_word),
+        }
+        for level, (dim, sentence, word) in switches.items():
+            if sentence or word:
+                levels[level] = _build_alignment(alignment, dim, text.dim, sentence=sentence, word=word)
+    return Objective(
+        person=vocabulary.person,
+        is_valid_verb=torch.from_numpy(vocabulary.is_valid_verb),
+        focal_balance=losses.focal_balance,
+        focal_gamma=losses.focal_gamma,
+        irm=levels["irm"],
+        ire=levels["ire"],
+        targets=targets,
+    )
+
+
+def _build_alignment(alignment: AlignmentSettings, dim: int, text_dim: int, *, sentence: bool, word: bool) -> Alignment:
+    """The heads of one level, whose vectors have width `dim`."""
+    hidden_dim, project, stack, words = alignment.stack.dim, None, None, None
+    if alignment.form == "literal":
+        project = nn.Linear(dim, hidden_dim) if dim != hidden_dim else None
+        stack = Encoder(activation="relu", **_numbers(alignment.stack))
+        words = LiteralWords(hidden_dim, alignment.stack.heads, text_dim)
+        dim = hidden_dim
+    else:
+        words = AnchoredWords(dim, text_dim, attends=alignment.form == "anchored_attention")
+    sentences = SentenceAlignment(dim, hidden_dim, text_dim)
+    return Alignment(project, stack, words if word else None, sentences if sentence else None)
+
+
+def _numbers(sizes: TransformerSizes) -> dict:
+    return sizes.model_dump()

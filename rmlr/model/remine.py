@@ -1,0 +1,142 @@
+"""Re-mining: what detection threw away, taken once more from the backbone's map (paper, section 3.2)."""
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from rmlr.hoi import Batch
+from rmlr.model.pairs import Pairs
+from rmlr.model.transformer import Encoder, Layout
+
+Pool = Literal["covered", "roi"]
+SINE_TEMPERATURE = 10_000.0  # DETR's
+SMALLEST_AREA = 1e-6  # cells; below, a region counts as empty
+
+
+def fully_connected(inputs: int, outputs: int) -> nn.Sequential:
+    """The paper's FC. Differs: it does not say what follows the linear layer; a ReLU here."""
+    return nn.Sequential(nn.Linear(inputs, outputs), nn.ReLU())
+
+
+def sine_position_code(is_padding: Bool[Tensor, "b h w"], dim: int) -> Float[Tensor, "b h w d"]:
+    """DETR's sine code, one half of the channels for the row and one for the column, normalised over the valid cells.
+
+    Valid cells are the upper left rectangle of each map, so each half is computed along one axis only.
+    """
+    quarter = torch.arange(dim // 4, device=is_padding.device)
+    frequency = 2 * math.pi / SINE_TEMPERATURE ** (quarter * 4 / dim)
+
+    def along(is_valid: Tensor) -> Tensor:  # b t
+        position = is_valid.cumsum(1) / is_valid.sum(1, keepdim=True).clamp(min=1)
+        angle = position[..., None] * frequency
+        return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(2)  # b t d/2
+
+    _, height, width = is_padding.shape
+    rows, columns = along((~is_padding).any(2)), along((~is_padding).any(1))
+    return torch.cat([rows[:, :, None].expand(-1, -1, width, -1), columns[:, None].expand(-1, height, -1, -1)], dim=-1)
+
+
+def coverage(
+    human_boxes: Float[Tensor, "p 4"],
+    object_boxes: Float[Tensor, "p 4"],
+    cell_sizes: Float[Tensor, "p 2"],
+    height: int,
+    width: int,
+) -> Float[Tensor, "p h w"]:
+    """The share of every map cell that the human box or the object box covers (paper, equation 5 and Figure 4).
+
+    Exact, for their union and not for their bounding rectangle: coverage(human) + coverage(object) - coverage(shared),
+    where each rectangle's coverage is the outer product of its overlap with the rows and with the columns.
+    `cell_sizes` are height and width of a cell, in pixels.
+    """
+    boxes = (
+        torch.stack([human_boxes, object_boxes], dim=1) / cell_sizes.flip(1).repeat(1, 2)[:, None]
+    )  # p 2 4, in cells
+    low, high = boxes[..., :2], boxes[..., 2:]
+    low = torch.cat([low, low.amax(1, keepdim=True)], dim=1)  # p 3 2: human, object, shared
+    high = torch.cat([high, high.amin(1, keepdim=True)], dim=1)
+
+    def overlap(cells: int, axis: int) -> Tensor:  # p 3 cells
+        edge = torch.arange(cells, device=boxes.device)
+        return (high[..., axis, None].minimum(edge + 1) - low[..., axis, None].maximum(edge)).clamp(min=0)
+
+    sign = boxes.new_tensor([1.0, 1.0, -1.0])[:, None]
+    rows, columns = overlap(height, 1) * sign, overlap(width, 0)
+    return (rows[..., None] * columns[:, :, None]).sum(1).clamp(min=0)
+
+
+def roi_area(
+    human_boxes: Float[Tensor, "p 4"], object_boxes: Float[Tensor, "p 4"], cell_sizes: Float[Tensor, "p 2"]
+) -> Float[Tensor, " p"]:
+    """Area of the two boxes' bounding rectangle, in cells."""
+    low, high = human_boxes[:, :2].minimum(object_boxes[:, :2]), human_boxes[:, 2:].maximum(object_boxes[:, 2:])
+    return ((high - low).clamp(min=0) / cell_sizes.flip(1)).prod(1)
+
+
+class GlobalContext(nn.Module):
+    """g: the scene as a whole (paper, equation 6): FC(GAP(X)), over valid cells.
+
+    Differs: UPT's mean takes padding in.
+    """
+
+    def __init__(self, channels: int, feature_dim: int):
+        super().__init__()
+        self.project = fully_connected(channels, feature_dim)
+
+    def forward(self, maps: Float[Tensor, "b c h w"], is_padding: Bool[Tensor, "b h w"]) -> Float[Tensor, "b d"]:
+        is_valid = (~is_padding).flatten(1).to(maps.dtype)  # b hw
+        total = (maps.flatten(2) @ is_valid[..., None]).squeeze(-1)
+        return self.project(total / is_valid.sum(1, keepdim=True).clamp(min=1))
+
+
+class InteractiveRelationEncoder(nn.Module):
+    """IRE: one interaction cue m a pair (paper, equations 4 and 5): m = FC(GAP(mROI(F_enc(X), boxes))).
+
+    Differs: the sizes but the number of layers, the position code (DETR's, added once) and a cell's exact share are
+    ours. `pool` says by what the sum over a pair's cells is divided: the area covered, or as the paper the area of the
+    bounding RoI, which differs by a factor that tells how the boxes lie. All pairs are pooled by one product.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        feature_dim: int,
+        *,
+        pool: Pool,
+        layers: int,
+        dim: int,
+        heads: int,
+        ffn_dim: int,
+        dropout: float,
+    ):
+        super().__init__()
+        self.pool: Pool = pool
+        self.dim = dim
+        self.reduce = nn.Linear(channels, dim)
+        self.encoder = Encoder(layers, dim, heads, ffn_dim, dropout, "relu")
+        self.project = fully_connected(dim, feature_dim)
+
+    def forward(
+        self, maps: Float[Tensor, "b c h w"], batch: Batch, pairs: Pairs, layout: Layout
+    ) -> Float[Tensor, "p d"]:
+        cells = self.reduce(maps.flatten(2).transpose(1, 2))  # b hw d
+        cells = cells + sine_position_code(batch.is_padding, self.dim).flatten(1, 2)
+        grid = Layout.of_block(batch.is_padding.flatten(1))
+        cells = grid.pad(self.encoder(cells.flatten(0, 1), grid))
+        pooled = layout.flatten(layout.pad(self._shares(batch, pairs)) @ cells)  # (p, hw) x (hw, d), for each image
+        return self.project(pooled)
+
+    def _shares(self, batch: Batch, pairs: Pairs) -> Tensor:
+        """What each cell contributes to each pair's mean; nothing where the map is padded."""
+        boxes, cell_sizes = batch.instances.boxes, batch.cell_sizes[pairs.image]
+        human_boxes, object_boxes = boxes[pairs.human], boxes[pairs.object]
+        covered = coverage(human_boxes, object_boxes, cell_sizes, *batch.is_padding.shape[1:])
+        covered = covered.masked_fill(batch.is_padding[pairs.image], 0).flatten(1)  # p hw
+        if self.pool == "covered":
+            divisor = covered.sum(1)
+        else:
+            divisor = roi_area(human_boxes, object_boxes, cell_sizes)
+        return covered / divisor.clamp(min=SMALLEST_AREA)[:, None]

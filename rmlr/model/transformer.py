@@ -1,0 +1,101 @@
+"""Transformer encoder layers over many sequences at once, their rows kept one after another."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+Activation = Literal["relu", "gelu"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the rows of several sequences stand in a padded block; only attention ever sees the block.
+
+    An empty sequence keeps one slot, a row of zeros that attends to itself, so that every softmax is defined.
+    """
+
+    shape: tuple[int, int]  # sequences, slots of each
+    slot: Int[Tensor, " r"] | None  # each row's place in the flattened block; None: the rows are the block
+    is_padding: Bool[Tensor, "b t"] | None  # None: nothing is padded
+
+    @classmethod
+    def of_rows(cls, sequence: Int[Tensor, " r"], sequences: int) -> "Layout":
+        """Of rows that say which sequence they belong to, ascending."""
+        counts = torch.bincount(sequence, minlength=sequences)
+        slots = max(int(counts.max()), 1)
+        position = torch.arange(len(sequence), device=sequence.device) - (counts.cumsum(0) - counts)[sequence]
+        is_padding = torch.arange(slots, device=sequence.device) >= counts.clamp(min=1)[:, None]
+        return cls((sequences, slots), sequence * slots + position, is_padding)
+
+    @classmethod
+    def of_block(cls, is_padding: Bool[Tensor, "b t"]) -> "Layout":
+        """Of a block that is padded already: every slot is a row, but no padding is attended to."""
+        sequences, slots = is_padding.shape
+        return cls((sequences, slots), None, is_padding if bool(is_padding.any()) else None)
+
+    def pad(self, rows: Float[Tensor, "r d"]) -> Float[Tensor, "b t d"]:
+        """Each row in its place, zeros elsewhere."""
+        if self.slot is not None:
+            rows = rows.new_zeros(self.shape[0] * self.shape[1], rows.shape[1]).index_copy_(0, self.slot, rows)
+        return rows.view(*self.shape, rows.shape[1])
+
+    def flatten(self, block: Float[Tensor, "b t d"]) -> Float[Tensor, "r d"]:
+        """The rows back from their places."""
+        rows = block.flatten(0, 1)
+        return rows if self.slot is None else rows.index_select(0, self.slot)
+
+
+class EncoderLayer(nn.Module):
+    """Multi-head self-attention and a feed-forward network, each with a residual and a layer norm after it.
+
+    Equal to `torch.nn.TransformerEncoderLayer` (post-norm), but its linear layers see no padding.
+    """
+
+    def __init__(self, dim: int, heads: int, ffn_dim: int, dropout: float, activation: Activation):
+        super().__init__()
+        self.heads = heads
+        self.activation = F.relu if activation == "relu" else F.gelu
+        self.to_query_key_value = nn.Linear(dim, 3 * dim)
+        self.mix = nn.Linear(dim, dim)
+        self.expand = nn.Linear(dim, ffn_dim)
+        self.contract = nn.Linear(ffn_dim, dim)
+        self.attention_norm = nn.LayerNorm(dim)
+        self.ffn_norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.xavier_uniform_(self.to_query_key_value.weight)  # as torch's own attention
+        nn.init.zeros_(self.to_query_key_value.bias)
+        nn.init.zeros_(self.mix.bias)
+
+    def forward(self, rows: Float[Tensor, "r d"], layout: Layout) -> Float[Tensor, "r d"]:
+        rows = self.attention_norm(rows + self.dropout(self.mix(self._attend(rows, layout))))
+        hidden = self.dropout(self.activation(self.expand(rows)))
+        return self.ffn_norm(rows + self.dropout(self.contract(hidden)))
+
+    def _attend(self, rows: Tensor, layout: Layout) -> Tensor:
+        block = layout.pad(self.to_query_key_value(rows))  # b t 3d
+        query, key, value = block.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # b heads t d/heads
+        attended = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=None if layout.is_padding is None else ~layout.is_padding[:, None, None, :],
+            dropout_p=self.dropout.p if self.training else 0.0,
+        )
+        return layout.flatten(attended.transpose(1, 2).flatten(2))
+
+
+class Encoder(nn.Module):
+    """A stack of encoder layers."""
+
+    def __init__(self, layers: int, dim: int, heads: int, ffn_dim: int, dropout: float, activation: Activation):
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(dim, heads, ffn_dim, dropout, activation) for _ in range(layers))
+
+    def forward(self, rows: Float[Tensor, "r d"], layout: Layout) -> Float[Tensor, "r d"]:
+        for layer in self.layers:
+            rows = layer(rows, layout)
+        return rows

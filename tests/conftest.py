@@ -13,6 +13,8 @@ REAL_VCOCO = {  # the photos of COCO128 that V-COCO has
     "test": [294, 328, 395, 428, 536, 564, 589],
 }
 
+COCO_CATEGORIES = [{"id": 9, "name": "bat"}, {"id": 1, "name": "person"}, {"id": 3, "name": "ball"}]
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
@@ -71,3 +73,126 @@ def _restrict_rows(action: dict, image_ids: list[int]) -> dict:
         | part
         | {"role_object_id": [action["role_object_id"][persons * role + row] for role in roles for row in kept]}
     )
+
+
+@pytest.fixture
+def tiny_vcoco_raw(tmp_path) -> Path:
+    """Four images in V-COCO's format: 12 and 11 train (in that order), 20 val, 30 test. Objects: person, ball, bat.
+
+    Image 11: person 101 hits ball 103 with bat 107, looks at an unseen thing and stands; person 102 is not listed, 104
+    is a crowd, 105 has no area, 106 is ignored. Image 12 has nothing. Image 20: person 201 points at ball 202 and looks
+    at person 203. Image 30: person 301, before its ball 302 in the rows but after it in COCO, looks at it.
+    """
+    raw = tmp_path / "raw"
+    train = {
+        101: (11, 1, [10, 10, 20, 40], {}),
+        102: (11, 1, [60, 10, 20.5, 40.25], {}),
+        105: (11, 1, [1, 1, 5, 5], {"area": 0}),
+        103: (11, 3, [30, 40, 8, 8], {}),
+        104: (11, 1, [0, 0, 90, 9], {"iscrowd": 1}),
+        106: (11, 3, [1, 1, 5, 5], {"ignore": 1}),
+        107: (11, 9, [25, 20, 4, 25], {}),
+        201: (20, 1, [5, 5, 30, 60], {}),
+        202: (20, 3, [50, 50, 9, 9], {}),
+        203: (20, 1, [60, 5, 30, 60], {}),
+    }
+    test = {302: (30, 3, [50, 50, 9, 9], {}), 301: (30, 1, [5, 5, 30, 60], {})}
+    write_json(raw / "coco" / "instances_train2014.json", coco_file("train2014", [11, 12, 20], train))
+    write_json(raw / "coco" / "instances_val2014.json", coco_file("val2014", [30], test))
+    write_json(
+        raw / "vcoco" / "vcoco_train.json",
+        [
+            vcoco_action("stand", [], [11, 11], [101, 105], [1, 1]),
+            vcoco_action("hit", ["instr", "obj"], [11, 11], [101, 105], [1, 0], [107, 0], [103, 0]),
+            vcoco_action("look", ["obj"], [11, 11], [101, 105], [1, 1], [0, 103]),
+            vcoco_action("point", ["instr"], [11, 11], [101, 105], [0, 0], [0, 0]),
+        ],
+    )
+    write_json(
+        raw / "vcoco" / "vcoco_val.json",
+        [
+            vcoco_action("stand", [], [20, 20], [203, 201], [0, 0]),
+            vcoco_action("hit", ["instr", "obj"], [20, 20], [203, 201], [0, 0], [0, 0], [0, 0]),
+            vcoco_action("look", ["obj"], [20, 20], [203, 201], [0, 1], [0, 203]),
+            vcoco_action("point", ["instr"], [20, 20], [203, 201], [0, 1], [0, 202]),
+        ],
+    )
+    write_json(
+        raw / "vcoco" / "vcoco_test.json",
+        [
+            vcoco_action("stand", [], [30], [301], [0]),
+            vcoco_action("hit", ["instr", "obj"], [30], [301], [0], [0], [0]),
+            vcoco_action("look", ["obj"], [30], [301], [1], [302]),
+            vcoco_action("point", ["instr"], [30], [301], [0], [0]),
+        ],
+    )
+    (raw / "vcoco" / "splits").mkdir()
+    for split, ids in (("train", [12, 11]), ("val", [20]), ("test", [30])):
+        (raw / "vcoco" / "splits" / f"vcoco_{split}.ids").write_text("".join(f"{image_id}\n" for image_id in ids))
+    return raw
+
+
+@pytest.fixture
+def tiny_hicodet_raw(tmp_path) -> Path:
+    """Six images in HICO-DET's format: 1, 2, 5 (empty) and 7 train, 1 and 3 (empty) test. Objects: apple, person."""
+    raw = tmp_path / "raw"
+    classes = {
+        "objects": ["apple", "person"],
+        "verbs": ["eat", "hug", "no_interaction"],
+        "correspondence": [[0, 1, 1], [1, 1, 2], [2, 0, 0], [3, 0, 2]],
+        "rare": [1],
+        "non_rare": [0, 2, 3],
+    }
+    eat = ([1, 1, 10, 20], [5, 5, 5, 5], 2)
+    hug = ([2, 3, 40, 50], [30, 3, 64, 48], 0)
+    none = ([1, 1, 11, 20], [6, 6, 9, 9], 3)
+    train = classes | hicodet_images("train", {1: [eat, hug], 2: [none], 5: [], 7: [eat]})
+    write_json(raw / "hicodet" / "instances_train2015.json", train)
+    write_json(raw / "hicodet" / "instances_test2015.json", classes | hicodet_images("test", {1: [hug], 3: []}))
+    return raw
+
+
+def write_json(path: Path, content) -> None:
+    """Write a file and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def coco_file(name: str, image_ids: list[int], annotations: dict[int, tuple]) -> dict:
+    """COCO's instances file; an annotation is (image id, category id, [x, y, width, height], further keys)."""
+    sizes = {"height": 70, "width": 100}
+    return {
+        "images": [{"id": n, "file_name": f"COCO_{name}_{n:012d}.jpg", **sizes} for n in image_ids],
+        "annotations": [
+            {"id": n, "image_id": image_id, "category_id": category, "bbox": box, "area": 9.0, "iscrowd": 0, **more}
+            for n, (image_id, category, box, more) in annotations.items()
+        ],
+        "categories": COCO_CATEGORIES,
+    }
+
+
+def vcoco_action(name, roles, image_ids, persons, labels, *objects) -> dict:
+    """One action of an official V-COCO file."""
+    ids = [*persons, *(number for role in objects for number in role)]
+    columns = {"image_id": image_ids, "ann_id": persons, "label": labels, "role_object_id": ids}
+    return {"action_name": name, "role_name": ["agent", *roles], "include": [[]] * (1 + len(roles)), **columns}
+
+
+def hicodet_images(name: str, images: dict[int, list[tuple]]) -> dict:
+    """The lists over the images of a HICO-DET file; a row is (human box, object box, HOI of `tiny_hicodet_raw`)."""
+    object_and_verb = [(1, 1), (1, 2), (0, 0), (0, 2)]
+    return {
+        "filenames": [f"HICO_{name}2015_{n:08d}.jpg" for n in images],
+        "size": [[64, 50] for _ in images],
+        "empty": [index for index, rows in enumerate(images.values()) if not rows],
+        "annotation": [
+            {
+                "boxes_h": [human for human, _, _ in rows],
+                "boxes_o": [thing for _, thing, _ in rows],
+                "hoi": [hoi for _, _, hoi in rows],
+                "object": [object_and_verb[hoi][0] for _, _, hoi in rows],
+                "verb": [object_and_verb[hoi][1] for _, _, hoi in rows],
+            }
+            for rows in images.values()
+        ],
+    }

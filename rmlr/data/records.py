@@ -201,20 +201,22 @@ def check_annotations(source: Path, annotations: Sequence[Annotation], vocabular
 def count_annotations(annotations: Sequence[Annotation], vocabulary: Vocabulary) -> dict[str, int]:
     """What a split holds, in numbers for its log."""
     num_verbs = len(vocabulary.verbs)
-    interactions = np.concatenate([np.zeros((0, 3), int), *(annotation.interactions for annotation in annotations)])
-    has_box, is_scored = interactions[:, 2] != NO_BOX, interactions[:, 1] < num_verbs
+    rows = [annotation.interactions for annotation in annotations]
+    is_scored = [row[:, 1] < num_verbs for row in rows]
+    is_pair = [scored & (row[:, 2] != NO_BOX) for scored, row in zip(is_scored, rows, strict=True)]
+    scored, pairs = sum(int(row.sum()) for row in is_scored), sum(int(row.sum()) for row in is_pair)
     persons = [annotation.labels == vocabulary.person for annotation in annotations]
     return {
         "images": len(annotations),
-        "images_with_pair": sum(bool((annotation.interactions[:, 2] != NO_BOX).any()) for annotation in annotations),
+        "images_with_pair": sum(bool(row.any()) for row in is_pair),
         "boxes": sum(len(annotation.boxes) for annotation in annotations),
         "persons": sum(int(is_person.sum()) for is_person in persons),
         "unlisted_persons": sum(
             int((is_person & ~annotation.is_listed).sum())
             for is_person, annotation in zip(persons, annotations, strict=True)
         ),
-        "interactions": int(is_scored.sum()),
-        "interactions_without_box": int((is_scored & ~has_box).sum()),
-        "unscored_interactions": int((~is_scored).sum()),
+        "interactions": scored,
+        "interactions_without_box": scored - pairs,
+        "unscored_interactions": sum(len(row) for row in rows) - scored,
         "actions": sum(len(annotation.actions) for annotation in annotations),
     }

@@ -92,13 +92,18 @@ class FrozenDetector(nn.Module):
     def __init__(self, detr: DetrForObjectDetection, names: Sequence[str]) -> None:
         super().__init__()
         self.detr = detr.eval().requires_grad_(False)
-        self._label_of = torch.tensor(match_names(class_names(detr), names), device=detr.device)
+        self.register_buffer("label_of", torch.tensor(match_names(class_names(detr), names)), persistent=False)
         backbone = detr.model.backbone
         self.stride = backbone_stride(detr)
         self.channels = backbone.intermediate_channel_sizes[-1]
         self.token_dim = detr.config.d_model
         self._maps: list[tuple[Tensor, Tensor]] = []
         backbone.register_forward_hook(lambda _module, _inputs, output: self._maps.append(output[-1]))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.detr.device
 
     def train(self, mode: bool = True) -> "FrozenDetector":
         """Stays in evaluation mode, whatever its owner does."""
@@ -118,14 +123,15 @@ class FrozenDetector(nn.Module):
         output = self.detr(pixels, pixel_mask=(~is_padding).long())
         maps, is_cell = self._maps.pop()
         probabilities = output.logits.softmax(-1)[..., :-1]
-        scores, classes = probabilities.masked_fill(self._label_of < 0, -1.0).max(-1)
+        label_of = self.get_buffer("label_of")
+        scores, classes = probabilities.masked_fill(label_of < 0, -1.0).max(-1)
         height_width = original.to(pixels.dtype)
         corners = xyxy_from_cxcywh(output.pred_boxes) * height_width.flip(-1).repeat(1, 2)[:, None]
         boxes = torch.stack([clip(b, float(h), float(w)) for b, (h, w) in zip(corners, height_width, strict=True)])
         return Detections(
             boxes=boxes,
             scores=scores,
-            labels=self._label_of[classes],
+            labels=label_of[classes],
             tokens=output.last_hidden_state,
             maps=maps,
             is_padding=~is_cell,

@@ -126,7 +126,7 @@ def test_pairs_are_every_human_with_every_other_instance(ragged):
 
 
 def test_an_interrupted_writer_goes_on_with_the_shards_that_are_left(tmp_path):
-    sizes = {image_id: (1, 1) for image_id in (1, 2, 3)}
+    sizes = dict.fromkeys((1, 2, 3), (1, 1))
     write_shard(FeatureWriter(make_index([1, 2, 3]), tmp_path / "resume", "same"), 0, [1, 2], sizes)
     again = FeatureWriter(make_index([1, 2, 3]), tmp_path / "resume", "same")
     assert again.missing() == [(1, [3])]
@@ -134,7 +134,7 @@ def test_an_interrupted_writer_goes_on_with_the_shards_that_are_left(tmp_path):
 
 @pytest.mark.parametrize("change", [{"detector_digest": "other"}, {"image_ids": [2, 1, 3]}])
 def test_shards_of_another_detector_or_of_other_images_are_made_anew(tmp_path, change):
-    sizes = {image_id: (1, 1) for image_id in (1, 2, 3)}
+    sizes = dict.fromkeys((1, 2, 3), (1, 1))
     write_shard(FeatureWriter(make_index([1, 2, 3]), tmp_path / "resume", "same"), 0, [1, 2], sizes)
     again = FeatureWriter(make_index([1, 2, 3]).model_copy(update=change), tmp_path / "resume", "same")
     assert [shard for shard, _ in again.missing()] == [0, 1]

@@ -42,7 +42,7 @@ def ranked_average_precision(is_hit: Bool[np.ndarray, " t"], positives: int, int
 
 
 def rank_by_score(classes: Int[np.ndarray, " t"], scores: Float[np.ndarray, " t"]) -> Int[np.ndarray, " t"]:
-    """Rows grouped by ascending class, in each by descending score; equal scores keep their order."""
+    """Rows grouped by ascending class (0 or more), in each by descending score; equal scores keep their order."""
     by_score = np.argsort(-scores, kind="stable")
     narrow = classes.astype(np.min_scalar_type(int(classes.max(initial=0))))  # NumPy sorts 16 bits or less by radix
     return by_score[np.argsort(narrow[by_score], kind="stable")]

@@ -102,8 +102,8 @@ def evaluate(annotations: Sequence[Annotation], vocabulary: Vocabulary, triplets
     hoi = vocabulary.hoi_of[triplets.object_category, triplets.verb]
     truth = gather_pairs(annotations, vocabulary)
 
-    ranked = rank_by_score(hoi, triplets.score)
-    ranked = ranked[np.searchsorted(hoi[ranked], 0) :]
+    is_class = np.flatnonzero(hoi >= 0)
+    ranked = is_class[rank_by_score(hoi[is_class], triplets.score[is_class])]
     hoi, image = hoi[ranked], image[ranked]
     is_hit = judge(truth, hoi * len(annotations) + image, triplets.human_boxes[ranked], triplets.object_boxes[ranked])
     is_known = truth.holds_object[image, triplets.object_category[ranked]]

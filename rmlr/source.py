@@ -9,8 +9,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 
-# What changes no number: the version, what surrounds a stage, the types of a settings file (its content counts by itself).
-# Who changes how `rmlr.run` seeds must remove the results by hand.
+# What changes no number: the version, what surrounds a stage, and the types of a settings file, whose content counts
+# anyway. Who changes how `rmlr.run` seeds must remove the results by hand.
 NOT_COUNTED = ("rmlr", "rmlr.run", "rmlr.settings", "rmlr.source")
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ["RMLR_TRACKING"] = "off"  # no test leaves a run in MLflow, but those of the tracker
+
 REAL_VCOCO = {  # the photos of COCO128 that V-COCO has
     "train": [368, 531],
     "val": [165, 436, 625],

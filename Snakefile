@@ -1,0 +1,20 @@
+"""The study: bare `snakemake` makes every table and figure of the profile that params.yaml names."""
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/detector.smk"
+include: "workflow/rules/runs.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.milestone_data.input,
+        [f"results/{name}.{kind}" for name in STUDY.tables for kind in ("csv", "md")],
+        [f"{RESULTS}/figures/{name}/figure.png" for name in STUDY.figures],

@@ -1,0 +1,98 @@
+"""From the drawn world, or the real data in the same layout, to our records and the text's embeddings."""
+
+ANNOTATIONS = ("vocabulary.json", "train.json", "val.json", "test.json")
+RAW_FILES = {
+    "vcoco": ("coco/*.json", "vcoco/*.json", "vcoco/splits/*.ids"),
+    "hicodet": ("hicodet/*.json",),
+}
+
+
+def raw_files(wildcards):
+    """The annotation files that `prepare` reads; of real data those that are there, for the stage says what it misses."""
+    if CHOSEN.world:
+        return [f"{RAW}/run.json"]
+    return sorted(str(file) for pattern in RAW_FILES[wildcards.dataset] for file in Path(RAW).glob(pattern))
+
+
+def images_mark(wildcards):
+    """What changes when the pictures do; nobody draws real ones anew."""
+    return [f"{RAW}/run.json"] if CHOSEN.world else []
+
+
+rule draw:
+    input:
+        settings="results/{profile}/settings/world/draw.yaml",
+    output:
+        "results/{profile}/world/draw/settings.yaml",
+        run="results/{profile}/world/draw/run.json",
+    log:
+        "results/{profile}/logs/world/draw.txt",
+    benchmark:
+        "results/{profile}/benchmarks/world/draw.tsv"
+    threads: 2
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        out=subpath(output.run, parent=True),
+    shell:
+        "rmlr draw --settings {input.settings} --out {params.out} &> {log}"
+
+
+rule prepare:
+    input:
+        raw_files,
+        settings="results/{profile}/settings/{dataset}/prepare.yaml",
+    output:
+        expand("results/{{profile}}/{{dataset}}/prepare/{file}", file=ANNOTATIONS),
+        "results/{profile}/{dataset}/prepare/settings.yaml",
+        run="results/{profile}/{dataset}/prepare/run.json",
+    log:
+        "results/{profile}/logs/{dataset}/prepare.txt",
+    benchmark:
+        "results/{profile}/benchmarks/{dataset}/prepare.tsv"
+    resources:
+        mem_mb=8000,
+        runtime=30,
+    params:
+        raw=RAW,
+        out=subpath(output.run, parent=True),
+    shell:
+        "rmlr prepare --settings {input.settings} --raw {params.raw} --out {params.out} &> {log}"
+
+
+rule text:
+    input:
+        settings="results/{profile}/settings/{dataset}/text/{encoder}.yaml",
+        annotations="results/{profile}/{dataset}/prepare/run.json",
+    output:
+        "results/{profile}/{dataset}/text/{encoder}/embeddings.safetensors",
+        "results/{profile}/{dataset}/text/{encoder}/index.json",
+        "results/{profile}/{dataset}/text/{encoder}/settings.yaml",
+        run="results/{profile}/{dataset}/text/{encoder}/run.json",
+    log:
+        "results/{profile}/logs/{dataset}/text/{encoder}.txt",
+    benchmark:
+        "results/{profile}/benchmarks/{dataset}/text/{encoder}.tsv"
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=60,
+    params:
+        annotations=subpath(input.annotations, parent=True),
+        out=subpath(output.run, parent=True),
+    shell:
+        "rmlr text --settings {input.settings} --annotations {params.annotations} --out {params.out} &> {log}"
+
+
+rule milestone_data:
+    input:
+        [f"{RESULTS}/world/draw/run.json"] if CHOSEN.world else [],
+        [f"{RESULTS}/{dataset}/prepare/run.json" for dataset in CHOSEN.train],
+    localrule: True
+
+
+rule milestone_text:
+    input:
+        [f"{RESULTS}/{run.dataset}/text/{run.encoder}/run.json" for run in ALL_RUNS.values()],
+    localrule: True

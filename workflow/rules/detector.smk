@@ -1,0 +1,77 @@
+"""A DETR, fitted and frozen, and what it sees in every picture."""
+
+
+rule detector:
+    input:
+        images_mark,
+        settings="results/{profile}/settings/detector/{backbone}.yaml",
+        annotations="results/{profile}/vcoco/prepare/run.json",
+    output:
+        "results/{profile}/detector/{backbone}/model.safetensors",
+        "results/{profile}/detector/{backbone}/config.json",
+        "results/{profile}/detector/{backbone}/metrics.json",
+        "results/{profile}/detector/{backbone}/settings.yaml",
+        run="results/{profile}/detector/{backbone}/run.json",
+    log:
+        "results/{profile}/logs/detector/{backbone}.txt",
+    benchmark:
+        "results/{profile}/benchmarks/detector/{backbone}.tsv"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=2880,
+    params:
+        annotations=subpath(input.annotations, parent=True),
+        images=f"{RAW}/images",
+        seed=CHOSEN.detector_seed,
+        out=subpath(output.run, parent=True),
+    shell:
+        "rmlr detector --settings {input.settings} --annotations {params.annotations} --images {params.images}"
+        " --seed {params.seed} --out {params.out} &> {log}"
+
+
+rule features:
+    input:
+        images_mark,
+        settings="results/{profile}/settings/{dataset}/features/{backbone}/{split}.yaml",
+        annotations="results/{profile}/{dataset}/prepare/run.json",
+        detector="results/{profile}/detector/{backbone}/run.json",
+    output:
+        "results/{profile}/{dataset}/features/{backbone}/{split}/index.json",
+        "results/{profile}/{dataset}/features/{backbone}/{split}/settings.yaml",
+        run="results/{profile}/{dataset}/features/{backbone}/{split}/run.json",
+    log:
+        "results/{profile}/logs/{dataset}/features/{backbone}/{split}.txt",
+    benchmark:
+        "results/{profile}/benchmarks/{dataset}/features/{backbone}/{split}.tsv"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=720,
+    params:
+        annotations=subpath(input.annotations, parent=True),
+        images=f"{RAW}/images",
+        detector=subpath(input.detector, parent=True),
+        out=subpath(output.run, parent=True),
+    shell:
+        "rmlr features --settings {input.settings} --annotations {params.annotations} --split {wildcards.split}"
+        " --images {params.images} --detector {params.detector} --out {params.out} &> {log}"
+
+
+def views(run):
+    """The caches of a run's dataset and backbone, every split."""
+    return [f"{RESULTS}/{run.dataset}/features/{run.backbone}/{split}/run.json" for split in ("train", "val", "test")]
+
+
+rule milestone_detector:
+    input:
+        [f"{RESULTS}/detector/{run.backbone}/run.json" for run in ALL_RUNS.values()],
+    localrule: True
+
+
+rule milestone_features:
+    input:
+        [file for run in ALL_RUNS.values() for file in views(run)],
+    localrule: True

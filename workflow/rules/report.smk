@@ -1,0 +1,89 @@
+"""The paper's tables beside ours, and pictures of predictions."""
+
+
+def table_metrics(wildcards):
+    return [
+        f"{RESULTS}/runs/{row.run}/{seed}/evaluate/metrics.json"
+        for row in STUDY.tables[wildcards.table].rows
+        for seed in CHOSEN.seeds
+    ]
+
+
+def figure_input(file):
+    """A file of the run that a figure shows, of its first seed."""
+    return lambda wildcards: f"{RESULTS}/runs/{STUDY.figures[wildcards.figure].run}/{CHOSEN.seeds[0]}/{file}"
+
+
+def figure_annotations(wildcards):
+    run = ALL_RUNS[STUDY.figures[wildcards.figure].run]
+    return f"{RESULTS}/{run.dataset}/prepare/run.json"
+
+
+rule table:
+    input:
+        table_metrics,
+        settings="results/{profile}/settings/tables/{table}.yaml",
+        paper="paper/{table}.csv",
+    output:
+        "results/{profile}/tables/{table}/{table}.csv",
+        "results/{profile}/tables/{table}/{table}.md",
+        "results/{profile}/tables/{table}/settings.yaml",
+        run="results/{profile}/tables/{table}/run.json",
+    log:
+        "results/{profile}/logs/tables/{table}.txt",
+    benchmark:
+        "results/{profile}/benchmarks/tables/{table}.tsv"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        runs=f"{RESULTS}/runs",
+        out=subpath(output.run, parent=True),
+    shell:
+        "rmlr table --settings {input.settings} --runs {params.runs} --paper {input.paper} --out {params.out} &> {log}"
+
+
+rule copy:
+    input:
+        csv=f"{RESULTS}/tables/{{table}}/{{table}}.csv",
+        md=f"{RESULTS}/tables/{{table}}/{{table}}.md",
+        marker=copy_marker("{table}"),
+    output:
+        csv=report("results/{table}.csv", caption="../report/table.rst", category="Tables", labels={"table": "{table}"}),
+        md="results/{table}.md",
+    log:
+        f"{RESULTS}/logs/copies/{{table}}.txt",
+    localrule: True
+    shell:
+        "(cp {input.csv} {output.csv} && cp {input.md} {output.md}) &> {log}"
+
+
+rule figure:
+    input:
+        images_mark,
+        settings="results/{profile}/settings/figures/{figure}.yaml",
+        annotations=figure_annotations,
+        triplets=figure_input("predict/triplets.parquet"),
+    output:
+        report(
+            "results/{profile}/figures/{figure}/figure.png",
+            caption="../report/figure.rst",
+            category="Figures",
+            labels={"figure": "{figure}"},
+        ),
+        "results/{profile}/figures/{figure}/settings.yaml",
+        run="results/{profile}/figures/{figure}/run.json",
+    log:
+        "results/{profile}/logs/figures/{figure}.txt",
+    benchmark:
+        "results/{profile}/benchmarks/figures/{figure}.tsv"
+    resources:
+        mem_mb=4000,
+        runtime=10,
+    params:
+        annotations=subpath(input.annotations, parent=True),
+        images=f"{RAW}/images",
+        out=subpath(output.run, parent=True),
+    shell:
+        "rmlr figure --settings {input.settings} --annotations {params.annotations} --images {params.images}"
+        " --triplets {input.triplets} --out {params.out} &> {log}"

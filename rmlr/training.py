@@ -1,11 +1,25 @@
-"""The trainer: devices, precision, accumulation, schedule and resume for all that learns."""
+"""The trainer: devices, precision, accumulation, schedule and resume for all that learns.
+
+It knows nothing of networks: whatever gives sums and counts of loss terms can be trained.
+"""
 
 import math
 import os
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast, runtime_checkable
 
+import numpy as np
 import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from rmlr.hoi import Batch, Truth
+from rmlr.run import Record
+from rmlr.settings import Losses, Train
+
+# ---- what all training loops share
 
 
 def cosine_schedule(step: int, *, total: int, warmup: int = 0, floor: float = 0.0) -> float:
@@ -37,3 +51,175 @@ def load_resume(path: Path, *, identity: str) -> dict[str, Any] | None:
         return None
     state = torch.load(path, map_location="cpu", weights_only=True)
     return state if state.get("identity") == identity else None
+
+
+# ---- the heads
+
+
+@runtime_checkable
+class Terms(Protocol):
+    """What an objective gives for a micro-batch (`rmlr.model.losses.LossTerms`)."""
+
+    counts: Any  # .positives and .rows
+
+    def total(self, weights: Losses, positives: float, rows: float) -> Tensor:
+        """The loss, its terms over the given numbers."""
+        ...
+
+    def sums(self) -> dict[str, Tensor]:
+        """What is added up over an epoch for its log."""
+        ...
+
+
+class Task(nn.Module):
+    """Network and objective as one module, so that data-parallel training sees every parameter."""
+
+    def __init__(self, network: nn.Module, objective: nn.Module, text: Any, precision: torch.dtype | None):
+        super().__init__()
+        self.network, self.objective = network, objective
+        self._text, self._precision = text, precision
+
+    def forward(self, batch: Batch, truth: Truth) -> Terms:
+        """The terms of one micro-batch; the network in the given precision, the losses in float32."""
+        device = batch.maps.device.type
+        with torch.autocast(device, self._precision) if self._precision else nullcontext():
+            output = self.network(batch)
+        return self.objective(output, batch, truth, self._text)
+
+
+def fit(
+    network: nn.Module,
+    objective: nn.Module,
+    load: Callable[[list[int]], tuple[Batch, Truth]],
+    number: int,
+    *,
+    text: Any,
+    schedule: Train,
+    weights: Losses,
+    means: Callable[[Mapping[str, float]], dict[str, float]],
+    seed: int,
+    record: Record,
+    identity: str,
+) -> list[dict[str, Any]]:
+    """Train network and objective in place on `number` images; the curve of every epoch, one row each.
+
+    `load` gives the images at some positions, `means` turns an epoch's sums into what is logged. AdamW, cosine decay to
+    0, gradients clipped. Order and dropout of an epoch depend on seed and epoch alone, so a run that goes on from its
+    last whole epoch (in `record.resume`, if it was left there under the same `identity`) ends where it would have.
+
+    Over processes and micro-batches, losses are normalised by what the whole effective batch holds: the gradient is
+    that of one process with the whole batch (model specification, section 7). The last batch of an epoch is filled up
+    with its first images, so that every process always has work.
+
+    Raises ValueError where the effective batch cannot be reached, and on a loss or gradient that is not finite.
+    """
+    accelerator = Accelerator()
+    processes, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
+    accumulation, left = divmod(schedule.batch_size, processes * schedule.micro_batch_size)
+    if left or not accumulation:
+        raise ValueError(
+            f"batch_size {schedule.batch_size} is not a multiple of {processes} process(es) x micro_batch_size "
+            f"{schedule.micro_batch_size}. Change batch_size, micro_batch_size, or the number of processes"
+        )
+    if not number:
+        raise ValueError("no image to train on: none has a candidate pair. Does the detector find people and objects?")
+    task = Task(network, objective, text, torch.bfloat16 if schedule.precision == "bf16" else None)
+    parallel = accelerator.prepare(task)
+    parameters = [parameter for parameter in task.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)
+    path, first = record.resume / "epoch.pt", 0
+    rows: list[dict[str, Any]] = []
+    if state := load_resume(path, identity=identity):
+        task.load_state_dict(state["task"])
+        optimiser.load_state_dict(state["optimiser"])
+        rows, first = state["rows"], len(state["rows"])
+    for row in rows:
+        record.log_metrics(row, step=row["epoch"])
+    steps = math.ceil(number / schedule.batch_size)
+    with record.progress((schedule.epochs - first) * steps, "training") as bar:
+        for epoch in range(first, schedule.epochs):
+            note = f"epoch {epoch + 1} of {schedule.epochs}"
+            torch.manual_seed(_seed(seed, epoch, rank))
+            task.train()
+            order = np.random.default_rng([seed, epoch]).permutation(number)
+            order = np.resize(order, (steps, accumulation, processes, schedule.micro_batch_size))[:, :, rank]
+            sums: dict[str, Tensor] = {}
+            norms = torch.zeros((), device=device)
+            for step, positions in enumerate(order.tolist()):
+                factor = cosine_schedule(epoch * steps + step, total=schedule.epochs * steps)
+                for group in optimiser.param_groups:
+                    group["lr"] = schedule.learning_rate * factor
+                loaded = map(load, positions)
+                micro_batches = [(batch.to(device), truth.to(device)) for batch, truth in loaded]
+                _backward(accelerator, parallel, objective, micro_batches, weights, sums)
+                norm = nn.utils.clip_grad_norm_(parameters, schedule.clip_norm)
+                _check_finite("gradient", norm, micro_batches)
+                optimiser.step()
+                optimiser.zero_grad()
+                norms += norm
+                bar.advance(1, note)
+            names = sorted(sums)
+            totals = _over_processes(accelerator, torch.stack([sums[name] for name in names]).double()).tolist()
+            row = {"epoch": epoch + 1, "gradient_norm": float(norms) / steps}
+            row |= means(dict(zip(names, totals, strict=True)))
+            rows.append(row)
+            record.log_metrics(row, step=epoch + 1)
+            if accelerator.is_main_process:
+                state = {"task": task.state_dict(), "optimiser": optimiser.state_dict(), "rows": rows}
+                save_resume(path, {"identity": identity, **state})
+            accelerator.wait_for_everyone()
+    return rows
+
+
+def _backward(
+    accelerator: Accelerator,
+    parallel: nn.Module,
+    objective: Any,
+    micro_batches: list[tuple[Batch, Truth]],
+    weights: Losses,
+    sums: dict[str, Tensor],
+) -> None:
+    """Add the gradient of one effective batch to the parameters, and its log's numbers to `sums`.
+
+    What terms are divided by must be known before the first backward pass: one micro-batch counts as it goes, several
+    are counted beforehand.
+    """
+    scale = None
+    if len(micro_batches) > 1:
+        scale = _scale(accelerator, [objective.count(batch, truth) for batch, truth in micro_batches])
+    for number, (batch, truth) in enumerate(micro_batches):
+        is_last = number == len(micro_batches) - 1
+        with nullcontext() if is_last else accelerator.no_sync(parallel):
+            terms: Terms = parallel(batch, truth)
+            scale = scale or _scale(accelerator, [terms.counts])
+            loss = terms.total(weights, *scale)
+            _check_finite("loss", loss, [(batch, truth)])
+            accelerator.backward(loss)
+        for name, value in terms.sums().items():
+            sums[name] = sums[name] + value if name in sums else value
+
+
+def _scale(accelerator: Accelerator, counts: list[Any]) -> tuple[float, float]:
+    """Positives and rows of the effective batch, at least 1, by process: gradients are averaged over processes."""
+    here = torch.stack([torch.stack([count.positives, count.rows]) for count in counts]).sum(0)
+    positives, rows = _over_processes(accelerator, here).clamp(min=1).tolist()
+    return positives / accelerator.num_processes, rows / accelerator.num_processes
+
+
+def _over_processes(accelerator: Accelerator, here: Tensor) -> Tensor:
+    """The sum over all processes."""
+    return cast(Tensor, accelerator.reduce(here, "sum"))
+
+
+def _check_finite(what: str, value: Tensor, micro_batches: list[tuple[Batch, Truth]]) -> None:
+    if not torch.isfinite(value):
+        images = [image for batch, _ in micro_batches for image in batch.image_ids.tolist()]
+        raise ValueError(
+            f"the {what} is {float(value)} on images {images}. Look at their features and annotations, or lower the "
+            "learning rate"
+        )
+
+
+def _seed(*parts: int) -> int:
+    """A seed from several numbers, none of which hides another."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])

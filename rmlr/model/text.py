@@ -61,8 +61,14 @@ class TextEmbeddings:
         """Width of the encoder's states."""
         return self.sentences.shape[1]
 
+    def count_phrases(self, verbs: Int[Tensor, " g"], objects: Int[Tensor, " g"]) -> Int[Tensor, " s"]:
+        """How often each phrase is among these interactions."""
+        phrase = self.phrase_of[verbs, objects]
+        return torch.bincount(phrase[phrase >= 0], minlength=len(self.phrases))
+
     def image_words(self, image_ids: Int[Tensor, " b"]) -> tuple[Float[Tensor, "b t d"], Bool[Tensor, "b t"]]:
         """Words of each image's annotation text, padded with zeros, and which of them are padding."""
+        image_ids = image_ids.to(self.image_ids.device)
         found = torch.isin(image_ids, self.image_ids)
         if not found.all():
             raise ValueError(f"no annotation text was encoded for image(s) {image_ids[~found].tolist()[:5]}: are text "

@@ -1,0 +1,56 @@
+"""Weights to scored triplets."""
+
+import logging
+from pathlib import Path
+
+import torch
+
+from rmlr.data.features import Features
+from rmlr.data.records import load_vocabulary
+from rmlr.data.triplets import save_triplets
+from rmlr.model.checkpoint import load_card, load_checkpoint
+from rmlr.model.scoring import concatenate, score_triplets
+from rmlr.run import run
+from rmlr.settings import PredictNode
+
+log = logging.getLogger(__name__)
+
+
+def predict(*, settings: Path, annotations: Path, features: Path, weights: Path, out: Path) -> None:
+    """Score every verb of every candidate pair of a split.
+
+    Args:
+        settings: split, batch size, power of the detector's scores, smallest score to keep.
+        annotations: folder made by `prepare`; its vocabulary must be the one that was trained with.
+        features: folder whose split was made by `features`, by the detector that was trained with.
+        weights: folder made by `train`.
+        out: folder to write; gets triplets.parquet (docs/evaluation.md).
+    """
+    node = PredictNode.load(settings)
+    chosen, inputs = node.prediction, [annotations, features, weights]
+    with run("predict", node, settings=settings, out=out, inputs=inputs) as record:
+        vocabulary, cached = load_vocabulary(annotations), Features.load(features, chosen.split)
+        load_card(weights).must_fit(
+            channels=cached.channels,
+            token_dim=cached.token_dim,
+            detector_digest=cached.detector_digest,
+            vocabulary=vocabulary,
+        )
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        network = load_checkpoint(weights).to(device)
+        is_valid_verb = torch.from_numpy(vocabulary.is_valid_verb).to(device)
+        parts = []
+        with record.progress(len(cached), "predicting") as bar:
+            for indices in torch.arange(len(cached)).split(chosen.batch_size):
+                batch = cached.batch(indices.tolist()).to(device)
+                parts.append(
+                    score_triplets(
+                        network, batch, is_valid_verb, prior_power=chosen.prior_power, min_score=chosen.min_score
+                    )
+                )
+                bar.advance(len(indices))
+        triplets = concatenate(parts)
+        save_triplets(record.folder / "triplets.parquet", triplets)
+        record.log_metrics(
+            {"images": len(cached), "pairs": int(cached.pair_counts.sum()), "triplets": len(triplets.score)}
+        )

@@ -1,0 +1,47 @@
+"""Annotation text to sentence and word embeddings, computed once."""
+
+import logging
+from pathlib import Path
+
+from rmlr.data.records import load_annotations, load_vocabulary
+from rmlr.model.text import collect, embed, load_encoder
+from rmlr.run import run
+from rmlr.settings import TextNode
+
+log = logging.getLogger(__name__)
+
+
+def text(*, settings: Path, annotations: Path, out: Path) -> None:
+    """Encode the annotations of train and val in words, through a frozen text encoder.
+
+    Test annotations are not read: text is for training only.
+
+    Args:
+        settings: which encoder, and how a sentence is pooled.
+        annotations: folder made by `prepare`.
+        out: folder to write; gets embeddings.safetensors and index.json.
+    """
+    chosen = TextNode.load(settings)
+    with run("text", chosen, settings=settings, out=out, inputs=[annotations]) as record:
+        texts = collect(load_vocabulary(annotations), load_annotations(annotations, "trainval"))
+        encoder = chosen.encoder
+        embeddings = embed(
+            texts,
+            load_encoder(encoder.model, encoder.revision, encoder.sha256),
+            name=encoder.name,
+            model=encoder.model,
+            revision=encoder.revision,
+            pooling=encoder.pooling,
+            progress=record.progress,
+        )
+        embeddings.save(record.folder)
+        record.log_metrics(
+            {
+                "phrases": len(embeddings.phrases),
+                "image_texts": len(embeddings.text_offsets) - 1,
+                "words": len(embeddings.text_words),
+                "phrases_cut": embeddings.cut,
+            }
+        )
+        if embeddings.cut:
+            log.warning("%d phrases of image texts did not fit into %s and were cut", embeddings.cut, encoder.name)

@@ -1,0 +1,119 @@
+"""Records and caches to weights."""
+
+import csv
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from rmlr.data.features import Features
+from rmlr.data.records import load_annotations, load_vocabulary
+from rmlr.data.truth import Truths
+from rmlr.model.checkpoint import Card, save_checkpoint
+from rmlr.model.losses import TERMS, means
+from rmlr.model.network import build, build_objective
+from rmlr.model.text import TextEmbeddings
+from rmlr.run import run
+from rmlr.settings import Losses, TrainNode
+from rmlr.training import fit
+
+log = logging.getLogger(__name__)
+
+
+def train(*, settings: Path, annotations: Path, features: Path, text: Path, seed: int, out: Path) -> None:
+    """Train the interaction modules of one variant; write its weights and curves.
+
+    An interrupted run goes on from its last whole epoch if it is called again with the same settings, seed and inputs.
+    Images without a candidate pair carry no loss and are left out, counted.
+
+    Args:
+        settings: this run's settings file: variant, sizes, loss weights, schedule.
+        annotations: folder made by `prepare`.
+        features: folder whose train/ (and val/) were made by `features`.
+        text: folder made by `text`; read by variants that learn from text.
+        seed: of initialisation, order and dropout.
+        out: folder to write; gets weights.safetensors, checkpoint.json, curves.csv, and alignment.safetensors if any.
+    """
+    chosen = TrainNode.load(settings)
+    inputs = [annotations, features, text]
+    with run("train", chosen, settings=settings, out=out, inputs=inputs, seed=seed) as record:
+        vocabulary = load_vocabulary(annotations)
+        cached = Features.load(features, chosen.train.split)
+        truths = Truths(load_annotations(annotations, chosen.train.split), cached.image_ids, vocabulary)
+        embeddings = TextEmbeddings.load(text) if chosen.variant.aligns else None
+        network = build(
+            chosen.variant,
+            chosen.network,
+            channels=cached.channels,
+            token_dim=cached.token_dim,
+            vocabulary=vocabulary,
+        )
+        objective = build_objective(
+            chosen.variant,
+            chosen.network,
+            chosen.alignment,
+            chosen.losses,
+            vocabulary=vocabulary,
+            text=embeddings,
+            phrase_counts=embeddings and embeddings.count_phrases(truths.verbs, truths.objects),
+        )
+        usable = cached.pair_counts.nonzero()[:, 0]
+        log.info("%d of %d images have a candidate pair", len(usable), len(cached))
+
+        def load(positions: list[int]):
+            images = usable[positions]
+            return cached.batch(images.tolist()), truths.batch(images)
+
+        rows = fit(
+            network,
+            objective,
+            load,
+            len(usable),
+            text=embeddings,
+            schedule=chosen.train,
+            weights=chosen.losses,
+            means=lambda sums: _logged(sums, chosen.losses),
+            seed=seed,
+            record=record,
+            identity=_identity(chosen, seed, annotations, features, text),
+        )
+        card = Card(
+            variant=chosen.variant,
+            network=chosen.network,
+            alignment=chosen.alignment,
+            channels=cached.channels,
+            token_dim=cached.token_dim,
+            vocabulary=vocabulary,
+            detector_digest=cached.detector_digest,
+            text_encoder=embeddings and embeddings.encoder,
+            versions=Card.versions_here(),
+        )
+        save_checkpoint(record.folder, card, network, objective)
+        with (record.folder / "curves.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
+            writer.writeheader()
+            writer.writerows(rows)
+        record.log_metrics({"images": len(usable), "images_without_pair": len(cached) - len(usable)})
+        record.log_metrics({f"final_{name}": value for name, value in rows[-1].items() if name != "epoch"})
+
+
+def _logged(sums: Mapping[str, float], weights: Losses) -> dict[str, float]:
+    """An epoch's mean terms and diagnostics, and the weighted total that they make."""
+    terms = means(sums)
+    total = sum(getattr(weights, name) * terms[name] for name in ("hoi", *TERMS) if name in terms)
+    return {"loss": total, **terms}
+
+
+def _identity(chosen: TrainNode, seed: int, annotations: Path, features: Path, text: Path) -> str:
+    """A digest of all that a resumed run must share with the one that left the checkpoint."""
+    splits = ["train", "val"] if chosen.train.split == "trainval" else [chosen.train.split]
+    files = [annotations / "vocabulary.json"]
+    files += [annotations / f"{split}.json" for split in splits]
+    files += [features / split / "index.json" for split in splits]
+    files += [text / "index.json", text / "embeddings.safetensors"] if chosen.variant.aligns else []
+    digest = hashlib.sha256(f"{chosen.model_dump_json(exclude={'tags'})} {seed} {torch.__version__}".encode())
+    for path in files:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -59,8 +59,8 @@ def read_image(path: Path) -> Image.Image:
 def resized_size(height: int, width: int, shortest: int, longest: int) -> tuple[int, int]:
     """Height and width after DETR's resize: the shortest side `shortest`, or less to keep the longest at `longest`.
 
-    Rounded as in DETR: the shortest side to the nearest (halves to even), the other one down. So a long photo's longest side
-    may end a few pixels off `longest`.
+    Rounded as in DETR: the shortest side to the nearest (halves to even), the other one down. So the longest side of a
+    long photo may end a few pixels off `longest`.
     """
     low, high = min(height, width), max(height, width)
     if high / low * shortest > longest:

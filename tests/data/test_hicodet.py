@@ -1,0 +1,224 @@
+"""HICO-DET: rows of hand-made files, the real test file's counts, and what is said of files that do not fit."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from rmlr.data.hicodet import read_classes, read_file, read_hicodet, read_rows
+from rmlr.data.records import check_annotations, count_annotations
+
+
+def change(path, edit):
+    """Change a JSON file in place by a function of its content."""
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+# ---- by hand
+
+
+def test_classes_are_the_files_in_its_order(tiny_hicodet_raw):
+    vocabulary = read_hicodet(tiny_hicodet_raw, 1).vocabulary
+    assert vocabulary.objects == ("apple", "person")
+    assert vocabulary.person == 1
+    assert vocabulary.verbs == ("eat", "hug", "no_interaction")
+    assert vocabulary.hois == ((1, 1), (2, 1), (0, 0), (2, 0))  # (verb, object), from (HOI, object, verb)
+    assert vocabulary.rare == (1,)
+    assert vocabulary.unscored_verbs == vocabulary.actions == ()
+
+
+def test_the_last_images_of_train_become_val_and_empty_images_stay(tiny_hicodet_raw):
+    splits = read_hicodet(tiny_hicodet_raw, 2).splits
+    ids = {split: [image.image_id for image in images] for split, images in splits.items()}
+    assert ids == {"train": [1, 2], "val": [5, 7], "test": [1, 3]}
+    empty = splits["val"][0]
+    assert (empty.boxes.shape, empty.interactions.shape, empty.actions.shape) == ((0, 4), (0, 3), (0, 2))
+
+
+def test_boxes_become_edges_and_each_row_has_its_own_two(tiny_hicodet_raw):
+    image = read_hicodet(tiny_hicodet_raw, 1).splits["train"][0]
+    assert image.boxes.tolist() == [[0, 0, 10, 20], [4, 4, 5, 5], [1, 2, 40, 50], [29, 2, 64, 48]]
+    assert image.labels.tolist() == [1, 0, 1, 1]
+    assert image.interactions.tolist() == [[0, 0, 1], [2, 1, 3]]  # human box, verb, object box
+    assert image.is_listed.tolist() == [True, False, True, False]
+    assert not image.is_crowd.any()
+    assert (image.file_name, image.height, image.width) == ("HICO_train2015_00000001.jpg", 50, 64)
+
+
+def test_rows_without_a_pixel_are_left_out_and_counted(tiny_hicodet_raw):
+    path = tiny_hicodet_raw / "hicodet" / "instances_train2015.json"
+    change(path, lambda content: content["annotation"][0]["boxes_o"].__setitem__(0, [5, 5, 4, 5]))
+    corpus = read_hicodet(tiny_hicodet_raw, 1)
+    assert corpus.splits["train"][0].boxes.tolist() == [[1, 2, 40, 50], [29, 2, 64, 48]]
+    assert corpus.splits["train"][0].interactions.tolist() == [[0, 1, 1]]
+    assert corpus.notes == {"trainval_dropped_rows": 1, "test_dropped_rows": 0}
+
+
+def test_the_image_number_is_the_last_number_of_the_file_name(tiny_hicodet_raw):
+    path = tiny_hicodet_raw / "hicodet" / "instances_test2015.json"
+    change(path, lambda content: content["filenames"].__setitem__(0, "drawn_test_000000000012.jpg"))
+    assert [image.image_id for image in read_hicodet(tiny_hicodet_raw, 1).splits["test"]] == [12, 3]
+
+
+def edit_of(key, index, value):
+    """An edit of a file: one entry of one list."""
+    return lambda content: content[key].__setitem__(index, value)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda content: content["size"].pop(), "lists over the images differ in length: .*'size': 1"),
+        (lambda content: content["annotation"][0]["verb"].pop(), r"00000001.jpg: .* have \[1, 1, 1, 1, 0\] entries"),
+        (lambda content: content["annotation"][0]["hoi"].__setitem__(0, 3), "row 0 has HOI 3, verb 1, object 1, which"),
+        (lambda content: content["annotation"][0]["hoi"].__setitem__(0, 4), "row 0 has HOI 4, verb 1, object 1, which"),
+        (edit_of("filenames", 1, "HICO_1.jpg"), "HICO_1.jpg: has the same number as HICO_test2015_00000001.jpg"),
+        (edit_of("filenames", 1, "three.jpg"), "three.jpg: the file name holds no number"),
+        (edit_of("rare", 0, 4), "rare names HOI 4 of 4"),
+        (lambda content: content.pop("rare"), "has no list 'rare'"),
+        (edit_of("verbs", 0, "hug"), "verbs differs from that of .*instances_train2015.json"),
+        (edit_of("size", 0, [0, 50]), r"size\.0\.0: .*greater than 0, got 0"),
+        (lambda content: content["annotation"][0]["boxes_h"].__setitem__(0, [1, 2]), r"annotation\.0\.boxes_h\.0"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused_by_name_and_row(tiny_hicodet_raw, edit, message):
+    change(tiny_hicodet_raw / "hicodet" / "instances_test2015.json", edit)
+    with pytest.raises(ValueError, match=f"instances_test2015.json: .*{message}"):
+        read_hicodet(tiny_hicodet_raw, 1)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (edit_of("correspondence", 0, [1, 1, 1]), r"correspondence.0 is .*\(1, 1, 1\): expected HOI 0"),
+        (edit_of("correspondence", 0, [0, 2, 1]), r"correspondence.0 is .*\(0, 2, 1\): expected .* an object below 2"),
+        (edit_of("correspondence", 0, [0, 1, 3]), r"correspondence.0 is .*\(0, 1, 3\): .* a verb below 3"),
+        (edit_of("correspondence", 1, [1, 1, 1]), r"the same \(object, verb\) stands twice"),
+        (edit_of("objects", 1, "robot"), "no object is named 'person'"),
+    ],
+)
+def test_classes_that_do_not_fit_are_refused(tiny_hicodet_raw, edit, message):
+    for name in ("train", "test"):
+        change(tiny_hicodet_raw / "hicodet" / f"instances_{name}2015.json", edit)
+    with pytest.raises(ValueError, match=f"instances_test2015.json: .*{message}"):
+        read_hicodet(tiny_hicodet_raw, 1)
+
+
+def test_a_train_file_that_val_takes_whole_is_refused(tiny_hicodet_raw):
+    with pytest.raises(ValueError, match=r"4 images, of which the setting hicodet.val_images takes 4"):
+        read_hicodet(tiny_hicodet_raw, 4)
+
+
+def test_an_absent_file_is_refused(tiny_hicodet_raw):
+    (tiny_hicodet_raw / "hicodet" / "instances_train2015.json").unlink()
+    with pytest.raises(ValueError, match=r"instances_train2015.json: cannot be read \(No such file"):
+        read_hicodet(tiny_hicodet_raw, 1)
+
+
+# ---- the real test file
+
+
+@pytest.fixture(scope="module")
+def release(real_data):
+    """The real test file as its reader understood it, and as it is."""
+    path = real_data / "annotations" / "instances_test2015.json"
+    content = read_file(path)
+    vocabulary = read_classes(path, content)
+    annotations, dropped = read_rows(path, content, vocabulary)
+    assert dropped == 0
+    check_annotations(path, annotations, vocabulary)
+    return vocabulary, annotations, json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def hoi_rows(release):
+    """How many rows each of the 600 classes has."""
+    vocabulary, annotations, _ = release
+    found = Counter(
+        int(vocabulary.hoi_of[image.labels[thing], verb])
+        for image in annotations
+        for _, verb, thing in image.interactions
+    )
+    return np.array([found[hoi] for hoi in range(len(vocabulary.hois))])
+
+
+def test_the_release_has_600_classes(release):
+    vocabulary, _, raw = release
+    assert (len(vocabulary.objects), len(vocabulary.verbs), len(vocabulary.hois)) == (80, 117, 600)
+    assert (vocabulary.objects[0], vocabulary.person, list(vocabulary.objects)) == (
+        "airplane",
+        49,
+        sorted(raw["objects"]),
+    )
+    assert vocabulary.verbs[57] == "no_interaction"
+    assert sum(verb == 57 for verb, _ in vocabulary.hois) == 80
+    assert len(vocabulary.rare) == 138
+    assert sorted([*vocabulary.rare, *raw["non_rare"]]) == list(range(600))
+
+
+def test_classes_are_grouped_by_object_but_not_in_its_order(release):
+    objects = [object_ for _, object_ in release[0].hois]
+    groups = list(dict.fromkeys(objects))
+    assert objects == sorted(objects, key=groups.index)
+    assert groups != sorted(groups)
+
+
+def test_images_and_rows_of_the_release(release):
+    vocabulary, annotations, raw = release
+    counts = count_annotations(annotations, vocabulary)
+    assert (counts["images"], counts["images_with_pair"], counts["interactions"]) == (9658, 9546, 33405)
+    assert [index for index, image in enumerate(annotations) if not len(image.boxes)] == sorted(raw["empty"])
+    assert len(raw["empty"]) == 112
+    assert max(len(image.interactions) for image in annotations) == 161
+    assert annotations[-1].image_id == 9767
+
+
+def test_rows_of_the_classes_of_the_release(release, hoi_rows):
+    is_rare = np.isin(np.arange(600), release[0].rare)
+    assert (hoi_rows > 0).all()
+    assert (hoi_rows.min(), hoi_rows.max(), (hoi_rows < 5).sum(), (hoi_rows < 10).sum()) == (2, 898, 8, 198)
+    assert hoi_rows[is_rare].sum() == 981
+    is_fifth = hoi_rows % 5 == 0  # evaluation specification, 2.4
+    assert (is_fifth.sum(), (is_fifth & is_rare).sum()) == (161, 63)
+
+
+def test_boxes_of_the_release_are_whole_pixels_inside_the_image(release):
+    _, annotations, _ = release
+    boxes = np.concatenate([image.boxes for image in annotations])
+    sizes = np.concatenate([np.tile([image.width, image.height], (len(image.boxes), 1)) for image in annotations])
+    assert (boxes == boxes.round()).all()
+    assert boxes.min() == 0  # 1 in the file
+    assert (boxes[:, 2:] <= sizes).all()
+    assert (boxes[:, 2:] == sizes).any()  # both corners are inside the box: the right edge is reached
+    assert (boxes[:, 2:] - boxes[:, :2]).min() >= 1
+
+
+def test_no_two_rows_of_the_release_have_equal_boxes_and_object(release):
+    _, annotations, _ = release
+    rows = {
+        (image.image_id, *image.boxes[human], *image.boxes[thing], image.labels[thing])
+        for image in annotations
+        for human, _, thing in image.interactions
+    }
+    assert len(rows) == 33405
+
+
+def test_cocos_numbers_map_to_the_releases_objects(release, real_data):
+    objects, folder = release[0].objects, real_data / "annotations"
+    categories = json.loads((real_data / "coco128" / "annotations" / "instances_train2017.json").read_text())[
+        "categories"
+    ]
+    of_80, of_91 = (json.loads((folder / f"coco{n}tohico80.json").read_text()) for n in (80, 91))
+    for contiguous, category in enumerate(sorted(categories, key=lambda category: category["id"]), start=1):
+        name = category["name"].replace(" ", "_")
+        assert objects[of_80[str(contiguous)]] == objects[of_91[str(category["id"])]] == name
+
+
+def test_the_600_prompts_stand_in_the_order_of_the_classes(release, real_data):
+    vocabulary, prompts = release[0], json.loads((real_data / "annotations" / "prompts.json").read_text())
+    assert len(prompts) == 600
+    for prompt, (_, object_) in zip(prompts, vocabulary.hois, strict=True):
+        assert prompt.rstrip(".").endswith(vocabulary.objects[object_].replace("_", " "))

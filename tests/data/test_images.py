@@ -1,0 +1,159 @@
+"""Photos: every stored form becomes RGB, DETR's sizes, padding that is told from pixels."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from rmlr.data.images import DEVIATION, MEAN, load_batch, read_image, read_size, resized_size
+
+ORANGE = (255, 102, 0)  # one of the web palette
+
+
+def save(path, image, **options):
+    """Store a picture and give its path."""
+    image.save(path, **options)
+    return path
+
+
+def normalised(colour):
+    """What a colour becomes in a batch."""
+    return (torch.tensor(colour) / 255 - torch.tensor(MEAN)) / torch.tensor(DEVIATION)
+
+
+# ---- decoding
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "CMYK", "P", "L", "LA", "1"])
+def test_every_stored_mode_becomes_rgb(tmp_path, mode):
+    name = "a.tif" if mode == "CMYK" else "a.png"
+    colour = ORANGE if mode in ("RGB", "RGBA", "CMYK", "P") else (255, 255, 255)
+    image = read_image(save(tmp_path / name, Image.new("RGB", (4, 3), colour).convert(mode)))
+    assert (image.mode, image.size) == ("RGB", (4, 3))
+    np.testing.assert_allclose(image.getpixel((1, 1)), colour, atol=3)
+
+
+def test_a_palette_with_transparency_becomes_rgb_without_a_warning(tmp_path):
+    path = save(tmp_path / "a.png", Image.new("RGB", (4, 3), ORANGE).convert("P"), transparency=b"\x00\x80")
+    assert read_image(path).mode == "RGB"
+
+
+def test_sixteen_bit_grey_keeps_its_brightness(tmp_path):
+    grey = np.array([[0, 128 * 256, 65535]], dtype=np.uint16)
+    image = read_image(save(tmp_path / "a.png", Image.fromarray(grey)))
+    assert np.asarray(image).tolist() == [[[0] * 3, [128] * 3, [255] * 3]]
+
+
+def test_a_cmyk_jpeg_becomes_rgb(tmp_path):
+    image = read_image(save(tmp_path / "a.jpg", Image.new("RGB", (16, 16), ORANGE).convert("CMYK")))
+    np.testing.assert_allclose(image.getpixel((8, 8)), ORANGE, atol=6)
+
+
+def test_pixels_stay_as_stored_whatever_the_orientation_tag_says(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to look at
+    path = save(tmp_path / "a.jpg", Image.new("RGB", (40, 20)), exif=exif)
+    assert read_image(path).size == (40, 20)
+    assert read_size(path) == (20, 40)
+
+
+def test_a_truncated_image_is_refused_by_name(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = save(tmp_path / "a.jpg", Image.fromarray(noise))
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"a.jpg: not a readable image \(.*truncated.*\)"):
+        load_batch([path], 64, 64)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>"])
+def test_what_is_no_image_is_refused_by_name(tmp_path, content):
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a.jpg: not a readable image"):
+        read_image(tmp_path / "a.jpg")
+
+
+def test_an_absent_image_is_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match=r"a.jpg: not a readable image .*No such file"):
+        read_size(tmp_path / "a.jpg")
+
+
+# ---- sizes
+
+
+@pytest.mark.parametrize(
+    ("original", "limits", "expected"),
+    [
+        ((480, 640), (800, 1333), (800, 1066)),  # 1066.67, down
+        ((640, 480), (800, 1333), (1066, 800)),
+        ((500, 500), (800, 1333), (800, 800)),
+        ((333, 1000), (800, 1333), (444, 1333)),  # 443.9, to the nearest
+        ((250, 716), (800, 1333), (465, 1331)),  # 465.4, then 1331.76
+        ((309, 755), (800, 1333), (546, 1334)),  # 545.6, then 1334.1: the rounding may pass the limit
+        ((800, 1200), (800, 1333), (800, 1200)),  # fits as it is
+        ((128, 128), (128, 128), (128, 128)),
+        ((1, 2000), (800, 1333), (1, 2000)),  # a line: 0.67 rounds to the height it has
+    ],
+)
+def test_sizes_are_detrs(original, limits, expected):
+    assert resized_size(*original, *limits) == expected
+
+
+side = st.integers(50, 2000)
+
+
+@given(side, side)
+def test_a_turned_photo_gets_the_turned_size(height, width):
+    assert resized_size(width, height, 800, 1333) == resized_size(height, width, 800, 1333)[::-1]
+
+
+@given(side, side)
+def test_the_shape_is_kept_to_a_pixel_and_no_limit_is_passed_but_by_rounding(height, width):
+    new = resized_size(height, width, 800, 1333)
+    low, high, ratio = min(new), max(new), max(height, width) / min(height, width)
+    assert low <= 800
+    assert high <= 1333 + ratio
+    assert low == 800 or high >= 1333 - ratio - 1
+    assert high == pytest.approx(low * ratio, abs=1)
+
+
+# ---- batches
+
+
+def test_photos_of_different_sizes_are_padded_and_padding_is_zero(tmp_path):
+    wide = save(tmp_path / "wide.png", Image.new("RGB", (60, 30), ORANGE))
+    tall = save(tmp_path / "tall.png", Image.new("RGB", (10, 40), ORANGE))
+    batch = load_batch([wide, tall], shortest=20, longest=60)
+    assert batch.original.tolist() == [[30, 60], [40, 10]]
+    assert batch.resized.tolist() == [[20, 40], [60, 15]]
+    assert batch.pixels.shape == (2, 3, 60, 40)
+    for index, (height, width) in enumerate(batch.resized.tolist()):
+        assert not batch.is_padding[index, :height, :width].any()
+        assert (~batch.is_padding[index]).sum() == height * width
+        torch.testing.assert_close(batch.pixels[index, :, height - 1, width - 1], normalised(ORANGE))
+    assert (batch.pixels.permute(0, 2, 3, 1)[batch.is_padding] == 0).all()
+
+
+def test_a_photo_that_fits_keeps_its_pixels(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)
+    batch = load_batch([save(tmp_path / "a.png", Image.fromarray(noise))], shortest=12, longest=20)
+    torch.testing.assert_close(batch.pixels[0].permute(1, 2, 0), normalised(noise.tolist()))
+    assert not batch.is_padding.any()
+
+
+def test_no_photo_is_an_empty_batch():
+    batch = load_batch([], shortest=12, longest=20)
+    assert (batch.pixels.shape, batch.is_padding.shape) == ((0, 3, 0, 0), (0, 0, 0))
+    assert (batch.resized.shape, batch.original.shape) == ((0, 2), (0, 2))
+
+
+def test_real_photos_decode_at_the_sizes_that_coco_says(real_vcoco_raw, real_data):
+    from rmlr.data.vcoco import read_vcoco
+
+    images = [image for images in read_vcoco(real_vcoco_raw, []).splits.values() for image in images]
+    batch = load_batch([real_vcoco_raw / "images" / image.file_name for image in images[:3]], shortest=100, longest=166)
+    assert batch.original.tolist() == [[image.height, image.width] for image in images[:3]]
+    for image in images:
+        assert read_size(real_vcoco_raw / "images" / image.file_name) == (image.height, image.width)
+    assert read_image(real_data / "coco128" / "train2017" / "000000000086.jpg").mode == "RGB"  # stored in grey

@@ -1,0 +1,90 @@
+"""The prepare stage: a raw folder in, our records out, whole or not at all."""
+
+import json
+
+import pytest
+import yaml
+
+from rmlr.data.records import load_annotations, load_vocabulary
+from rmlr.stages.prepare import prepare
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """Writes the settings of a dataset and gives their path."""
+
+    def write(dataset, unscored_roles=("point instr",)):
+        path = tmp_path / "prepare.yaml"
+        node = {
+            "code": "",
+            "dataset": dataset,
+            "vcoco": {"unscored_roles": list(unscored_roles)},
+            "hicodet": {"val_images": 1},
+        }
+        path.write_text(yaml.safe_dump(node))
+        return path
+
+    return write
+
+
+def metrics(out):
+    """The numbers that the stage recorded."""
+    return json.loads((out / "run.json").read_text())["metrics"]
+
+
+def test_vcoco_becomes_records_with_their_counts(tiny_vcoco_raw, settings, tmp_path):
+    out = tmp_path / "prepare"
+    prepare(settings=settings("vcoco"), raw=tiny_vcoco_raw, out=out)
+    assert {path.name for path in out.iterdir()} >= {"vocabulary.json", "train.json", "val.json", "test.json"}
+    assert load_vocabulary(out).dataset == "vcoco"
+    assert [image.image_id for image in load_annotations(out, "trainval")] == [12, 11, 20]
+    numbers = metrics(out)
+    assert (numbers["train_images"], numbers["train_interactions_without_box"]) == (2, 1)
+    assert (numbers["train_unlisted_persons"], numbers["train_dropped_boxes"], numbers["test_from_pairs"]) == (2, 2, 0)
+
+
+def test_hicodet_becomes_records_with_their_counts(tiny_hicodet_raw, settings, tmp_path):
+    out = tmp_path / "prepare"
+    prepare(settings=settings("hicodet"), raw=tiny_hicodet_raw, out=out)
+    assert load_vocabulary(out).rare == (1,)
+    assert [image.image_id for image in load_annotations(out, "val")] == [7]
+    numbers = metrics(out)
+    assert (numbers["train_images"], numbers["train_interactions"], numbers["trainval_dropped_rows"]) == (3, 3, 0)
+
+
+def test_preparing_twice_gives_the_same_bytes(tiny_vcoco_raw, settings, tmp_path):
+    for name in ("first", "second"):
+        prepare(settings=settings("vcoco"), raw=tiny_vcoco_raw, out=tmp_path / name)
+    for name in ("vocabulary.json", "train.json", "val.json", "test.json"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+def test_a_split_that_is_refused_leaves_no_output(tiny_vcoco_raw, settings, tmp_path):
+    path = tiny_vcoco_raw / "vcoco" / "vcoco_test.json"
+    path.write_text(path.read_text()[:-3])
+    with pytest.raises(ValueError, match=r"vcoco_test.json: Invalid JSON"):
+        prepare(settings=settings("vcoco"), raw=tiny_vcoco_raw, out=tmp_path / "prepare")
+    assert not (tmp_path / "prepare").exists()
+
+
+def test_a_box_with_corners_out_of_order_is_refused(tiny_vcoco_raw, settings, tmp_path):
+    path = tiny_vcoco_raw / "coco" / "instances_train2014.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["bbox"] = [10, 10, -5, 40]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"train.json: image 11: \[10.0, 10.0, 5.0, 50.0\] is no box"):
+        prepare(settings=settings("vcoco"), raw=tiny_vcoco_raw, out=tmp_path / "prepare")
+    assert not (tmp_path / "prepare").exists()
+
+
+def test_a_raw_folder_without_the_dataset_is_refused(tiny_hicodet_raw, settings, tmp_path):
+    with pytest.raises(ValueError, match=r"raw/vcoco: .* does not exist"):
+        prepare(settings=settings("vcoco"), raw=tiny_hicodet_raw, out=tmp_path / "prepare")
+
+
+def test_the_real_photos_are_prepared(real_vcoco_raw, settings, tmp_path):
+    out = tmp_path / "prepare"
+    prepare(settings=settings("vcoco"), raw=real_vcoco_raw, out=out)
+    assert len(load_vocabulary(out).verbs) == 24
+    assert len(load_annotations(out, "trainval")) + len(load_annotations(out, "test")) == 12
+    assert (metrics(out)["train_from_pairs"], metrics(out)["test_from_pairs"]) == (0, 1)

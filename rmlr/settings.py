@@ -383,6 +383,7 @@ class EvaluateNode(Section):
 class TableNode(Section):
     code: str
     profile: str
+    drawn: bool  # measured on the drawn world, not on photos
     table: Table
     seeds: list[NaturalInt]
 
@@ -437,7 +438,13 @@ class Study(Section):
         for name, table in self.tables.items():
             for row in table.rows:
                 self.run(row.run, f"tables.{name}.rows, row '{row.row}'")
-            nodes[f"tables/{name}"] = TableNode(code=code["table"], profile=profile, table=table, seeds=chosen.seeds)
+            nodes[f"tables/{name}"] = TableNode(
+                code=code["table"],
+                profile=profile,
+                drawn=chosen.world is not None,
+                table=table,
+                seeds=chosen.seeds,
+            )
         for name, figure in self.figures.items():
             self.run(figure.run, f"figures.{name}.run")
             nodes[f"figures/{name}"] = FigureNode(code=code["figure"], figure=figure)

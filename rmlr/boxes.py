@@ -28,7 +28,7 @@ def area(boxes: Float[Tensor, "*a 4"]) -> Float[Tensor, "*a"]:
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
 
 
-def intersection(a: Float[Tensor, "*i 4"], b: Float[Tensor, "*i 4"]) -> Float[Tensor, "*i"]:
+def intersection(a: Float[Tensor, "*#i 4"], b: Float[Tensor, "*#i 4"]) -> Float[Tensor, "*#i"]:
     """Shared area of two boxes each, broadcast."""
     low, high = a[..., :2].maximum(b[..., :2]), a[..., 2:].minimum(b[..., 2:])
     return (high - low).clamp(min=0).prod(-1)

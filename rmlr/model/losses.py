@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from rmlr.boxes import iou
@@ -19,6 +19,7 @@ from rmlr.settings import Losses
 
 MATCHING_IOU = 0.5  # as UPT
 PRIOR_POWER = 1.0  # in training, as UPT
+Number = Shaped[Tensor, ""] | float | int
 TERMS = ("irm_sentence", "irm_word", "ire_sentence", "ire_word")
 
 
@@ -49,7 +50,7 @@ class LossTerms:
     ire_sentence: AlignmentTerm | None
     ire_word: AlignmentTerm | None
 
-    def total(self, weights: Losses, positives: Float[Tensor, ""] | float, rows: Float[Tensor, ""] | float) -> Tensor:
+    def total(self, weights: Losses, positives: Number, rows: Number) -> Float[Tensor, ""]:
         """L of equation 22, each term over the given number: those of the whole effective batch, at least 1."""
         total = weights.hoi * self.hoi / positives
         for name in TERMS:
@@ -112,19 +113,17 @@ def focal_loss(
 ) -> Float[Tensor, ""]:
     """Sum over entries with a prior of -b |y - p|^gamma log(p of y), p = sigmoid(logit) x prior (paper, equation 21).
 
-    b is `balance` for true entries and 1 - `balance` for others. Computed from log p and log(1 - p) alone, so that
-    value and gradient stay finite whatever the logits: 1 - p = sigmoid(-logit) + (1 - prior) sigmoid(logit).
+    b is `balance` for true entries and 1 - `balance` for others. Value and gradient stay finite whatever the logits,
+    for p has a logit of its own: z = log prior - log(exp(-logit) + 1 - prior).
 
     Differs: the paper's p is the sigmoid alone; with the prior and the power of |y - p| for both labels, as UPT.
     """
     is_possible = prior > 0
     logit, prior, is_true = logits[is_possible].float(), prior[is_possible].float(), is_true[is_possible]
-    log_sigmoid = F.logsigmoid(logit)
-    log_yes = log_sigmoid + prior.log()
-    log_no = torch.logaddexp(log_sigmoid - logit, log_sigmoid + torch.log1p(-prior))
-    log_right, log_wrong = torch.where(is_true, log_yes, log_no), torch.where(is_true, log_no, log_yes)
+    logit = prior.log() - torch.logaddexp(-logit, torch.log1p(-prior))
+    logit = torch.where(is_true, logit, -logit)  # of what is right
     weight = torch.where(is_true, balance, 1 - balance)
-    return -(weight * (gamma * log_wrong).exp() * log_right).sum()
+    return -(weight * (gamma * F.logsigmoid(-logit)).exp() * F.logsigmoid(logit)).sum()
 
 
 class Objective(nn.Module):

@@ -227,6 +227,7 @@ class Alignment(nn.Module):
         image_words: tuple[Float[Tensor, "b t e"], Bool[Tensor, "b t"]] | None,
     ) -> tuple[AlignmentTerm | None, AlignmentTerm | None]:
         """The sentence term and the word term, None for one that is off. Without rows both are 0, graph kept."""
+        features = features.float()  # the network's precision may be lower
         if self.project is not None:
             features = self.project(features)
         if self.stack is not None:

@@ -161,7 +161,7 @@ class Objective(nn.Module):
         return self._labels(batch, pairs, truth, rows)[2]
 
     def forward(self, output: Output, batch: Batch, truth: Truth, text: TextEmbeddings | None) -> LossTerms:
-        """`text`, on the batch's device, is read by literal word alignment only."""
+        """`text`, on any device, is read by literal word alignment only."""
         pairs = output.pairs
         rows = assign_targets(batch, pairs, truth)
         prior, is_true, counts = self._labels(batch, pairs, truth, rows)
@@ -200,4 +200,5 @@ class Objective(nn.Module):
             return None
         if text is None:
             raise ValueError("literal word alignment reads the images' words: give the text embeddings")
-        return text.image_words(batch.image_ids)
+        words, is_padding = text.image_words(batch.image_ids.to(text.image_ids.device))
+        return words.to(batch.maps.device), is_padding.to(batch.maps.device)

@@ -178,13 +178,16 @@ def test_a_few_steps_learn_the_batch_by_heart(small):
     assert history[-1].irm_word.loss < history[-1].irm_word.object_floor
 
 
-def test_bfloat16_gives_the_same_to_its_precision(small):
-    network, objective = make(small, "rmlr", "literal")
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("is_exact_objective", [True, False])
+def test_bfloat16_gives_the_same_to_its_precision(small, form, is_exact_objective):
+    network, objective = make(small, "rmlr", form)
     batch = small.batch([0, 0, 1, 2], [], [0, 1])
     truth = small.truth(batch, (0, 0, 2), (4, 1, 5))
     exact = objective(network(batch), batch, truth, small.text()).total(LOSSES, 1, 1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = network(batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not is_exact_objective):
         total = objective(output, batch, truth, small.text()).total(LOSSES, 1, 1)
     total.backward()
     assert output.logits.dtype == torch.bfloat16

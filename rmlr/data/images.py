@@ -89,9 +89,12 @@ def load_batch(paths: Sequence[Path], shortest: int, longest: int) -> ImageBatch
         pixels[index, : image.shape[0], : image.shape[1]] = image
         is_padding[index, : image.shape[0], : image.shape[1]] = False
     mean, deviation = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(DEVIATION).view(3, 1, 1)
-    normalised = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(255).sub(mean).div(deviation)
+    normalised = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float()
+    normalised.div_(255).sub_(mean).div_(deviation)
+    if is_padding.any():
+        normalised.masked_fill_(is_padding[:, None], 0)
     return ImageBatch(
-        pixels=normalised.masked_fill(is_padding[:, None], 0).contiguous(),
+        pixels=normalised,
         is_padding=is_padding,
         resized=torch.tensor(resized, dtype=torch.int64).view(-1, 2),
         original=torch.tensor(original, dtype=torch.int64).view(-1, 2),

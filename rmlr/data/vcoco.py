@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 import pydantic
+from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, RootModel
 
 from rmlr.data.images import read_size
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 PERSON = "person"  # COCO's name of it
-MAX_JOIN_GAP = 0.01  # pixels between a pair's corner and COCO's: both files have two decimals
+MAX_JOIN_GAP = 0.01  # pixels between a pair's side and COCO's: both files have two decimals
 
 Box = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
 _STRICT = ConfigDict(strict=True)
@@ -125,24 +126,46 @@ class Coco:
         """Which of `objects` is the person."""
         return self.objects.index(PERSON)
 
-    def annotation(self, image_id: int, listed: Iterable[int], interactions: list, actions: list) -> Annotation:
-        """The record of one image: all its instances, and what the persons among them do."""
-        image, instances = self.images[image_id], self.instances[image_id]
+    def ground_truth(self, image_id: int) -> "GroundTruth":
+        """All instances of one image."""
+        instances = self.instances[image_id]
         bbox = np.array([instance.bbox for instance in instances], dtype=np.float64).reshape(-1, 4)
-        is_listed = np.zeros(len(instances), dtype=bool)
-        is_listed[list(listed)] = True
-        return Annotation(
-            image_id=image_id,
-            file_name=image.file_name,
-            height=image.height,
-            width=image.width,
+        return GroundTruth(
+            image=self.images[image_id],
             boxes=np.concatenate([bbox[:, :2], bbox[:, :2] + bbox[:, 2:]], axis=1),
             labels=np.array([self.label_of[instance.category_id] for instance in instances], dtype=np.int64),
-            interactions=np.array(interactions, dtype=np.int64).reshape(-1, 3),
             is_crowd=np.array([instance.iscrowd for instance in instances], dtype=bool),
-            is_listed=is_listed,
+        )
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """The boxes of one image, before it is said what its people do."""
+
+    image: _CocoImage
+    boxes: Float[np.ndarray, "k 4"]
+    labels: Int[np.ndarray, " k"]
+    is_crowd: Bool[np.ndarray, " k"]
+
+    def annotation(self, listed: Iterable[int], interactions: Sequence, actions: Sequence) -> Annotation:
+        """The record of the image; `listed` are the boxes of persons whose actions were annotated."""
+        return Annotation(
+            image_id=self.image.id,
+            file_name=self.image.file_name,
+            height=self.image.height,
+            width=self.image.width,
+            boxes=self.boxes,
+            labels=self.labels,
+            interactions=np.array(interactions, dtype=np.int64).reshape(-1, 3),
+            is_crowd=self.is_crowd,
+            is_listed=np.isin(np.arange(len(self.boxes)), list(listed)),
             actions=np.array(actions, dtype=np.int64).reshape(-1, 2),
         )
+
+    def find(self, box: Box, label: int) -> int | None:
+        """Which of the boxes this one is, to the two decimals that the files have."""
+        is_same = (np.abs(self.boxes - np.array(box)) < MAX_JOIN_GAP).all(-1) & (self.labels == label)
+        return int(is_same.argmax()) if is_same.any() else None
 
 
 def read_coco(folder: Path, wanted: set[int]) -> Coco:
@@ -297,14 +320,13 @@ def _join(path: Path, rows: list[_Action], ids: list[int], coco: Coco, vocabular
     object box. A person that is no ground truth in COCO takes its rows along, an object leaves NO_BOX, as it would
     in the official tool (where the second is an assertion).
     """
-    listed: dict[int, list[int]] = {image_id: [] for image_id in ids}
+    _check_rows(path, rows)
+    people, images = rows[0].ann_id, rows[0].image_id
     for image_id in ids:
         if image_id not in coco.images:
             raise ValueError(
                 f"{path}: image {image_id} of the split is in no COCO instances file. Are they of one release?"
             )
-    people, images = rows[0].ann_id, rows[0].image_id
-    _check_rows(path, rows)
 
     def find(annotation_id: int, image_id: int, what: str) -> int:
         if annotation_id not in coco.place:
@@ -319,6 +341,7 @@ def _join(path: Path, rows: list[_Action], ids: list[int], coco: Coco, vocabular
             )
         return position
 
+    listed: dict[int, list[int]] = {image_id: [] for image_id in ids}
     humans = []
     for image_id, annotation_id in zip(images, people, strict=True):
         if image_id not in listed:
@@ -350,7 +373,10 @@ def _join(path: Path, rows: list[_Action], ids: list[int], coco: Coco, vocabular
                 what = f"'{verb}' of person {people[row]}"
                 object_ = find(objects[row], images[row], what) if objects[row] else NO_BOX
                 interactions[images[row]].append((humans[row], verb_of[verb], object_))
-    return [coco.annotation(image_id, listed[image_id], interactions[image_id], actions[image_id]) for image_id in ids]
+    return [
+        coco.ground_truth(image_id).annotation(listed[image_id], interactions[image_id], actions[image_id])
+        for image_id in ids
+    ]
 
 
 def _check_rows(path: Path, rows: list[_Action]) -> None:
@@ -373,7 +399,7 @@ def _check_rows(path: Path, rows: list[_Action]) -> None:
             raise ValueError(f"{where}: the agents in role_object_id are not ann_id. Is it role-major?")
 
 
-def read_pairs(path: Path, ids: list[int], vocabulary: Vocabulary, coco: Coco, photos: Path | None) -> list[Annotation]:
+def read_pairs(path: Path, ids: list[int], vocabulary: Vocabulary, coco: Coco, photos: Path) -> list[Annotation]:
     """The records of instances_vcoco_{split}.json, the only public form of the test split that has boxes.
 
     It holds pairs with a visible object: positives without an object box, role-less actions and left-out roles are
@@ -384,74 +410,58 @@ def read_pairs(path: Path, ids: list[int], vocabulary: Vocabulary, coco: Coco, p
     content = read_json(path, _PairsFile)
     if len(content.images) != len(content.annotations):
         raise ValueError(f"{path}: {len(content.images)} images, but {len(content.annotations)} annotations")
-    verbs, objects = vocabulary.verbs + vocabulary.unscored_verbs, vocabulary.objects
-    for key, names, known in (("classes", content.classes, verbs), ("objects", content.objects[1:], objects)):
+    if sorted(content.images) != sorted(ids):
+        outside = sorted(set(content.images) ^ set(ids))
+        raise ValueError(
+            f"{path}: {len(content.images)} images, {len(ids)} in the split's list of ids, {len(outside)} in one only, "
+            f"such as {outside[:1]}. Are annotations and split of one release?"
+        )
+    verbs = vocabulary.verbs + vocabulary.unscored_verbs
+    for key, names, known in (
+        ("classes", content.classes, verbs),
+        ("objects", content.objects[1:], vocabulary.objects),
+    ):
         unknown = [name for name in names if name not in known]
         if unknown:
             raise ValueError(f"{path}: {key}: {unknown} unknown to V-COCO's rows or COCO's categories")
     verb_of = [verbs.index(name) for name in content.classes]
     action_of = [vocabulary.actions.index(name.rsplit(" ", 1)[0]) for name in content.classes]
-    label_of = [NO_BOX, *(objects.index(name) for name in content.objects[1:])]
+    label_of = {number: vocabulary.objects.index(name) for number, name in enumerate(content.objects) if number}
     by_image = dict(zip(content.images, content.annotations, strict=True))
-    if set(by_image) != set(ids) or len(by_image) != len(content.images):
-        outside = sorted(set(by_image) ^ set(ids))
-        raise ValueError(
-            f"{path}: {len(content.images)} images, {len(ids)} in the split's list of ids, {len(outside)} in one only, "
-            f"such as {outside[:1]}. Are annotations and split of one release?"
-        )
 
     def read(image_id: int) -> Annotation:
         pairs, where = by_image[image_id], f"{path}: image {image_id}"
         if not len(pairs.boxes_h) == len(pairs.boxes_o) == len(pairs.actions) == len(pairs.objects):
             raise ValueError(f"{where}: boxes_h, boxes_o, actions and objects differ in length")
-        for name, values, limit in (
-            ("actions", pairs.actions, len(verb_of)),
-            ("objects", pairs.objects, len(label_of)),
-        ):
-            if any(not 0 <= value < limit for value in values) or (name == "objects" and 0 in values):
-                raise ValueError(f"{where}: {name} {values}: expected numbers below {limit}, no background")
-        labels = [label_of[number] for number in pairs.objects]
+        if any(not 0 <= action < len(verb_of) for action in pairs.actions):
+            raise ValueError(f"{where}: actions {pairs.actions}: expected 0 to {len(verb_of) - 1}")
+        if any(number not in label_of for number in pairs.objects):
+            raise ValueError(f"{where}: objects {pairs.objects}: expected 1 to {len(label_of)}; 0 is the background")
         humans = [(box, vocabulary.person) for box in pairs.boxes_h]
-        things = list(zip(pairs.boxes_o, labels, strict=True))
+        things = [(box, label_of[number]) for box, number in zip(pairs.boxes_o, pairs.objects, strict=True)]
+        named = dict.fromkeys(chain(humans, things))
         if image_id in coco.images:
-            places = {key: _find_box(where, coco, image_id, *key) for key in chain(humans, things)}
+            truth = coco.ground_truth(image_id)
         else:
-            places = {key: index for index, key in enumerate(dict.fromkeys(chain(humans, things)))}
-        columns = zip(humans, pairs.actions, things, strict=True)
-        interactions = [(places[human], verb_of[verb], places[thing]) for human, verb, thing in columns]
-        columns = zip(humans, pairs.actions, strict=True)
-        actions = list(dict.fromkeys((places[human], action_of[verb]) for human, verb in columns))
-        if image_id in coco.images:
-            listed = {place for (_, label), place in places.items() if label == vocabulary.person}
-            return coco.annotation(image_id, listed, interactions, actions)
-        if photos is None:
-            raise ValueError(f"{where}: COCO's instances do not have it, and no folder of photos is given for its size")
-        height, width = read_size(photos / pairs.file_name)
-        labels = np.array([label for _, label in places], dtype=np.int64)
-        return Annotation(
-            image_id=image_id,
-            file_name=pairs.file_name,
-            height=height,
-            width=width,
-            boxes=np.array([box for box, _ in places], dtype=np.float64).reshape(-1, 4),
-            labels=labels,
-            interactions=np.array(interactions, dtype=np.int64).reshape(-1, 3),
-            is_crowd=np.zeros(len(places), dtype=bool),
-            is_listed=labels == vocabulary.person,
-            actions=np.array(actions, dtype=np.int64).reshape(-1, 2),
+            truth = GroundTruth(
+                image=_CocoImage(image_id, pairs.file_name, *read_size(photos / pairs.file_name)),
+                boxes=np.array([box for box, _ in named], dtype=np.float64).reshape(-1, 4),
+                labels=np.array([label for _, label in named], dtype=np.int64),
+                is_crowd=np.zeros(len(named), dtype=bool),
+            )
+        place: dict[tuple[Box, int], int] = {}
+        for box, label in named:
+            if (found := truth.find(box, label)) is None:
+                raise ValueError(
+                    f"{where}: box {list(box)} of a {vocabulary.objects[label]} is not among COCO's {len(truth.boxes)} "
+                    "instances of the image. Are both of one release?"
+                )
+            place[box, label] = found
+        rows = list(zip(humans, pairs.actions, things, strict=True))
+        return truth.annotation(
+            listed={found for (_, label), found in place.items() if label == vocabulary.person},
+            interactions=[(place[human], verb_of[action], place[thing]) for human, action, thing in rows],
+            actions=list(dict.fromkeys((place[human], action_of[action]) for human, action, _ in rows)),
         )
 
     return [read(image_id) for image_id in ids]
-
-
-def _find_box(where: str, coco: Coco, image_id: int, box: Box, label: int) -> int:
-    """Which instance of an image has this box and class."""
-    for index, instance in enumerate(coco.instances[image_id]):
-        x, y, width, height = instance.bbox
-        gap = max(abs(mine - theirs) for mine, theirs in zip(box, (x, y, x + width, y + height), strict=True))
-        if gap < MAX_JOIN_GAP and coco.label_of[instance.category_id] == label:
-            return index
-    raise ValueError(
-        f"{where}: box {list(box)} of a {coco.objects[label]} is not among COCO's "
-        f"{len(coco.instances[image_id])} instances of the image. Are both of one release?"
-    )

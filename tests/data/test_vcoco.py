@@ -180,9 +180,15 @@ def test_pairs_without_coco_bring_their_boxes_and_the_photo_its_size(tiny_pairs_
     ("edit", "message"),
     [
         (lambda pairs: pairs["annotations"][0]["boxes_o"].pop(), "image 30: .* differ in length"),
-        (lambda pairs: pairs["annotations"][0]["actions"].__setitem__(0, 3), r"image 30: actions \[3, 2\]: .* below 3"),
-        (lambda pairs: pairs["annotations"][0]["objects"].__setitem__(0, 0), "image 30: objects .* no background"),
-        (lambda pairs: pairs["images"].__setitem__(0, 31), r"in one only, such as \[30\]"),
+        (
+            lambda pairs: pairs["annotations"][0]["actions"].__setitem__(0, 3),
+            r"image 30: actions \[3, 2\]: expected 0 to 2",
+        ),
+        (
+            lambda pairs: pairs["annotations"][0]["objects"].__setitem__(0, 0),
+            r"image 30: objects \[0, 2\]: .* 0 is the background",
+        ),
+        (lambda pairs: pairs["images"].__setitem__(0, 31), r"2 in one only, such as \[30\]"),
         (lambda pairs: pairs["images"].append(31), "2 images, but 1 annotations"),
         (lambda pairs: pairs["classes"].__setitem__(0, "fly obj"), r"classes: \['fly obj'\] unknown"),
         (lambda pairs: pairs["objects"].__setitem__(2, "egg"), r"objects: \['egg'\] unknown"),

@@ -100,7 +100,7 @@ def fit(
     seed: int,
     record: Record,
     identity: str,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, float]]:
     """Train network and objective in place on `number` images; the curve of every epoch, one row each.
 
     `load` gives the images at some positions, `means` turns an epoch's sums into what is logged. AdamW, cosine decay to
@@ -113,7 +113,7 @@ def fit(
 
     Raises ValueError where the effective batch cannot be reached, and on a loss or gradient that is not finite.
     """
-    accelerator = Accelerator()
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     processes, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
     accumulation, left = divmod(schedule.batch_size, processes * schedule.micro_batch_size)
     if left or not accumulation:
@@ -128,13 +128,13 @@ def fit(
     parameters = [parameter for parameter in task.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)
     path, first = record.resume / "epoch.pt", 0
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, float]] = []
     if state := load_resume(path, identity=identity):
         task.load_state_dict(state["task"])
         optimiser.load_state_dict(state["optimiser"])
         rows, first = state["rows"], len(state["rows"])
-    for row in rows:
-        record.log_metrics(row, step=row["epoch"])
+    for epoch, row in enumerate(rows):
+        record.log_metrics(row, step=epoch + 1)
     steps = math.ceil(number / schedule.batch_size)
     with record.progress((schedule.epochs - first) * steps, "training") as bar:
         for epoch in range(first, schedule.epochs):
@@ -160,10 +160,8 @@ def fit(
                 bar.advance(1, note)
             names = sorted(sums)
             totals = _over_processes(accelerator, torch.stack([sums[name] for name in names]).double()).tolist()
-            row = {"epoch": epoch + 1, "gradient_norm": float(norms) / steps}
-            row |= means(dict(zip(names, totals, strict=True)))
-            rows.append(row)
-            record.log_metrics(row, step=epoch + 1)
+            rows.append(means(dict(zip(names, totals, strict=True))) | {"gradient_norm": float(norms) / steps})
+            record.log_metrics(rows[-1], step=epoch + 1)
             if accelerator.is_main_process:
                 state = {"task": task.state_dict(), "optimiser": optimiser.state_dict(), "rows": rows}
                 save_resume(path, {"identity": identity, **state})
@@ -215,7 +213,7 @@ def _check_finite(what: str, value: Tensor, micro_batches: list[tuple[Batch, Tru
     if not torch.isfinite(value):
         images = [image for batch, _ in micro_batches for image in batch.image_ids.tolist()]
         raise ValueError(
-            f"the {what} is {float(value)} on images {images}. Look at their features and annotations, or lower the "
+            f"the {what} is {value.item()} on images {images}. Look at their features and annotations, or lower the "
             "learning rate"
         )
 

@@ -51,6 +51,5 @@ def predict(*, settings: Path, annotations: Path, features: Path, weights: Path,
                 bar.advance(len(indices))
         triplets = concatenate(parts)
         save_triplets(record.folder / "triplets.parquet", triplets)
-        record.log_metrics(
-            {"images": len(cached), "pairs": int(cached.pair_counts.sum()), "triplets": len(triplets.score)}
-        )
+        counts = {"images": len(cached), "pairs": int(cached.pair_counts.sum()), "triplets": len(triplets.score)}
+        record.log_metrics({name: float(count) for name, count in counts.items()})

@@ -35,13 +35,12 @@ def text(*, settings: Path, annotations: Path, out: Path) -> None:
             progress=record.progress,
         )
         embeddings.save(record.folder)
-        record.log_metrics(
-            {
-                "phrases": len(embeddings.phrases),
-                "image_texts": len(embeddings.text_offsets) - 1,
-                "words": len(embeddings.text_words),
-                "phrases_cut": embeddings.cut,
-            }
-        )
+        counts = {
+            "phrases": len(embeddings.phrases),
+            "image_texts": len(embeddings.text_offsets) - 1,
+            "words": len(embeddings.text_words),
+            "phrases_cut": embeddings.cut,
+        }
+        record.log_metrics({name: float(count) for name, count in counts.items()})
         if embeddings.cut:
             log.warning("%d phrases of image texts did not fit into %s and were cut", embeddings.cut, encoder.name)

@@ -92,11 +92,12 @@ def train(*, settings: Path, annotations: Path, features: Path, text: Path, seed
         )
         save_checkpoint(record.folder, card, network, objective)
         with (record.folder / "curves.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
+            writer = csv.DictWriter(file, fieldnames=["epoch", *dict.fromkeys(name for row in rows for name in row)])
             writer.writeheader()
-            writer.writerows(rows)
-        record.log_metrics({"images": len(usable), "images_without_pair": len(cached) - len(usable)})
-        record.log_metrics({f"final_{name}": value for name, value in rows[-1].items() if name != "epoch"})
+            writer.writerows({"epoch": epoch, **row} for epoch, row in enumerate(rows, start=1))
+        counts = {"images": len(usable), "images_without_pair": len(cached) - len(usable)}
+        record.log_metrics({name: float(count) for name, count in counts.items()})
+        record.log_metrics({f"final_{name}": value for name, value in rows[-1].items()})
 
 
 def _logged(sums: Mapping[str, float], weights: Losses) -> dict[str, float]:

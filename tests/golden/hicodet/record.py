@@ -3,7 +3,7 @@
     python tests/golden/hicodet/record.py PATH/TO/ho-rcnn
 
 Needs a checkout of ywchao/ho-rcnn (evaluation/, common/ and config.m are read) and GNU Octave's `octave-cli`. The cases
-are drawn by Python's own generator, whose numbers do not change between versions, so the same files come out each time.
+are drawn by Python's own generator, whose numbers do not change between versions, so the same content comes out each time.
 """
 
 import argparse

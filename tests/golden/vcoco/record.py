@@ -3,7 +3,7 @@
     python tests/golden/vcoco/record.py PATH/TO/v-coco
 
 Needs a checkout of s-gupta/v-coco, of which only vsrl_eval.py is read, and pycocotools. The cases are drawn by Python's
-own generator, whose numbers do not change between versions, so the same files come out each time.
+own generator, whose numbers do not change between versions, so the same content comes out each time.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python tests/golden/hicodet/record.py PATH/TO/ho-rcnn
 
-Needs a checkout of ywchao/ho-rcnn (evaluation/, common/ and config.m are read) and GNU Octave's `octave-cli`. The cases
-are drawn by Python's own generator, whose numbers do not change between versions, so the same content comes out each time.
+Needs a checkout of ywchao/ho-rcnn (evaluation/, common/ and config.m are read) and GNU Octave's `octave-cli`. The
+cases are drawn by Python's own generator, whose numbers do not change between versions: the same content comes out.
 """
 
 import argparse

@@ -17,4 +17,4 @@ rule all:
     input:
         rules.milestone_data.input,
         [f"results/{name}.{kind}" for name in STUDY.tables for kind in ("csv", "md")],
-        [f"{RESULTS}/figures/{name}/figure.png" for name in STUDY.figures],
+        rules.milestone_figures.input,

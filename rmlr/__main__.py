@@ -40,7 +40,7 @@ def command_line(named: str | None = None) -> App:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one stage. What a user gave wrongly is one message and exit status 1; RMLR_DEBUG=1 adds where it was found."""
+    """Run one stage. What a user gave wrongly is one message and exit status 1; RMLR_DEBUG=1 adds a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("rmlr").setLevel(logging.INFO)

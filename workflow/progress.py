@@ -1,7 +1,7 @@
-"""What the terminal says while the study runs: each finished job, and every few seconds what is at work and how long it takes.
+"""What the terminal says while the study runs: each finished job, what is at work, and how long all of it takes.
 
-Snakemake tells its logger every event of a job; we listen there and put it in one line. `--verbose` and `--printshellcmds`
-bring Snakemake's own lines back. No stage knows of this file.
+Snakemake tells its logger every event of a job; we listen there and put it in one line. `--verbose` and
+`--printshellcmds` bring Snakemake's own lines back. No stage knows of this file.
 """
 
 import json
@@ -65,8 +65,7 @@ class StudyLog(logging.Handler):
     def start(self, cores: int) -> None:
         """Talk from now on, until the process ends."""
         self.cores = cores
-        for path in Path(self.results).rglob("run.json"):
-            earlier = json.loads(path.read_text())
+        for earlier in records_of(self.results):
             self.took[earlier["stage"]].append(earlier["wall_seconds"])
         self.talks.set()
         threading.Thread(target=self._keep_talking, daemon=True).start()
@@ -128,6 +127,12 @@ class StudyLog(logging.Handler):
         return max([work / self.cores, *(seconds for seconds, _ in running)])
 
 
+def records_of(results: str) -> list[dict]:
+    """The run.json of every node that was made."""
+    paths = sorted(path for path in Path(results).rglob("run.json") if not path.parent.name.startswith("."))
+    return [json.loads(path.read_text()) for path in paths]
+
+
 def minutes(seconds: float) -> str:
     """A duration for people."""
     if seconds < 100:
@@ -158,8 +163,7 @@ def show_progress(study_log: StudyLog, cores: int) -> None:
 def summary(results: str, tables: list[Path]) -> str:
     """The tables, and what each stage of the profile's study took, from the run.json files."""
     stages: dict[str, list[dict]] = defaultdict(list)
-    for path in sorted(Path(results).rglob("run.json")):
-        record = json.loads(path.read_text())
+    for record in records_of(results):
         stages[record["stage"]].append(record)
     order = {rule: rank for rank, rule in enumerate([*WORK, "table", "figure"])}
     lines = [path.read_text() for path in tables if path.exists()]

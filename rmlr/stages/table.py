@@ -6,7 +6,9 @@ import statistics
 from pathlib import Path
 
 from rmlr.run import run
-from rmlr.settings import Table, TableNode
+from rmlr.settings import TableNode, TableRow
+
+Metrics = dict[str, float | None]
 
 METRICS = {  # the paper's columns that are measured, and how a reader knows them
     "vcoco_ap_role_1": "AP_role scenario 1",
@@ -30,20 +32,41 @@ def table(*, settings: Path, runs: Path, paper: Path, out: Path) -> None:
         settings: this table's settings file: which run feeds which row.
         runs: folder whose GROUP/NAME/SEED/evaluate/metrics.json were made by `evaluate`.
         paper: the paper's table (CSV); its first column names the rows.
-        out: folder to write; gets NAME.csv and NAME.md, where NAME is that of the folder.
+        out: folder to write; gets NAME.csv and NAME.md, where NAME is that of the folder, and metrics.json (fractions).
     """
     chosen = TableNode.load(settings)
-    files = [
-        runs / row.run / str(seed) / "evaluate" / "metrics.json" for row in chosen.table.rows for seed in chosen.seeds
-    ]
-    with run("table", chosen, settings=settings, out=out, inputs=[paper, *files]) as record:
+    files = {row.row: _files(runs, row, chosen.seeds) for row in chosen.table.rows}
+    inputs = [paper, *(file for of_row in files.values() for file in of_row)]
+    with run("table", chosen, settings=settings, out=out, inputs=inputs) as record:
         columns, printed = read_paper(paper)
-        rows = beside(columns, printed, measured(runs, chosen.table, chosen.seeds), chosen, paper)
+        ours = {row: [read_metrics(file) for file in of_row] for row, of_row in files.items()}
+        rows = beside(columns, printed, ours, chosen, paper)
         with (record.folder / f"{out.name}.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
         (record.folder / f"{out.name}.md").write_text(markdown(columns, rows, chosen))
+        means = {
+            row.run: {name: statistics.fmean(values) for name in METRICS if (values := _known(ours[row.row], name))}
+            for row in chosen.table.rows
+        }
+        (record.folder / "metrics.json").write_text(json.dumps(means, indent=2) + "\n")
+
+
+def _files(runs: Path, row: TableRow, seeds: list[int]) -> list[Path]:
+    return [runs / row.run / str(seed) / "evaluate" / "metrics.json" for seed in seeds]
+
+
+def _known(metrics: list[Metrics], name: str) -> list[float]:
+    return [value for seed in metrics if (value := seed.get(name)) is not None]
+
+
+def read_metrics(path: Path) -> Metrics:
+    """What `evaluate` measured of one run and seed, as fractions; None where there was nothing to average."""
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON ({error}). Remove its folder and evaluate again") from error
 
 
 def read_paper(path: Path) -> tuple[list[str], dict[str, dict[str, str]]]:
@@ -57,27 +80,10 @@ def read_paper(path: Path) -> tuple[list[str], dict[str, dict[str, str]]]:
     return columns, rows
 
 
-def measured(runs: Path, table: Table, seeds: list[int]) -> dict[str, list[dict[str, float | None]]]:
-    """Metrics of each row's run, seed by seed, in points."""
-    found: dict[str, list[dict[str, float | None]]] = {}
-    for row in table.rows:
-        found[row.row] = []
-        for seed in seeds:
-            path = runs / row.run / str(seed) / "evaluate" / "metrics.json"
-            try:
-                metrics = json.loads(path.read_text())
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"{path}: not JSON ({error}). Remove its folder and evaluate that run again"
-                ) from error
-            found[row.row].append({key: None if value is None else 100 * value for key, value in metrics.items()})
-    return found
-
-
 def beside(
     columns: list[str],
     printed: dict[str, dict[str, str]],
-    ours: dict[str, list[dict[str, float | None]]],
+    ours: dict[str, list[Metrics]],
     chosen: TableNode,
     paper: Path,
 ) -> list[dict[str, str]]:
@@ -92,12 +98,14 @@ def beside(
         theirs = {} if row.control else printed[row.row]
         cells = {column: theirs.get(column, "") for column in columns if column not in metrics} | {columns[0]: row.row}
         for metric in metrics:
-            values = [value for seed in ours[row.row] if (value := seed.get(metric)) is not None]
-            reported, mean = theirs.get(metric, ""), statistics.fmean(values) if values else None
-            cells[f"paper_{metric}"] = reported
-            cells[metric] = "" if mean is None else f"{mean:.2f}"
-            cells[f"{metric}_deviation"] = f"{statistics.stdev(values):.2f}" if len(values) > 1 else ""
-            cells[f"{metric}_difference"] = f"{mean - float(reported):+.2f}" if mean is not None and reported else ""
+            points = [100 * fraction for fraction in _known(ours[row.row], metric)]
+            printed_points = theirs.get(metric, "")
+            cells[f"paper_{metric}"] = printed_points
+            cells[metric] = f"{statistics.fmean(points):.2f}" if points else ""
+            cells[f"{metric}_deviation"] = f"{statistics.stdev(points):.2f}" if len(points) > 1 else ""
+            comparable = points and printed_points
+            difference = statistics.fmean(points) - float(printed_points) if comparable else 0.0
+            cells[f"{metric}_difference"] = f"{difference:+.2f}" if comparable else ""
         rows.append(cells | {"seeds": str(len(ours[row.row])), "profile": chosen.profile})
     return rows
 

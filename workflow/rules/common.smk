@@ -3,6 +3,7 @@
 import fcntl
 import os
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 from rmlr.settings import Study
@@ -17,7 +18,9 @@ STAGES = "draw prepare detector features text train predict evaluate table figur
 STUDY = Study.load(Path("params.yaml"))
 PROFILE = config.get("profile", STUDY.profile)
 RESULTS = f"results/{PROFILE}"
-NODES = STUDY.nodes(PROFILE, {stage: code_digest(stage) for stage in STAGES})
+CODE = {stage: code_digest(stage) for stage in STAGES}
+CODE["table"] += sha256(b"".join(file.read_bytes() for file in sorted(Path("paper").glob("*.csv")))).hexdigest()[:16]
+NODES = STUDY.nodes(PROFILE, CODE)
 CHOSEN = STUDY.profiles[PROFILE]
 
 # The drawn world, or the folder of real data in the same layout.

@@ -60,11 +60,6 @@ rule features:
         " --images {params.images} --detector {params.detector} --out {params.out} &> {log}"
 
 
-def views(run):
-    """The caches of a run's dataset and backbone, every split."""
-    return [f"{RESULTS}/{run.dataset}/features/{run.backbone}/{split}/run.json" for split in ("train", "val", "test")]
-
-
 rule milestone_detector:
     input:
         [f"{RESULTS}/detector/{run.backbone}/run.json" for run in ALL_RUNS.values()],
@@ -73,5 +68,9 @@ rule milestone_detector:
 
 rule milestone_features:
     input:
-        [file for run in ALL_RUNS.values() for file in views(run)],
+        [
+            f"{RESULTS}/{run.dataset}/features/{run.backbone}/{split}/run.json"
+            for run in ALL_RUNS.values()
+            for split in ("train", "val", "test")
+        ],
     localrule: True

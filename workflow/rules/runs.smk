@@ -1,5 +1,7 @@
 """The named runs: trained, let loose on the test split, and scored; one thread each, side by side."""
 
+SPLITS_OF = {"trainval": ["train", "val"]}
+
 
 def run_of(wildcards):
     return ALL_RUNS[f"{wildcards.group}/{wildcards.run}"]
@@ -14,24 +16,29 @@ def run_text(wildcards):
     return f"{RESULTS}/{run.dataset}/text/{run.encoder}/run.json"
 
 
-def run_features(splits):
-    """The caches of some splits, of a run's own dataset and backbone."""
-
-    def files(wildcards):
-        return [file for file in views(run_of(wildcards)) if Path(file).parent.name in splits]
-
-    return files
+def run_views(wildcards):
+    """The folder of a run's caches, every split below."""
+    run = run_of(wildcards)
+    return f"{RESULTS}/{run.dataset}/features/{run.backbone}"
 
 
-def splits_of(name):
-    return {"trainval": ("train", "val")}.get(name, (name,))
+def train_views(wildcards):
+    """The caches that a run learns from."""
+    split = NODES[f"runs/{wildcards.group}/{wildcards.run}/{wildcards.seed}/train"].train.split
+    return [f"{run_views(wildcards)}/{name}/run.json" for name in SPLITS_OF.get(split, [split])]
+
+
+def predict_views(wildcards):
+    """The caches that a run is let loose on."""
+    split = CHOSEN.prediction.split
+    return [f"{run_views(wildcards)}/{name}/run.json" for name in SPLITS_OF.get(split, [split])]
 
 
 rule train:
     input:
         settings="results/{profile}/settings/runs/{group}/{run}/{seed}/train.yaml",
         annotations=run_annotations,
-        features=run_features(("train", "val")),
+        features=train_views,
         text=run_text,
     output:
         "results/{profile}/runs/{group}/{run}/{seed}/train/weights.safetensors",
@@ -49,7 +56,7 @@ rule train:
         runtime=2880,
     params:
         annotations=subpath(input.annotations, parent=True),
-        features=subpath(input.features[0], ancestor=2),
+        features=run_views,
         text=subpath(input.text, parent=True),
         out=subpath(output.run, parent=True),
     shell:
@@ -61,7 +68,7 @@ rule predict:
     input:
         settings="results/{profile}/settings/runs/{group}/{run}/{seed}/predict.yaml",
         annotations=run_annotations,
-        features=run_features(splits_of(CHOSEN.prediction.split)),
+        features=predict_views,
         weights="results/{profile}/runs/{group}/{run}/{seed}/train/run.json",
     output:
         "results/{profile}/runs/{group}/{run}/{seed}/predict/triplets.parquet",
@@ -77,7 +84,7 @@ rule predict:
         runtime=240,
     params:
         annotations=subpath(input.annotations, parent=True),
-        features=subpath(input.features[0], ancestor=2),
+        features=run_views,
         weights=subpath(input.weights, parent=True),
         out=subpath(output.run, parent=True),
     shell:

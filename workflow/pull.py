@@ -18,7 +18,7 @@ def main() -> None:
         clean = [stage for stage in stages if not repo.status(targets=[stage.addressing], with_deps=True)]
     for stage in stages:
         sys.stderr.write(f"{'clean  ' if stage in clean else 'CHANGED'}  {stage.addressing}\n")
-    targets = [target for stage in clean for target in stage.cmd.removeprefix("snakemake ").split()]
+    targets = [target for stage in clean for target in str(stage.cmd).removeprefix("snakemake ").split()]
     if targets:
         subprocess.run(["snakemake", "--touch", "--quiet", "all", "--", *targets], check=True)
     if not pulled or len(clean) < len(stages):

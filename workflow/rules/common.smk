@@ -10,22 +10,32 @@ from rmlr.settings import Study
 from rmlr.source import code_digest
 
 sys.path.insert(0, f"{workflow.basedir}/workflow")
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # jobs find `rmlr`
+os.environ["PATH"] = os.pathsep.join(
+    [str(Path(sys.executable).parent), os.environ["PATH"]]
+)  # jobs find `rmlr`
 
 from progress import listen, show_progress, summary
 
-STAGES = "draw prepare detector features text train predict evaluate table figure".split()
+STAGES = (
+    "draw prepare detector features text train predict evaluate table figure".split()
+)
 STUDY = Study.load(Path("params.yaml"))
 PROFILE = config.get("profile", STUDY.profile)
 RESULTS = f"results/{PROFILE}"
 CODE = {stage: code_digest(stage) for stage in STAGES}
-CODE["table"] += sha256(b"".join(file.read_bytes() for file in sorted(Path("paper").glob("*.csv")))).hexdigest()[:16]
+CODE["table"] += sha256(
+    b"".join(file.read_bytes() for file in sorted(Path("paper").glob("*.csv")))
+).hexdigest()[:16]
 NODES = STUDY.nodes(PROFILE, CODE)
 CHOSEN = STUDY.profiles[PROFILE]
 
 # The drawn world, or the folder of real data in the same layout.
 RAW = f"{RESULTS}/world/draw" if CHOSEN.world else config.get("raw", "data/raw")
-ALL_RUNS = {f"{group}/{name}": run for group, runs in STUDY.runs.items() for name, run in runs.items()}
+ALL_RUNS = {
+    f"{group}/{name}": run
+    for group, runs in STUDY.runs.items()
+    for name, run in runs.items()
+}
 LONG_AGO = 946684800  # 1 January 2000: older than whatever a stage writes
 
 
@@ -72,10 +82,19 @@ def write_settings():
     for node, section in NODES.items():
         content = section.dump()
         copy = Path(RESULTS, node, "settings.yaml")
-        want(settings(node), content, made=copy.is_file() and copy.read_text() == content)
+        want(
+            settings(node), content, made=copy.is_file() and copy.read_text() == content
+        )
     for table in STUDY.tables:
-        pairs = [(f"{RESULTS}/tables/{table}/{table}.{kind}", f"results/{table}.{kind}") for kind in ("csv", "md")]
-        want(copy_marker(table), f"results/{table}.*\n", made=all(same(*pair) for pair in pairs))
+        pairs = [
+            (f"{RESULTS}/tables/{table}/{table}.{kind}", f"results/{table}.{kind}")
+            for kind in ("csv", "md")
+        ]
+        want(
+            copy_marker(table),
+            f"results/{table}.*\n",
+            made=all(same(*pair) for pair in pairs),
+        )
 
 
 IS_MAIN = workflow.is_main_process
@@ -100,8 +119,12 @@ wildcard_constraints:
 
 onstart:
     if not MAY_WRITE:
-        sys.exit(f"Process {Path('.snakemake/rmlr.lock').read_text()} is at work on this study; wait for it, or stop it.")
-    if not (workflow.output_settings.verbose or workflow.output_settings.printshellcmds):
+        sys.exit(
+            f"Process {Path('.snakemake/rmlr.lock').read_text()} is at work on this study; wait for it, or stop it."
+        )
+    if not (
+        workflow.output_settings.verbose or workflow.output_settings.printshellcmds
+    ):
         show_progress(study_log, workflow.cores)
 
 

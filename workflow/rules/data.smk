@@ -11,7 +11,11 @@ def raw_files(wildcards):
     """The annotation files that `prepare` reads; of real data those that are there, for the stage says what it misses."""
     if CHOSEN.world:
         return [f"{RAW}/run.json"]
-    return sorted(str(file) for pattern in RAW_FILES[wildcards.dataset] for file in Path(RAW).glob(pattern))
+    return sorted(
+        str(file)
+        for pattern in RAW_FILES[wildcards.dataset]
+        for file in Path(RAW).glob(pattern)
+    )
 
 
 def images_mark(wildcards):
@@ -94,5 +98,8 @@ rule milestone_data:
 
 rule milestone_text:
     input:
-        [f"{RESULTS}/{run.dataset}/text/{run.encoder}/run.json" for run in ALL_RUNS.values()],
+        [
+            f"{RESULTS}/{run.dataset}/text/{run.encoder}/run.json"
+            for run in ALL_RUNS.values()
+        ],
     localrule: True

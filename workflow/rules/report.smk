@@ -11,7 +11,9 @@ def table_metrics(wildcards):
 
 def figure_input(file):
     """A file of the run that a figure shows, of its first seed."""
-    return lambda wildcards: f"{RESULTS}/runs/{STUDY.figures[wildcards.figure].run}/{CHOSEN.seeds[0]}/{file}"
+    return (
+        lambda wildcards: f"{RESULTS}/runs/{STUDY.figures[wildcards.figure].run}/{CHOSEN.seeds[0]}/{file}"
+    )
 
 
 def figure_annotations(wildcards):
@@ -50,7 +52,12 @@ rule copy:
         md=f"{RESULTS}/tables/{{table}}/{{table}}.md",
         marker=copy_marker("{table}"),
     output:
-        csv=report("results/{table}.csv", caption="../report/table.rst", category="Tables", labels={"table": "{table}"}),
+        csv=report(
+            "results/{table}.csv",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{table}"},
+        ),
         md="results/{table}.md",
     log:
         f"{RESULTS}/logs/copies/{{table}}.txt",

@@ -24,14 +24,22 @@ def run_views(wildcards):
 
 def train_views(wildcards):
     """The caches that a run learns from."""
-    split = NODES[f"runs/{wildcards.group}/{wildcards.run}/{wildcards.seed}/train"].train.split
-    return [f"{run_views(wildcards)}/{name}/run.json" for name in SPLITS_OF.get(split, [split])]
+    split = NODES[
+        f"runs/{wildcards.group}/{wildcards.run}/{wildcards.seed}/train"
+    ].train.split
+    return [
+        f"{run_views(wildcards)}/{name}/run.json"
+        for name in SPLITS_OF.get(split, [split])
+    ]
 
 
 def predict_views(wildcards):
     """The caches that a run is let loose on."""
     split = CHOSEN.prediction.split
-    return [f"{run_views(wildcards)}/{name}/run.json" for name in SPLITS_OF.get(split, [split])]
+    return [
+        f"{run_views(wildcards)}/{name}/run.json"
+        for name in SPLITS_OF.get(split, [split])
+    ]
 
 
 rule train:
@@ -122,5 +130,9 @@ for group in STUDY.runs:
         name:
             f"milestone_runs_{group}"
         input:
-            [f"{RESULTS}/runs/{group}/{run}/{seed}/evaluate/run.json" for run in STUDY.runs[group] for seed in CHOSEN.seeds],
+            [
+                f"{RESULTS}/runs/{group}/{run}/{seed}/evaluate/run.json"
+                for run in STUDY.runs[group]
+                for seed in CHOSEN.seeds
+            ],
         localrule: True

@@ -5,6 +5,7 @@ alignment.safetensors   the alignment heads', where there are any; no prediction
 checkpoint.json         the card
 """
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -41,14 +42,22 @@ class Card(Section):
         """Of what a checkpoint is made with."""
         return {"rmlr": rmlr.__version__, **{name: version(name) for name in ("torch", "safetensors")}}
 
-    def must_fit(self, *, channels: int, token_dim: int, detector_digest: str, vocabulary: Vocabulary) -> None:
-        """ValueError that names every difference, if the network was not made for such features and classes."""
+    def must_fit(
+        self, *, channels: int, token_dim: int, detector_digest: str, objects: Sequence[str], vocabulary: Vocabulary
+    ) -> None:
+        """ValueError that names every difference, if the network was not made for such features and classes.
+
+        `objects` are the classes of the features' labels.
+        """
         found = {"channels": channels, "token_dim": token_dim, "detector_digest": detector_digest}
         differences = [
             f"{name}: the weights were trained with {getattr(self, name)}, given is {value}"
             for name, value in found.items()
             if getattr(self, name) != value
         ]
+        if self.vocabulary.objects != tuple(objects):
+            unknown = [name for name in objects if name not in self.vocabulary.objects]
+            differences.append(f"objects: the features have other classes, e.g. {unknown[:3]}, or another order")
         if self.vocabulary != vocabulary:
             differences.append(
                 f"vocabulary: {self.vocabulary.dataset} with {len(self.vocabulary.verbs)} verbs and "
@@ -90,7 +99,9 @@ def load_checkpoint(folder: Path) -> InteractionNetwork:
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: cannot be read ({error}). Is it cut off? Train again") from error
     except RuntimeError as error:
-        raise ValueError(f"{path}: of another architecture than {CARD_FILE} beside it says. {error}") from error
+        faults = [line.strip() for line in str(error).splitlines()[1:]]
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise ValueError(f"{path}: of another architecture than {CARD_FILE} says: {faults[0]}{more}") from error
     return network.eval().requires_grad_(False)
 
 

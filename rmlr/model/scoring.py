@@ -44,5 +44,7 @@ def score_triplets(
 
 
 def concatenate(parts: list[Triplets]) -> Triplets:
-    """All rows, in the order given; `parts` is not empty."""
-    return Triplets(*(np.concatenate([getattr(part, name) for part in parts]) for name in Triplets.__slots__))
+    """All rows, in the order given."""
+    boxes, integers, scores = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32)
+    empty = Triplets(integers, boxes, boxes, integers, integers, scores)
+    return Triplets(*(np.concatenate([getattr(part, name) for part in (empty, *parts)]) for name in Triplets.__slots__))

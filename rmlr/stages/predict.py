@@ -34,6 +34,7 @@ def predict(*, settings: Path, annotations: Path, features: Path, weights: Path,
             channels=cached.channels,
             token_dim=cached.token_dim,
             detector_digest=cached.detector_digest,
+            objects=cached.objects,
             vocabulary=vocabulary,
         )
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -41,8 +42,9 @@ def predict(*, settings: Path, annotations: Path, features: Path, weights: Path,
         is_valid_verb = torch.from_numpy(vocabulary.is_valid_verb).to(device)
         parts = []
         with record.progress(len(cached), "predicting") as bar:
-            for indices in torch.arange(len(cached)).split(chosen.batch_size):
-                batch = cached.batch(indices.tolist()).to(device)
+            for start in range(0, len(cached), chosen.batch_size):
+                indices = range(start, min(start + chosen.batch_size, len(cached)))
+                batch = cached.batch(indices).to(device)
                 parts.append(
                     score_triplets(
                         network, batch, is_valid_verb, prior_power=chosen.prior_power, min_score=chosen.min_score

@@ -43,6 +43,24 @@ def train(*, settings: Path, annotations: Path, features: Path, text: Path, seed
         cached = Features.load(features, chosen.train.split)
         truths = Truths(load_annotations(annotations, chosen.train.split), cached.image_ids, vocabulary)
         embeddings = TextEmbeddings.load(text) if chosen.variant.aligns else None
+        card = Card(
+            variant=chosen.variant,
+            network=chosen.network,
+            alignment=chosen.alignment,
+            channels=cached.channels,
+            token_dim=cached.token_dim,
+            vocabulary=vocabulary,
+            detector_digest=cached.detector_digest,
+            text_encoder=embeddings and embeddings.encoder,
+            versions=Card.versions_here(),
+        )
+        card.must_fit(
+            channels=cached.channels,
+            token_dim=cached.token_dim,
+            detector_digest=cached.detector_digest,
+            objects=cached.objects,
+            vocabulary=vocabulary,
+        )
         network = build(
             chosen.variant,
             chosen.network,
@@ -78,17 +96,6 @@ def train(*, settings: Path, annotations: Path, features: Path, text: Path, seed
             seed=seed,
             record=record,
             identity=_identity(chosen, seed, annotations, features, text),
-        )
-        card = Card(
-            variant=chosen.variant,
-            network=chosen.network,
-            alignment=chosen.alignment,
-            channels=cached.channels,
-            token_dim=cached.token_dim,
-            vocabulary=vocabulary,
-            detector_digest=cached.detector_digest,
-            text_encoder=embeddings and embeddings.encoder,
-            versions=Card.versions_here(),
         )
         save_checkpoint(record.folder, card, network, objective)
         with (record.folder / "curves.csv").open("w", newline="") as file:

@@ -1,0 +1,117 @@
+"""A small study up to training: records of drawn numbers, and features in which a ball's token tells its verb."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rmlr.data.features import FeatureWriter, Index, ShardBuilder
+from rmlr.data.records import save_annotations, save_vocabulary
+from rmlr.hoi import NO_BOX, Annotation, Instances, Vocabulary
+from rmlr.settings import Section
+
+SPLITS = {"train": range(100, 116), "val": range(200, 204), "test": range(300, 306)}
+CHANNELS, TOKEN_DIM, DETECTOR = 4, 5, "d" * 64
+VOCABULARY = Vocabulary(
+    dataset="vcoco",
+    objects=("person", "ball"),
+    person=0,
+    verbs=("hold obj", "throw obj"),
+    hois=((0, 1), (1, 1)),
+    unscored_verbs=("point instr",),
+    actions=("hold", "throw", "point"),
+)
+BOXES = np.array([[4.0, 4.0, 30.0, 60.0], [32.0, 20.0, 48.0, 40.0]])
+
+
+def verb_of(image_id: int) -> int:
+    """What the person does with the ball."""
+    return image_id % 2
+
+
+def annotation(image_id: int) -> Annotation:
+    rows = [(0, verb_of(image_id), 1), (0, 2, NO_BOX)]
+    return Annotation(
+        image_id=image_id,
+        file_name=f"{image_id}.jpg",
+        height=64,
+        width=64,
+        boxes=BOXES,
+        labels=np.array([0, 1]),
+        interactions=np.array(rows, dtype=np.int64),
+        is_crowd=np.zeros(2, dtype=bool),
+        is_listed=np.array([True, False]),
+        actions=np.array([[0, verb_of(image_id)]]),
+    )
+
+
+def write_features(folder: Path, image_ids: list[int], objects: list[str]) -> None:
+    """As `rmlr features` would: the ball's first number is its verb; the last image has a person only."""
+    generator = torch.Generator().manual_seed(0)
+    index = Index(
+        detector_digest=DETECTOR,
+        objects=objects,
+        person=0,
+        channels=CHANNELS,
+        token_dim=TOKEN_DIM,
+        map_dtype="float32",
+        shard_images=10,
+        image_ids=image_ids,
+    )
+    writer = FeatureWriter(index, folder.parent / f".{folder.name}.resume", "test")
+    for shard, members in writer.missing():
+        builder = ShardBuilder(index)
+        for image_id in members:
+            count = 1 if image_id == image_ids[-1] else 2
+            tokens = 0.1 * torch.randn(count, TOKEN_DIM, generator=generator)
+            tokens[1:, 0] = 2.0 * verb_of(image_id) - 1
+            builder.add(
+                [image_id],
+                Instances(torch.from_numpy(BOXES[:count]).float(), torch.full((count,), 0.9),
+                          torch.arange(count), tokens),
+                torch.zeros(count, dtype=torch.long),
+                torch.randn(1, CHANNELS, 4, 4, generator=generator),
+                torch.zeros(1, 4, 4, dtype=torch.bool),
+                torch.full((1, 2), 16.0),
+                torch.full((1, 2), 64),
+            )  # fmt: skip
+        writer.write(shard, builder)
+    folder.mkdir(parents=True)
+    writer.finish(folder)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Where things lie."""
+
+    prepare: Path
+    features: Path
+    vocabulary: Vocabulary
+    image_ids: dict[str, list[int]]
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory) -> Study:
+    root = tmp_path_factory.mktemp("study")
+    prepare, features = root / "prepare", root / "features"
+    prepare.mkdir()
+    save_vocabulary(prepare / "vocabulary.json", VOCABULARY)
+    image_ids = {split: list(ids) for split, ids in SPLITS.items()}
+    for split, ids in image_ids.items():
+        save_annotations(prepare / f"{split}.json", [annotation(image_id) for image_id in ids])
+        write_features(features / split, ids, list(VOCABULARY.objects))
+    return Study(prepare, features, VOCABULARY, image_ids)
+
+
+@pytest.fixture
+def settings_of(tmp_path):
+    """Writes a node's settings and gives their path."""
+
+    def write(node: Section) -> Path:
+        path = tmp_path / f"{type(node).__name__}.yaml"
+        path.write_text(node.dump())
+        return path
+
+    return write

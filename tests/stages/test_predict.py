@@ -1,0 +1,148 @@
+"""The predict stage, and the checkpoint it reads."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from rmlr.data.features import Features
+from rmlr.data.records import save_vocabulary
+from rmlr.data.triplets import load_triplets
+from rmlr.model.checkpoint import Card, load_card, load_checkpoint, save_checkpoint
+from rmlr.model.network import build
+from rmlr.settings import Alignment, Network, Prediction, PredictNode, TransformerSizes, Variant
+from rmlr.stages.predict import predict
+
+from .conftest import BOXES, CHANNELS, DETECTOR, TOKEN_DIM, VOCABULARY, write_features
+
+SIZES = TransformerSizes(layers=1, dim=8, heads=2, ffn_dim=8, dropout=0.1)
+CARD = Card(
+    variant=Variant.model_validate(
+        {"network": "rmlr", "global_context": True, "ire": True}
+        | dict.fromkeys(("ire_sentence", "ire_word", "irm_sentence", "irm_word"), False)
+    ),
+    network=Network(pool="covered", feature_dim=8, ire=SIZES, pair_dim=8, irm=SIZES),
+    alignment=Alignment(form="anchored", residual=False, whiten=True, stack=SIZES),
+    channels=CHANNELS,
+    token_dim=TOKEN_DIM,
+    vocabulary=VOCABULARY,
+    detector_digest=DETECTOR,
+    text_encoder=None,
+    versions={},
+)
+
+
+def node(min_score: float = 0.0, batch_size: int = 4) -> PredictNode:
+    return PredictNode(
+        code="", prediction=Prediction(split="test", batch_size=batch_size, prior_power=2.8, min_score=min_score)
+    )
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A random checkpoint."""
+    torch.manual_seed(0)
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    network = build(CARD.variant, CARD.network, channels=CHANNELS, token_dim=TOKEN_DIM, vocabulary=VOCABULARY)
+    save_checkpoint(folder, CARD, network, torch.nn.Identity())
+    return folder
+
+
+@pytest.fixture
+def run_predict(study, settings_of, weights, tmp_path):
+    def call(chosen: PredictNode, features=study.features, annotations=study.prepare, out="predict"):
+        folder = tmp_path / out
+        predict(settings=settings_of(chosen), annotations=annotations, features=features, weights=weights, out=folder)
+        return load_triplets(folder / "triplets.parquet")
+
+    return call
+
+
+def test_a_triplet_is_a_pair_with_a_possible_verb_scored_by_sigmoid_and_prior(run_predict, study, weights):
+    triplets = run_predict(node())
+    with_pair = study.image_ids["test"][:-1]  # the last image shows a person alone
+    assert triplets.image_id.tolist() == [image_id for image_id in with_pair for _ in range(2)]
+    assert triplets.verb.tolist() == [0, 1] * 5
+    assert (triplets.object_category == 1).all()
+    np.testing.assert_array_equal(triplets.human_boxes, np.tile(BOXES[0], (10, 1)))
+    np.testing.assert_array_equal(triplets.object_boxes, np.tile(BOXES[1], (10, 1)))
+    logits = load_checkpoint(weights)(Features.load(study.features, "test").batch(list(range(6)))).logits
+    expected = logits.sigmoid().flatten() * (0.9 * 0.9) ** 2.8
+    np.testing.assert_allclose(triplets.score, expected.numpy(), rtol=1e-5)
+
+
+def test_the_batch_size_changes_nothing(run_predict):
+    one, many = run_predict(node(batch_size=1), out="one"), run_predict(node(batch_size=6), out="many")
+    np.testing.assert_array_equal(one.image_id, many.image_id)
+    np.testing.assert_allclose(one.score, many.score, rtol=1e-5)
+
+
+def test_scores_below_the_smallest_are_not_written(run_predict):
+    everything = run_predict(node(), out="everything")
+    limit = float(np.median(everything.score))
+    some = run_predict(node(min_score=limit), out="some")
+    assert (everything.score >= limit).sum() == len(some.score) < len(everything.score)
+    assert len(run_predict(node(min_score=2.0), out="none").score) == 0
+
+
+def test_a_split_without_images_gives_an_empty_table(run_predict, tmp_path):
+    write_features(tmp_path / "features" / "test", [], ["person", "ball"])
+    assert len(run_predict(node(), features=tmp_path / "features").score) == 0
+
+
+# ---- what does not fit
+
+
+def test_weights_of_another_detector_or_vocabulary_are_refused(run_predict, study, weights, tmp_path):
+    card = CARD.model_copy(update={"detector_digest": "e" * 64, "channels": 9})
+    (weights / "checkpoint.json").write_text(card.model_dump_json())
+    with pytest.raises(ValueError, match=r"channels: .* 9, given is 4\n  detector_digest: .*eee, given is ddd"):
+        run_predict(node())
+    assert not (tmp_path / "predict").exists()
+
+
+def test_annotations_of_another_vocabulary_are_refused(run_predict, tmp_path):
+    other = tmp_path / "prepare"
+    other.mkdir()
+    save_vocabulary(other / "vocabulary.json", replace(VOCABULARY, verbs=("hold obj",), hois=((0, 1),)))
+    with pytest.raises(
+        ValueError, match="vocabulary: vcoco with 2 verbs and 2 combinations, given is vcoco with 1 and 1"
+    ):
+        run_predict(node(), annotations=other)
+
+
+def test_weights_of_another_architecture_are_refused(weights):
+    other = CARD.network.model_copy(update={"feature_dim": 12})
+    (weights / "checkpoint.json").write_text(CARD.model_copy(update={"network": other}).model_dump_json())
+    with pytest.raises(ValueError, match=r"weights\.safetensors: of another architecture.*size mismatch"):
+        load_checkpoint(weights)
+
+
+def test_a_missing_weight_is_refused(weights):
+    variant = CARD.variant.model_copy(update={"ire": False})
+    (weights / "checkpoint.json").write_text(CARD.model_copy(update={"variant": variant}).model_dump_json())
+    with pytest.raises(ValueError, match="Unexpected key"):
+        load_checkpoint(weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("checkpoint.json", "not the card"), ("weights.safetensors", "cannot be read")]
+)
+def test_a_truncated_file_is_one_clear_error(weights, name, message):
+    path = weights / name
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint(weights)
+
+
+def test_a_folder_without_a_checkpoint_is_one_clear_error(tmp_path):
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_card(tmp_path)
+
+
+def test_a_card_is_read_as_it_was_written(weights):
+    assert load_card(weights) == CARD
+    assert json.loads((weights / "checkpoint.json").read_text())["format"] == 1

@@ -24,7 +24,8 @@ class InteractionReasoning(nn.Module):
 
     The pairs of one image attend to each other, never to those of another.
 
-    Differs: the paper points at UPT's competitive layer without sizes: post-norm, GELU. FFN_o is one linear layer.
+    Differs: the paper points at UPT's competitive layer without sizes: post-norm, GELU. FFN_o is one linear layer, as
+    UPT's, its bias not started at the rate of positives.
     """
 
     def __init__(self, num_verbs: int, *, layers: int, dim: int, heads: int, ffn_dim: int, dropout: float):

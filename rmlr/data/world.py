@@ -10,8 +10,9 @@ Points are complex numbers (x + 1j y, y downwards) in units of which a picture i
 
 import cmath
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -22,7 +23,15 @@ Box = tuple[float, float, float, float]  # xyxy edges
 
 FIELD = 128.0
 PERSON = "person"
-KINDS = ("person", "bicycle", "ball", "kite", "bat", "bottle", "box")  # COCO's order, where COCO has them
+KINDS: tuple[str, ...] = (
+    "person",
+    "bicycle",
+    "ball",
+    "kite",
+    "bat",
+    "bottle",
+    "box",
+)  # COCO's order, where COCO has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +47,12 @@ RIDE, SWING, HIT = Deed("ride", "instr"), Deed("hit", "instr"), Deed("hit", "obj
 
 # How often a thing within reach meets each deed (None: nothing). A limb's deed does not depend on where the thing is.
 CUSTOMS: dict[str, dict[Deed | None, float]] = {
-    "ball": {HOLD: 0.26, THROW: 0.28, KICK: 0.26, None: 0.20},
-    "bottle": {HOLD: 0.34, THROW: 0.24, KICK: 0.18, None: 0.24},
-    "box": {HOLD: 0.30, THROW: 0.14, KICK: 0.32, None: 0.24},
-    "kite": {HOLD: 0.62, None: 0.38},
-    "bat": {HOLD: 0.24, SWING: 0.34, THROW: 0.18, None: 0.24},
-    "bicycle": {RIDE: 0.38, PUSH: 0.34, None: 0.28},
+    "ball": {HOLD: 0.26, THROW: 0.28, KICK: 0.28, None: 0.18},
+    "bottle": {HOLD: 0.34, THROW: 0.26, KICK: 0.22, None: 0.18},
+    "box": {HOLD: 0.30, THROW: 0.18, KICK: 0.34, None: 0.18},
+    "kite": {HOLD: 0.66, None: 0.34},
+    "bat": {HOLD: 0.24, SWING: 0.42, THROW: 0.18, None: 0.16},
+    "bicycle": {RIDE: 0.38, PUSH: 0.38, None: 0.24},
 }
 RARITIES: tuple[tuple[Deed, str], ...] = (
     (KICK, "kite"),
@@ -53,17 +62,32 @@ RARITIES: tuple[tuple[Deed, str], ...] = (
     (PUSH, "box"),
 )  # never by chance: `draw_scene` is asked for them
 
-PEOPLE = {1: 0.42, 2: 0.36, 3: 0.22}
-WITHIN_REACH = {"ball": 0.24, "bottle": 0.20, "box": 0.18, "kite": 0.11, "bat": 0.10, "bicycle": 0.17}
+PEOPLE = {1: 0.40, 2: 0.37, 3: 0.23}
+WITHIN_REACH = {"ball": 0.22, "bottle": 0.19, "box": 0.17, "kite": 0.11, "bat": 0.12, "bicycle": 0.16, None: 0.04}
+LYING = {"ball": 0.28, "bottle": 0.26, "box": 0.24, "kite": 0.22}
 ELSEWHERE = {"ball": 0.26, "bottle": 0.22, "box": 0.20, "kite": 0.18, "bat": 0.06, "bicycle": 0.08}
-MORE_THINGS = {0: 0.34, 1: 0.36, 2: 0.2, 3: 0.1}
+MORE_THINGS = {0: 0.65, 1: 0.25, 2: 0.07, 3: 0.03}  # elsewhere
 MOST_THINGS = 6
+BEHIND = 0.40  # chance of a thing within reach that nobody minds
+BALL_AT_BAT = 0.85
+HIDDEN = (0.08, 0.11)  # chances that the thing within reach is outside the picture, or behind a screen
+BALL_HIDDEN = 0.2
+SEEN = 0.3  # a thing of which less is inside the picture is not annotated
+NOTHING = 0.75  # chance that a picture without any visible thing stays so
+LONE_SCREEN, CROWD = 0.08, 0.03
+LISTED = 0.91  # chance that V-COCO's annotators took a person
 
-HEAD, ARM, LEG, HIP_HEIGHT, NECK_HEIGHT = 0.115, 0.245, 0.25, 0.46, 0.75  # in heights of a person; limbs: one segment
+HEIGHTS = (43, 58)
+HEAD, ARM, LEG, HIP_HEIGHT, NECK_HEIGHT = 0.115, 0.245, 0.25, 0.46, 0.75  # in body heights; limbs: one of two segments
 HAND, FOOT = 0.05, 0.055  # radii, likewise
+STRETCH = 1.98  # of a limb, in segments
+BESIDE, RAISED, BELOW = (0.60, 0.78), (0.925, 0.958), (0.08, 0.24)  # heights of ends that touch nothing, likewise
 GRIP = 1.0  # how far a limb's end lies inside what it touches
 MISS = 5.5  # how far it stays off what it does not touch
-GAZE_CLEAR, NO_GAZE_CLEAR = math.radians(36), math.radians(52)  # to everything not looked at; when looking at nothing
+IDLE = 0.35  # chance that a limb that does nothing ends beside the thing all the same
+GAZE_CLEAR, NO_GAZE_CLEAR = math.radians(36), math.radians(52)  # to all that is not looked at; when looking at nothing
+FACES = 0.5  # of these is enough beside people, who stand close to their things
+LOOKS = {"thing": 0.40, "elsewhere": 0.34, "nowhere": 0.26}  # at the thing within reach, or at anything else
 
 JOINTS = (
     "nose", "neck", "left_elbow", "right_elbow", "left_hand", "right_hand", "hip",
@@ -183,6 +207,7 @@ class Person:
     lean: float
     thing: Thing | None = None  # within reach
     ball: Thing | None = None  # at the tip of the bat within reach
+    behind: Thing | None = None  # within reach on the other side, but nobody minds it
     deed: Deed | None = None
     looks_at: "Thing | Person | None" = None
     gaze: float | None = None  # direction of the face; None: turned away
@@ -222,6 +247,16 @@ class Person:
             max(p.real + r * self.height for p, r in circles),
             max(p.imag + r * self.height for p, r in circles),
         )
+
+    @property
+    def things(self) -> list[Thing]:
+        """What stands around this person."""
+        return [thing for thing in (self.thing, self.ball, self.behind) if thing]
+
+    def can_reach(self, limb: str, point: complex) -> bool:
+        """Whether a hand or a foot can get there."""
+        root, segment = (self.neck, ARM) if limb == "hand" else (self.hip, LEG)
+        return abs(point - root) <= STRETCH * segment * self.height
 
     def at(self, forwards: float, height: float) -> complex:
         """A point by its distance in front of the person and its height above the ground, in body heights."""
@@ -299,101 +334,107 @@ def draw_scene(seed: int, index: int, size: int, wanted: tuple[Deed, str] | None
 def _place(dice: Dice, wanted: tuple[Deed, str] | None) -> Stage:
     stage = Stage()
     for number in range(dice.pick(PEOPLE)):
-        kind = dice.pick(WITHIN_REACH) if dice.happens(0.9) else None
-        if wanted and number == 0:
-            kind = wanted[1]
-        if len(stage.things) >= MOST_THINGS - 1:
+        ordered = wanted if number == 0 else None
+        is_plain = ordered is not None
+        kind = ordered[1] if ordered else dice.pick(WITHIN_REACH)
+        if len(stage.things) > MOST_THINGS - 3:
             kind = None
-        can_hide = kind not in (None, "bicycle") and not (wanted and number == 0)
-        outside, screened = can_hide and dice.happens(0.08), can_hide and dice.happens(0.11)
-        found = dice.best_of(
-            80 if stage.people else 2000,
-            lambda kind=kind, outside=outside: _propose_person(dice, stage, kind, outside),
-            lambda group: _crowding([group.thing, group.ball], stage),
+        is_outside, is_screened = (
+            dice.happens(chance) and kind not in (None, "bicycle") and not is_plain for chance in HIDDEN
         )
-        if found is None:
+        person = dice.best_of(
+            80 if stage.people else 2000,
+            partial(_propose_person, dice, stage, kind, is_outside),
+            lambda one: _crowding(stage, one.things, one) - (one.ball is not None),  # bat and ball do stand close
+        )
+        if person is None:
             continue
-        if found.thing:
-            found.thing.hidden = outside or screened
-            if screened and not outside:
-                stage.screens.append(_grown(found.thing.box, 1.5))
-        if found.ball and not (wanted and number == 0):
-            gone = _share_inside(found.ball.box) < 0.3
-            found.ball.hidden = gone or dice.happens(0.2)
-            if found.ball.hidden and not gone:
-                stage.screens.append(_grown(found.ball.box, 1.5))
-        found.is_listed = bool(wanted and number == 0) or dice.happens(0.91)
-        found.looks = _colours(dice)
-        stage.people.append(found)
-        stage.things += [thing for thing in (found.thing, found.ball) if thing]
-    spare = MOST_THINGS - len(stage.things)
-    seen = any(not thing.hidden for thing in stage.things)
-    more = dice.pick(MORE_THINGS) if seen or dice.happens(0.25) else 1
-    for _ in range(min(spare, more)):
-        thing = dice.best_of(40, lambda: _propose_loose(dice, stage), lambda it: _crowding([it], stage))
-        if thing:
-            stage.things.append(thing)
-    if dice.happens(0.08):
-        screen = dice.best_of(20, lambda: _propose_patch(dice, stage, (11, 16)), lambda _: 0)
+        if person.thing and (is_outside or is_screened):
+            _hide(person.thing, stage)
+        if person.ball and not is_plain and (_share_inside(person.ball.box) < SEEN or dice.happens(BALL_HIDDEN)):
+            _hide(person.ball, stage)
+        person.is_listed = dice.happens(LISTED) or is_plain
+        person.looks = _colours(dice)
+        stage.people.append(person)
+        stage.things += person.things
+    is_anything_seen = any(not thing.hidden for thing in stage.things)
+    more = dice.pick(MORE_THINGS) if is_anything_seen or dice.happens(NOTHING) else 1
+    for _ in range(min(more, MOST_THINGS - len(stage.things))):
+        thing = dice.best_of(40, partial(_propose_loose, dice, stage), lambda it: _crowding(stage, [it]))
+        stage.things += [thing] if thing else []
+    if dice.happens(LONE_SCREEN):
+        screen = dice.best_of(20, partial(_propose_patch, dice, stage, (11, 16)), lambda _: 0)
         stage.screens += [screen] if screen else []
-    if dice.happens(0.03):
-        stage.crowd = dice.best_of(20, lambda: _propose_patch(dice, stage, (26, 20)), lambda _: 0)
+    if dice.happens(CROWD):
+        stage.crowd = dice.best_of(20, partial(_propose_patch, dice, stage, (26, 20)), lambda _: 0)
     return stage
 
 
-def _propose_person(dice: Dice, stage: Stage, kind: str | None, outside: bool) -> Person | None:
+def _propose_person(dice: Dice, stage: Stage, kind: str | None, is_outside: bool) -> Person | None:
     """Somebody with a thing of this kind within reach; None where it does not fit in."""
-    height = dice.between(43, 58)
+    height = dice.between(*HEIGHTS)
     ground = complex(dice.between(0.2 * height, FIELD - 0.2 * height), dice.between(height + 2, FIELD - 5))
-    person = Person(ground, height, dice.one_of((-1, 1)), 0.0)
-    person.lean = person.side * height * dice.between(0.0, 0.05)
+    side = dice.one_of((-1, 1))
+    person = Person(ground, height, side, side * height * dice.between(0.0, 0.05))
     if kind == "bicycle":
-        person.lean = person.side * height * dice.between(0.05, 0.11)
-        drop = height * dice.between(0.06, 0.12)
-        person.thing = thing = _new_thing(dice, kind, height)
-        thing.side, thing.drop = person.side, drop
-        _shift(thing, person.hip - thing.saddle + height * dice.between(-0.04, 0.04))
-        _shift(thing, 1j * (ground.imag + drop - thing.box[3]))
+        person.lean = side * height * dice.between(0.05, 0.11)
+        person.thing = bicycle = _new_thing(dice, kind, height)
+        bicycle.side, bicycle.drop = side, height * dice.between(0.06, 0.12)
+        _shift(bicycle, person.hip - bicycle.saddle + height * dice.between(-0.04, 0.04))
+        _shift(bicycle, 1j * (ground.imag + bicycle.drop - bicycle.box[3]))
     elif kind:
         person.thing = thing = _new_thing(dice, kind)
-        thing.side = person.side
-        reach = person.at(dice.between(0.25, 0.37), dice.between(0.40, 0.60))
-        x1, y1, x2, y2 = thing.box
-        _shift(thing, reach - complex(x1 if person.side > 0 else x2, (y1 + y2) / 2))
-        if outside:
-            edge = FIELD if person.side > 0 else 0.0
-            step = edge - reach.real - person.side * dice.between(-0.5, 2.5)
+        _within_reach(thing, person, side, dice)
+        if is_outside:
+            edge = FIELD if side > 0 else 0.0
+            step = edge - thing.near.real - side * dice.between(-0.5, 2.5)
             person.ground += step
             _shift(thing, step)
-        ends = [thing.near] if kind != "bat" else [complex(thing.near.real, y) for y in (thing.box[1], thing.box[3])]
-        for end in ends:
-            if abs(end - person.neck) > 1.95 * ARM * height or abs(end - person.hip) > 1.95 * LEG * height:
-                return None
-        if kind == "bat" and dice.happens(0.85):
-            person.ball = ball = _new_thing(dice, "ball")
-            upper = dice.happens(0.5)
-            corner = complex(thing.box[2] if person.side > 0 else thing.box[0], thing.box[1 if upper else 3])
-            radius = (ball.box[2] - ball.box[0]) / 2
-            _shift(ball, corner - ball.centre + radius * complex(0.75 * person.side, -0.55 if upper else 0.55))
-        thing.rises = dice.happens(0.5)
-    new = [thing for thing in (person.thing, person.ball) if thing]
+        if kind == "bat" and dice.happens(BALL_AT_BAT):
+            person.ball = _new_thing(dice, "ball")
+            corner = complex(thing.box[2 if side > 0 else 0], thing.box[1 if dice.happens(0.5) else 3])
+            away = complex(0.75 * side, 0.55 if corner.imag > thing.centre.imag else -0.55)
+            _shift(person.ball, corner - person.ball.centre + away * (person.ball.box[2] - person.ball.box[0]) / 2)
+        ends = [complex(thing.near.real, y) for y in thing.box[1::2]] if kind == "bat" else [thing.near]
+        if not all(person.can_reach(limb, end) for limb in ("hand", "foot") for end in ends):
+            return None
+    if kind not in (None, "bicycle") and dice.happens(BEHIND):
+        person.behind = _new_thing(dice, dice.pick(LYING))
+        _within_reach(person.behind, person, -side, dice)
+    return person if _fits(person, stage, is_outside) else None
+
+
+def _within_reach(thing: Thing, person: Person, side: int, dice: Dice) -> None:
+    """Put it where hand and foot can get at it, on one side."""
+    thing.side, thing.rises = side, dice.happens(0.5)
+    point = person.ground + person.height * complex(side * dice.between(0.25, 0.37), -dice.between(0.40, 0.60))
+    _shift(thing, point - complex(thing.box[0 if side > 0 else 2], thing.centre.imag))
+
+
+def _fits(person: Person, stage: Stage, is_outside: bool) -> bool:
+    """Whether somebody has room: nothing covers a thing, or the middle of anybody."""
     if not 2 <= person.core[0] <= person.core[2] <= FIELD - 2:
-        return None
-    for thing in new:
+        return False
+    for thing in person.things:
         share = _share_inside(thing.box)
-        if (thing is person.ball and 0.3 <= share < 0.9) or (thing is person.thing and (share > 0.25) == outside):
-            return None
-        if thing is person.thing and not outside and share < (0.8 if kind == "bicycle" else 1.0):
-            return None
-        if any(_overlap(_grown(thing.box, 3), other.box) for other in stage.things):
-            return None
-        if any(_overlap(thing.box, other.core) for other in stage.people):
-            return None
-    if any(_overlap(person.core, _grown(other.core, 1)) for other in stage.people):
-        return None
-    if any(_overlap(person.core, other.box) for other in stage.things):
-        return None
-    return person
+        if thing is person.thing and is_outside:
+            is_placed = share < SEEN
+        elif thing is person.ball:
+            is_placed = share < SEEN or share > 0.9
+        else:
+            is_placed = share >= (0.8 if thing.kind == "bicycle" else 1.0)
+        apart = [other.core for other in stage.people] + [_grown(other.box, 3) for other in stage.things]
+        if not is_placed or any(_overlap(thing.box, other) for other in apart):
+            return False
+    others = [_grown(other.core, 1) for other in stage.people] + [other.box for other in stage.things]
+    return not any(_overlap(person.core, other) for other in others)
+
+
+def _hide(thing: Thing, stage: Stage) -> None:
+    """Out of sight: behind a screen, unless it is outside the picture anyway."""
+    thing.hidden = True
+    if _share_inside(thing.box) >= SEEN:
+        stage.screens.append(_grown(thing.box, 1.5))
 
 
 def _propose_loose(dice: Dice, stage: Stage) -> Thing | None:
@@ -418,14 +459,16 @@ def _is_clear(box: Box, stage: Stage) -> bool:
     return not any(_overlap(wide, other) for other in obstacles)
 
 
-def _crowding(new: Iterable[Thing | None], stage: Stage) -> float:
-    """How many things stand close together as seen from somebody's head, so that a gaze could not tell them apart."""
+def _crowding(stage: Stage, things: Sequence[Thing], person: Person | None = None) -> float:
+    """How many pairs of things, new ones among them, a gaze could not tell apart, as seen from everybody's head."""
     count = 0
-    for thing in new:
-        for person in stage.people if thing else ():
-            direction = cmath.phase(thing.centre - person.head)  # type: ignore[union-attr]
-            others = [other for other in stage.things if other is not thing]
-            count += sum(_angle(direction, cmath.phase(other.centre - person.head)) < GAZE_CLEAR for other in others)
+    everything = [*stage.things, *things]
+    for viewer in [*stage.people, person] if person else stage.people:
+        directions = [cmath.phase(thing.centre - viewer.head) for thing in everything]
+        first = 1 if viewer is person else max(len(stage.things), 1)  # pairs without a new part were there before
+        count += sum(
+            _angle(directions[i], directions[j]) < GAZE_CLEAR for i in range(first, len(directions)) for j in range(i)
+        )
     return count
 
 
@@ -442,7 +485,7 @@ def _new_thing(dice: Dice, kind: str, owner_height: float | None = None) -> Thin
     elif kind == "bat":
         width, height = dice.between(15, 18), dice.between(9, 11)
     else:
-        height = 0.55 * (owner_height or dice.between(43, 58))
+        height = 0.55 * (owner_height or dice.between(*HEIGHTS))
         width = 1.5 * height
     return Thing(kind, (0.0, 0.0, width, height))
 
@@ -460,118 +503,149 @@ def _colours(dice: Dice) -> dict[str, tuple[int, int, int]]:
 # ---- poses: a limb reaches the thing, bends up, or ends beside it
 
 
+class _Limbs:
+    """Where the hands and feet of one person end; 1 is the front one, -1 the back one."""
+
+    def __init__(self, person: Person, stage: Stage, dice: Dice):
+        self.person, self.dice = person, dice
+        self.around = [_grown(thing.box, MISS) for thing in stage.things]
+        self.hands = {1: self.hang((0.06, 0.16)), -1: self.hang((-0.22, -0.06))}
+        stride = dice.between(0.14, 0.2)
+        wide = {way: person.at(way * stride, 0) for way in (1, -1)}
+        self.is_walking = dice.happens(0.5) and not any(map(self.touches, wide.values()))
+        self.feet = wide if self.is_walking else {way: person.at(way * 0.07, 0) for way in (1, -1)}
+        self.is_standing = not self.is_walking
+
+    def touches(self, point: complex) -> bool:
+        """Whether it comes too close to a thing."""
+        return any(box[0] < point.real < box[2] and box[1] < point.imag < box[3] for box in self.around)
+
+    def free(self, limb: str, forwards: tuple[float, float], height: tuple[float, float]) -> complex | None:
+        """An end of a limb that touches nothing; None where none is found."""
+        for _ in range(40):
+            point = self.person.at(self.dice.between(*forwards), self.dice.between(*height))
+            if self.person.can_reach(limb, point) and not self.touches(point):
+                return point
+        return None
+
+    def hang(self, forwards: tuple[float, float]) -> complex:
+        """A hand that hangs, or rests on the hip."""
+        return self.free("hand", forwards, (0.33, 0.46)) or self.person.at(sum(forwards) / 4, 0.5)
+
+    def beside(self, limb: str, way: int, near: complex, height: tuple[float, float]) -> complex | None:
+        """An end as far out as if it touched what is `near`, but above or below it."""
+        out = (near - self.person.ground).real * self.person.side / self.person.height
+        return self.free(limb, (out, out + way * 2 * GRIP / self.person.height), height)
+
+    def stand_on_one_leg(self, foot: complex) -> None:
+        self.feet = {1: foot, -1: self.person.at(-0.04, 0)}
+        self.is_standing = self.is_walking = False
+
+
 def _pose(person: Person, stage: Stage, dice: Dice) -> None:
     """Bend arms and legs to what the person does."""
-    thing, deed = person.thing, person.deed
-    around = [_grown(other.box, MISS) for other in stage.things]
-
-    def touches(point: complex) -> float:
-        return sum(_inside(point, box) for box in around)
-
-    def spread(
-        forwards: tuple[float, float], height: tuple[float, float], reach_from: complex, reach: float
-    ) -> complex:
-        def propose() -> complex:
-            point = person.at(dice.between(*forwards), dice.between(*height))
-            return _within(reach_from, point, reach)
-
-        return dice.best_of(30, propose, touches)  # type: ignore[return-value]  # it never withdraws
-
-    arm, leg = 1.99 * ARM * person.height, 1.99 * LEG * person.height
-    out = (0.3, 0.4) if thing is None else ((thing.near - person.ground).real * person.side / person.height,) * 2
-    out = (out[0] - 0.02, out[1] + 0.04)  # how far out the limb ends that does nothing, on the thing's side
-
-    def hang(side: int) -> complex:
-        low, high = (-0.22, -0.06) if side < 0 else (0.06, 0.16)
-        return spread((low, high), (0.33, 0.46), person.neck, arm)
-
-    def miss_by_hand() -> complex:
-        return spread(out, (0.62, 0.82), person.neck, arm)
-
-    def miss_by_foot() -> complex:
-        return spread((min(out[0], 0.34), min(out[1], 0.4)), (0.06, 0.2), person.hip, leg)
-
-    hands = {1: hang(1), -1: hang(-1)}  # forwards, backwards
-    stride = dice.between(0.14, 0.2) if dice.happens(0.5) else 0.07
-    person.stance = "walk" if stride > 0.1 else "stand"
-    feet = {1: person.at(stride, 0), -1: person.at(-stride, 0)}
-
-    if thing and thing.kind == "bicycle":
-        bars = thing.bars + person.side * dice.between(-0.5, 0.5)
-        out = ((bars - person.ground).real * person.side / person.height - 0.03,) * 2
-        out = (out[0], out[1] + 0.05)
-        if deed in (RIDE, PUSH):
-            hands = {1: bars, -1: bars + complex(-1.5 * person.side, 0.5)}
-        else:
-            hands[1] = miss_by_hand()
-        if deed == RIDE:
-            low = complex(thing.crank.real + person.side * dice.between(-1, 1), person.ground.imag)
-            feet = {1: low, -1: 2 * thing.crank - low}
-            person.stance = None
-        if deed == KICK:
-            feet[1], person.stance = _within(person.hip, thing.front_hub, leg), None
-    elif thing:
-        grip = thing.near + person.side * dice.between(0.0, 2 * GRIP)
-        if deed in (HOLD, SWING):
-            hands[1] = grip
-        elif deed == PUSH:
-            hands = {1: grip - 2j, -1: grip + 3j}
-        elif deed == THROW:
-            hands[1] = spread(out, (0.90, 0.98), person.neck, arm)
-        elif deed == KICK:
-            feet = {1: grip, -1: person.at(-0.04, 0)}
-            person.stance = None
-        if deed is None and dice.happens(0.5):
-            point = miss_by_hand()
-            if not touches(point):
-                hands[1] = point
-        missed = hands[1] == feet[1] or abs(hands[1] - person.neck) > 0.3 * person.height and deed is None
-        if deed is None and not missed or deed in (HOLD, SWING, THROW, PUSH) and dice.happens(0.35):
-            feet = {1: miss_by_foot(), -1: person.at(-0.04, 0)}
-            person.stance = None
-        if deed == KICK and dice.happens(0.35):
-            point = miss_by_hand()
-            if not touches(point):
-                hands[1] = point
-        if thing.kind == "bat" and person.ball:
-            meets = abs(thing.tip - person.ball.centre) < (person.ball.box[2] - person.ball.box[0]) * 0.75
-            if deed in (SWING, HOLD) and meets != (deed == SWING):
-                thing.rises = not thing.rises
-                hands[1] = thing.near
-    elif dice.happens(0.25):
-        hands[1] = spread((0.2, 0.36), (0.90, 0.98), person.neck, arm)
-    elif dice.happens(0.5):
-        hands[1] = miss_by_hand()
-
+    limbs = _Limbs(person, stage, dice)
+    thing, behind = person.thing, person.behind
+    if thing is None:
+        _wave(person, limbs, dice)
+    elif thing.kind == "bicycle":
+        _handle_bicycle(person, thing, limbs, dice)
+    else:
+        _handle_thing(person, thing, limbs, dice)
+    if behind:
+        hand = limbs.beside("hand", -1, behind.near, BESIDE)
+        foot = limbs.beside("foot", -1, behind.near, BELOW)
+        if hand:
+            limbs.hands[-1] = hand
+        elif foot and (limbs.is_standing or limbs.is_walking):
+            limbs.stand_on_one_leg(person.at(0.04, 0))
+            limbs.feet[-1] = foot
+    person.stance = "walk" if limbs.is_walking else "stand" if limbs.is_standing else None
     names = {1: "right", -1: "left"} if person.side > 0 else {1: "left", -1: "right"}
-    for way in (1, -1):
-        elbow, hand = _bend(person.neck, hands[way], ARM * person.height, -person.side)
-        knee, foot = _bend(person.hip, feet[way], LEG * person.height, person.side)
-        person.joints |= {f"{names[way]}_elbow": elbow, f"{names[way]}_hand": hand}
-        person.joints |= {f"{names[way]}_knee": knee, f"{names[way]}_foot": foot}
+    for way, name in names.items():
+        elbow, hand = _bend(person.neck, limbs.hands[way], ARM * person.height, -person.side)
+        knee, foot = _bend(person.hip, limbs.feet[way], LEG * person.height, person.side)
+        person.joints |= {f"{name}_elbow": elbow, f"{name}_hand": hand, f"{name}_knee": knee, f"{name}_foot": foot}
     person.joints |= {"neck": person.neck, "hip": person.hip}
+
+
+def _handle_thing(person: Person, thing: Thing, limbs: _Limbs, dice: Dice) -> None:
+    """Hold, throw, kick, push, swing it, or nothing of all that; a limb ends as far out in any case."""
+    if person.ball and person.deed in (SWING, HOLD):
+        meets = (thing.tip.imag > thing.centre.imag) == (person.ball.centre.imag > thing.centre.imag)
+        thing.rises ^= meets != (person.deed == SWING)
+    grip = thing.near + person.side * dice.between(0, 2 * GRIP)
+    hand, foot = limbs.beside("hand", 1, thing.near, BESIDE), limbs.beside("foot", 1, thing.near, BELOW)
+    is_foot_idle = foot is not None and dice.happens(IDLE)
+    is_hand_idle = hand is not None and dice.happens(IDLE)
+    if person.deed is None:
+        is_hand_idle = hand is not None and (foot is None or dice.happens(0.5))
+        is_foot_idle = foot is not None and not is_hand_idle
+    elif person.deed in (HOLD, SWING):
+        limbs.hands[1], is_hand_idle = grip, False
+    elif person.deed == PUSH:
+        limbs.hands, is_hand_idle = {1: grip - 2j, -1: grip + 3j}, False
+    elif person.deed == THROW:
+        up = limbs.beside("hand", 1, thing.near, RAISED)
+        limbs.hands[1], is_hand_idle = up or person.at(0.2, 0.95), False
+    elif person.deed == KICK:
+        limbs.stand_on_one_leg(grip)
+        is_foot_idle = False
+    if is_hand_idle and hand:
+        limbs.hands[1] = hand
+    if is_foot_idle and foot:
+        limbs.stand_on_one_leg(foot)
+
+
+def _handle_bicycle(person: Person, bicycle: Thing, limbs: _Limbs, dice: Dice) -> None:
+    """Ride, push or kick it, or stand there; nothing is further back than a rider's trunk, nor out than the bars."""
+    limbs.feet[-1] = person.at(dice.between(-0.02, 0.01), 0)
+    grip = bicycle.bars + person.side * dice.between(0, 2 * GRIP)
+    if person.deed in (RIDE, PUSH):
+        limbs.hands = {1: grip, -1: grip + complex(-1.5 * person.side, 0.5)}
+    else:
+        hand = limbs.beside("hand", 1, bicycle.bars, BESIDE)
+        limbs.hands = {1: hand or limbs.hands[1], -1: limbs.free("hand", (0.24, 0.36), BESIDE) or person.at(0.3, 0.75)}
+    if person.deed == RIDE:
+        low = complex(bicycle.crank.real + person.side * dice.between(-1, 1), person.ground.imag)
+        limbs.stand_on_one_leg(low)
+        limbs.feet[-1] = 2 * bicycle.crank - low
+    elif person.deed == KICK:
+        limbs.stand_on_one_leg(bicycle.front_hub)
+
+
+def _wave(person: Person, limbs: _Limbs, dice: Dice) -> None:
+    """Nothing is within reach: arms hang, stretch out or up."""
+    gesture = dice.pick({"hang": 0.4, "stretch": 0.35, "raise": 0.25})
+    if gesture != "hang":
+        hand = limbs.free("hand", (0.2, 0.42), BESIDE if gesture == "stretch" else RAISED)
+        limbs.hands[1] = hand or limbs.hands[1]
 
 
 def _turn_face(person: Person, stage: Stage, dice: Dice) -> None:
     """Choose what is looked at, and turn the nose there; or away from everything."""
     sights: list[Thing | Person] = [*stage.things, *(other for other in stage.people if other is not person)]
     directions = [cmath.phase(_middle(sight) - person.head) for sight in sights]
-    clear = [
-        min((_angle(own, other) for j, other in enumerate(directions) if j != i), default=math.pi) > GAZE_CLEAR
-        for i, own in enumerate(directions)
-    ]
+
+    def is_clear(gaze: float, target: Thing | Person | None) -> bool:
+        needed = NO_GAZE_CLEAR if target is None else GAZE_CLEAR
+        return all(
+            _angle(gaze, direction) > needed * (FACES if Person in (type(sight), type(target)) else 1)
+            for sight, direction in zip(sights, directions, strict=True)
+            if sight is not target
+        )
+
     others = [sight for sight in sights if sight is not person.thing]
-    where = dice.pick({"thing": 0.36, "elsewhere": 0.24, "nowhere": 0.40})
+    where = dice.pick(LOOKS)
     target = person.thing if where == "thing" else dice.one_of(others) if where == "elsewhere" and others else None
-    if target is not None and clear[sights.index(target)]:
-        person.looks_at, person.gaze = target, directions[sights.index(target)] + math.radians(dice.between(-4, 4))
+    straight = directions[sights.index(target)] if target else 0.0
+    if target and is_clear(straight, target):
+        person.looks_at, person.gaze = target, straight + math.radians(dice.between(-4, 4))
     else:
-        for _ in range(30):
-            gaze = dice.between(-math.pi, math.pi)
-            if all(_angle(gaze, direction) > NO_GAZE_CLEAR for direction in directions):
-                person.gaze = gaze
-                break
-    person.joints["nose"] = person.head + (cmath.rect(1.1 * HEAD * person.height, person.gaze) if person.gaze else 0)
+        gazes = [dice.between(-math.pi, math.pi) for _ in range(30)]
+        person.gaze = next((gaze for gaze in gazes if is_clear(gaze, None)), None)
+    nose = 0 if person.gaze is None else cmath.rect(1.1 * HEAD * person.height, person.gaze)
+    person.joints["nose"] = person.head + nose
 
 
 # ---- what is annotated
@@ -621,7 +695,7 @@ def _annotate(stage: Stage, seed: int, index: int, size: int) -> Scene:
 
 
 class _Brush:
-    """Pillow on a canvas of twice the size, in our units; coordinates are whole, so the bytes are the same everywhere."""
+    """Pillow on a canvas of twice the size, in our units; whole coordinates, so the bytes are the same everywhere."""
 
     def __init__(self, size: int, ground: Image.Image):
         self.scale = 2 * size / FIELD
@@ -707,8 +781,8 @@ def _paint_thing(brush: _Brush, thing: Thing) -> None:
     elif thing.kind == "bat":
         handle, tip = thing.near, thing.tip
         inwards = (handle - tip) / abs(handle - tip)
-        brush.line([handle, tip + inwards * 8], (150, 96, 40), 1.6)
-        brush.line([tip + inwards * 9, tip + inwards * 1.8], (222, 170, 84), 3.6)
+        brush.line([handle, tip + inwards * 8], (150, 96, 40), 1.8)
+        brush.line([tip + inwards * 9, tip + inwards * 1.8], (222, 170, 84), 4.0)
     else:
         _paint_bicycle(brush, thing)
 
@@ -793,8 +867,8 @@ def _paint_crowd(brush: _Brush, box: Box, dice: Dice) -> None:
 
 
 def _bend(root: complex, target: complex, segment: float, turn: int) -> tuple[complex, complex]:
-    """Middle joint and end of a limb of two equal segments; a target out of reach is pointed at. `turn`: where it bends."""
-    target = _within(root, target, 1.99 * segment)
+    """Middle joint and end of a limb of two equal segments; out of reach it points there. `turn`: the way it bends."""
+    target = _within(root, target, STRETCH * segment)
     span = target - root
     bow = math.sqrt(max(segment**2 - abs(span) ** 2 / 4, 0.0))
     return root + span / 2 + turn * 1j * span / max(abs(span), 1e-6) * -bow, target
@@ -820,10 +894,6 @@ def _shift(thing: Thing, step: complex) -> None:
 
 def _grown(box: Box, margin: float) -> Box:
     return (box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin)
-
-
-def _inside(point: complex, box: Box) -> bool:
-    return box[0] < point.real < box[2] and box[1] < point.imag < box[3]
 
 
 def _overlap(a: Box, b: Box) -> bool:

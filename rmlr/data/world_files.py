@@ -106,7 +106,7 @@ def annotation_id(picture: Drawn, entity: int) -> int:
 
 
 def coco_instances(pictures: Sequence[Drawn]) -> dict:
-    """COCO's instances; people also carry the key points of COCO's person files (x, y, 2 seen, 1 not seen, 0 outside)."""
+    """COCO's instances; people carry the key points of COCO's person files, too (x, y, 2 seen, 1 not seen, 0 outside)."""
     categories = []
     for kind in KINDS:
         category = {"supercategory": kind, "id": COCO_CATEGORY_IDS[kind], "name": kind}

@@ -38,6 +38,12 @@ SMALL_FILE = 1 << 20  # bytes: larger inputs are known by name and size alone
 SAY_EVERY = 5.0  # seconds between two lines of progress
 POINTS_AT_ONCE = 25  # of a curve, to the tracker
 SEND_EVERY = 10.0  # seconds, at most, that points wait
+MLFLOW_DEFAULTS = {  # no telemetry; a server that is gone is given up within a minute, not within five
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
 
 
 @dataclass
@@ -443,8 +449,8 @@ class Tracker:
 @contextmanager
 def _connected() -> Iterator[Any]:
     """A client of the user's tracking server, else of `mlflow.db` here, which one process at a time may create."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
+    for name, value in MLFLOW_DEFAULTS.items():
+        os.environ.setdefault(name, value)
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
     from mlflow import MlflowClient
 

@@ -1,0 +1,287 @@
+"""What surrounds every stage."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from rmlr import run as run_module
+from rmlr.run import Progress, Tracker, digest, run, take_one, visible_gpus
+from rmlr.settings import EvaluateNode, TrainNode
+
+NODE = EvaluateNode(code="abc", split="test")
+
+
+@pytest.fixture
+def settings(tmp_path):
+    path = tmp_path / "evaluate.yaml"
+    path.write_text(NODE.dump())
+    return path
+
+
+def make(settings, out, text="new", **more):
+    with run("evaluate", NODE, settings=settings, out=out, **more) as record:
+        (record.folder / "made.txt").write_text(text)
+        record.log_metrics({"vcoco_ap_role_1": 0.5})
+        record.log_metrics({"loss": 2.0}, step=3)
+
+
+def test_a_finished_stage_leaves_its_files_its_settings_and_an_account(settings, tmp_path):
+    given = tmp_path / "given"
+    given.mkdir()
+    (given / "index.json").write_text("{}")
+    out = tmp_path / "deep" / "out"
+    make(settings, out, inputs=[given], seed=7)
+    assert sorted(path.name for path in out.iterdir()) == ["made.txt", "run.json", "settings.yaml"]
+    assert (out / "settings.yaml").read_bytes() == settings.read_bytes()
+    about = json.loads((out / "run.json").read_text())
+    assert (about["stage"], about["seed"], about["settings"]["code"]) == ("evaluate", 7, "abc")
+    assert about["metrics"] == {"vcoco_ap_role_1": 0.5}
+    assert about["inputs"][str(given)]["files"] == 1
+    assert about["versions"]["numpy"]
+    assert about["wall_seconds"] >= 0
+    assert about["cpu_seconds"] >= 0
+    assert about["peak_memory_mb"] > 1
+    assert about["device"] == "cpu"
+
+
+def test_a_failing_stage_leaves_what_was_there_and_nothing_else(settings, tmp_path):
+    out = tmp_path / "out"
+    make(settings, out, "old")
+
+    def fail():
+        with run("evaluate", NODE, settings=settings, out=out) as record:
+            (record.folder / "made.txt").write_text("half")
+            raise ValueError("broken input")
+
+    with pytest.raises(ValueError, match="broken input"):
+        fail()
+    assert (out / "made.txt").read_text() == "old"
+    assert not (tmp_path / ".out.part").exists()
+
+
+def test_what_an_earlier_attempt_made_is_replaced_as_a_whole(settings, tmp_path):
+    out = tmp_path / "out"
+    make(settings, out, "old")
+    (out / "of_old_only.txt").write_text("old")
+    (tmp_path / ".out.part").mkdir()
+    (tmp_path / ".out.part" / "left_by_a_killed_one").write_text("half")
+    make(settings, out)
+    assert sorted(path.name for path in out.iterdir()) == ["made.txt", "run.json", "settings.yaml"]
+
+
+def test_a_missing_input_is_named_before_anything_is_written(settings, tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere.*does not exist"):
+        make(settings, tmp_path / "out", inputs=[tmp_path / "nowhere"])
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_a_second_writer_waits_for_the_first(settings, tmp_path, caplog):
+    out = tmp_path / "out"
+    code = (
+        "import sys, time; from pathlib import Path; from rmlr.run import run; from rmlr.settings import EvaluateNode\n"
+        "settings, out = map(Path, sys.argv[1:])\n"
+        "with run('evaluate', EvaluateNode.load(settings), settings=settings, out=out) as record:\n"
+        "    (record.folder / 'made.txt').write_text('first'); print('in', flush=True); time.sleep(0.6)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, settings, out], stdout=subprocess.PIPE) as first:
+        assert first.stdout is not None
+        first.stdout.readline()
+        make(settings, out, "second")
+        assert first.wait() == 0
+    assert "another process" in caplog.text
+    assert (out / "made.txt").read_text() == "second"
+
+
+def test_the_digest_of_a_folder_sees_names_sizes_and_small_text(tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(b"1234")
+    (tmp_path / "index.json").write_text("{}")
+    before = digest(tmp_path)
+    (tmp_path / "run.json").write_text("when it was made")
+    (tmp_path / ".hidden").write_text("a lock")
+    assert digest(tmp_path) == before
+    (tmp_path / "index.json").write_text("[]")
+    changed = digest(tmp_path)
+    assert changed != before
+    (tmp_path / "photo.jpg").write_bytes(b"12345")
+    assert digest(tmp_path) != changed
+    assert digest(tmp_path / "photo.jpg")["bytes"] == 5
+
+
+def test_an_empty_folder_has_a_digest(tmp_path):
+    assert digest(tmp_path)["files"] == 0
+
+
+def test_time_left_is_of_the_last_pace_and_not_of_what_was_resumed(caplog, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(run_module.time, "monotonic", lambda: now)
+    caplog.set_level("INFO", logger="rmlr.run")
+    progress = Progress(100, "steps")
+    progress.advance(50, "resumed")
+    for _ in range(7):
+        now += 10.0
+        progress.advance(1)
+    assert "steps 57/100, 430 s left" in caplog.messages[-1]
+
+
+# ---- devices
+
+
+def test_four_jobs_on_two_gpus_get_one_each_or_wait(tmp_path):
+    first, one = take_one(["GPU-a", "GPU-b"], tmp_path)
+    second, two = take_one(["GPU-a", "GPU-b"], tmp_path)
+    assert (first, second) == ("GPU-a", "GPU-b")
+    code = (
+        "import sys; from pathlib import Path; from rmlr.run import take_one\n"
+        "print(take_one(['GPU-a', 'GPU-b'], Path(sys.argv[1]))[0])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as third,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as fourth,
+    ):
+        time.sleep(0.7)
+        assert third.poll() is None
+        assert fourth.poll() is None
+        two.release()
+        assert third.communicate()[0].strip() == "GPU-b"
+        assert fourth.communicate()[0].strip() == "GPU-b"
+    one.release()
+
+
+@pytest.mark.parametrize(
+    ("visible", "found"),
+    [(None, ["GPU-a", "GPU-b"]), ("1", ["GPU-b"]), ("GPU-b", ["GPU-b"]), ("", []), ("-1", []), ("0,7,1", ["GPU-a"])],
+)
+def test_cuda_visible_devices_says_which_gpus_may_be_taken(visible, found, tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nprintf 'GPU-a\\nGPU-b\\n'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert visible_gpus() == found
+
+
+# ---- MLflow
+
+TRAIN = """
+import sys
+from pathlib import Path
+from rmlr.run import run
+from rmlr.settings import TrainNode
+settings, out, seed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+with run("train", TrainNode.load(settings), settings=settings, out=out, seed=seed) as record:
+    for epoch in range(3):
+        record.log_metrics({"loss": 1.0 / (epoch + 1)}, step=epoch)
+    if len(sys.argv) > 4:
+        raise KeyboardInterrupt
+    record.log_metrics({"images": 4.0})
+"""
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A folder with the settings of a run, and a function that starts a train stage there, tracked."""
+    from collections import defaultdict
+
+    from rmlr.settings import Study
+
+    params = Path(__file__).parents[1] / "params.yaml"
+    node = Study.load(params).nodes("tiny", defaultdict(str))["runs/shared/rmlr/0/train"]
+    assert isinstance(node, TrainNode)
+    settings = tmp_path / "train.yaml"
+    settings.write_text(node.dump())
+    environment = {**os.environ, "RMLR_TRACKING": "on"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+
+    def start(seed, *more, **variables):
+        command = [sys.executable, "-c", TRAIN, settings, f"runs/{seed}/train", str(seed), *more]
+        return subprocess.Popen(command, cwd=tmp_path, env=environment | variables, stderr=subprocess.PIPE, text=True)
+
+    return tmp_path, start
+
+
+def tracked_runs(folder):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
+    [experiment] = [one for one in client.search_experiments() if one.name == "rmlr-tiny"]
+    return client, client.search_runs([experiment.experiment_id])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_eight_runs_that_start_at_once_on_a_new_database_are_all_in_it(study, monkeypatch):
+    pytest.importorskip("mlflow")
+    folder, start = study
+    processes = [start(seed) for seed in range(8)]
+    for process in processes:
+        assert process.wait() == 0, process.stderr.read()
+        process.stderr.close()
+    client, runs = tracked_runs(folder)
+    assert {one.data.tags["seed"] for one in runs} == {str(seed) for seed in range(8)}
+    assert all(one.info.status == "FINISHED" for one in runs)
+    one = runs[0]
+    wanted = {"group": "shared", "run": "rmlr", "variant": "rmlr", "dataset": "vcoco", "profile": "tiny"}
+    assert wanted.items() <= one.data.tags.items()
+    assert one.data.params["train.epochs"] == "2"
+    assert one.data.params["network.ire.dim"] == "8"
+    assert [point.value for point in client.get_metric_history(one.info.run_id, "loss")] == [1.0, 0.5, 1.0 / 3]
+    assert one.data.metrics["images"] == 4.0
+    assert [file.path for file in client.list_artifacts(one.info.run_id)] == ["train.yaml"]
+    kept = json.loads((folder / "runs" / one.data.tags["seed"] / "train" / "run.json").read_text())
+    assert kept["mlflow_run_id"] == one.info.run_id
+    # what evaluate measures joins the run of the train folder beside it; an interrupted run goes on as the same run
+    settings = folder / "evaluate.yaml"
+    settings.write_text(NODE.dump())
+    monkeypatch.setenv("RMLR_TRACKING", "on")
+    monkeypatch.chdir(folder)
+    make(settings, Path("runs/5/evaluate"))
+    assert start(9, "interrupted").wait() != 0
+    interrupted = [one for one in tracked_runs(folder)[1] if one.data.tags["seed"] == "9"]
+    assert [one.info.status for one in interrupted] == ["KILLED"]
+    assert start(9).wait() == 0
+    runs = tracked_runs(folder)[1]
+    assert [(one.info.status, one.info.run_id) for one in runs if one.data.tags["seed"] == "9"] == [
+        ("FINISHED", interrupted[0].info.run_id)
+    ]
+    [evaluated] = [one for one in runs if one.data.tags["seed"] == "5"]
+    assert evaluated.data.metrics["vcoco_ap_role_1"] == 0.5
+
+
+def test_a_lost_tracker_is_said_once_and_stops_nothing(caplog):
+    class Gone:
+        def log_batch(self, *_, **__):
+            raise ConnectionError("the server is gone")
+
+    tracker = Tracker()
+    tracker._client = Gone()
+    for step in range(100):
+        tracker.add({"loss": 1.0}, step)
+    tracker.close("FINISHED")
+    assert len(caplog.messages) == 1
+    assert "untracked" in caplog.text
+    assert "the server is gone" in caplog.text
+
+
+def test_without_tracking_nothing_of_it_is_loaded_or_left(study):
+    folder, start = study
+    with start(0, RMLR_TRACKING="off", PYTHONPROFILEIMPORTTIME="1") as process:
+        said = process.stderr.read()
+    assert process.returncode == 0
+    assert "mlflow" not in said
+    assert not (folder / "mlflow.db").exists()
+
+
+def test_the_lock_of_a_folder_is_beside_it(settings, tmp_path):
+    out = tmp_path / "out"
+    with run("evaluate", NODE, settings=settings, out=out) as record:
+        assert record.folder.parent == out.parent
+        with pytest.raises(TimeoutError):
+            FileLock(tmp_path / ".out.lock").acquire(timeout=0)

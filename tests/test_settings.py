@@ -1,0 +1,95 @@
+"""params.yaml, and what each node of the study reads of it."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rmlr.settings import Study, TrainNode
+
+PARAMS = Path(__file__).parents[1] / "params.yaml"
+
+
+@pytest.fixture(scope="module")
+def text():
+    return PARAMS.read_text()
+
+
+def nodes_of(content, profile="tiny"):
+    return Study.check(content, "params.yaml").nodes(profile, defaultdict(lambda: "abc"))
+
+
+@pytest.fixture
+def content(text):
+    return yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("profile", ["demo", "tiny", "paper"])
+def test_every_node_of_every_profile_is_read_again_as_it_was_written(content, profile, tmp_path):
+    for place, node in nodes_of(content, profile).items():
+        path = tmp_path / "settings.yaml"
+        path.write_text(node.dump())
+        assert type(node).load(path) == node, place
+
+
+def test_only_the_drawn_profiles_draw(content):
+    assert "world/draw" in nodes_of(content, "demo")
+    assert "world/draw" not in nodes_of(content, "paper")
+
+
+def test_an_override_changes_that_run_and_no_other(content):
+    before = nodes_of(content)
+    content["runs"]["table2"]["plain"]["overrides"] = {"train.epochs": 7}
+    after = nodes_of(content)
+    assert [place for place in before if before[place] != after[place]] == ["runs/table2/plain/0/train"]
+    node = after["runs/table2/plain/0/train"]
+    assert isinstance(node, TrainNode)
+    assert node.train.epochs == 7
+
+
+def test_each_seed_has_its_own_nodes(content):
+    content["profiles"]["tiny"]["seeds"] = [0, 4]
+    assert {"runs/shared/rmlr/0/train", "runs/shared/rmlr/4/evaluate"} <= nodes_of(content).keys()
+
+
+@pytest.mark.parametrize("path", ["train.epoch", "epochs", "tags.run", "train", "train.epochs.deeper", "code"])
+def test_an_override_of_what_is_no_number_is_named(content, path):
+    content["runs"]["table2"]["plain"]["overrides"] = {path: 7}
+    with pytest.raises(ValueError, match=rf"runs\.table2\.plain.*{path}"):
+        nodes_of(content)
+
+
+def test_an_override_of_a_wrong_type_is_named(content):
+    content["runs"]["table2"]["plain"]["overrides"] = {"train.epochs": "seven"}
+    with pytest.raises(ValueError, match=r"(?s)runs\.table2\.plain.*train\.epochs.*'seven'"):
+        nodes_of(content)
+
+
+@pytest.mark.parametrize("key", ["variant", "backbone", "encoder"])
+def test_a_run_that_names_what_there_is_not_is_an_error_that_lists_what_there_is(content, key):
+    content["runs"]["shared"]["rmlr"][key] = "bogus"
+    with pytest.raises(ValueError, match=rf"runs\.shared\.rmlr\.{key}: there is no 'bogus'. There are: \w"):
+        nodes_of(content)
+
+
+def test_a_table_that_names_a_missing_run_is_an_error(content):
+    content["tables"]["table2"]["rows"][0]["run"] = "table2/bogus"
+    with pytest.raises(ValueError, match=r"tables\.table2.*'table2/bogus'"):
+        nodes_of(content)
+
+
+def test_an_unknown_profile_is_an_error_that_lists_the_profiles(content):
+    with pytest.raises(ValueError, match=r"'huge'. There are: demo, tiny, paper"):
+        nodes_of(content, "huge")
+
+
+def test_a_misspelt_key_and_a_wrong_type_are_named_with_what_came(text, tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(text.replace("detector_seed: 0", "detector_sead: 0", 1).replace("steps: 1800", "steps: many"))
+    with pytest.raises(ValueError, match=r"params\.yaml: 3 setting") as raised:
+        Study.load(path)
+    said = str(raised.value)
+    assert "profiles.demo.detector_sead: Extra inputs are not permitted, got 0" in said
+    assert "profiles.demo.detector_seed: Field required\n" in said + "\n"
+    assert "steps: Input should be a valid integer, got 'many'" in said

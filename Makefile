@@ -1,0 +1,67 @@
+# What people type. Each target does its own set-up, in .venv; `make` alone lists them.
+#
+# The build of torch is pip's choice: give pip another index by its own environment, such as
+#     PIP_EXTRA_INDEX_URL=... make demo
+# for the CPU build. More seeds, other numbers: params.yaml.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+CORES ?= all
+JOBS ?= 2
+VENV := .venv
+READY := $(VENV)/ready
+TORCH := torch==2.14.1 torchvision==0.29.1
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := 1
+
+.PHONY: help setup demo test lint ui pull lock clean distclean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /make \1	/' | expand -t 18
+
+setup: $(READY)  ## the virtual environment, pinned
+
+demo: $(READY)  ## the main job: the drawn world to Table 2 (a second call does nothing)
+	@mkdir -p .snakemake && touch .snakemake/before
+	snakemake --cores $(CORES) --config profile=demo -- results/table2.csv results/table2.md
+	@[ results/table2.md -nt .snakemake/before ] || cat results/table2.md
+
+test: lint  ## style, types, import contract and tests
+	OMP_NUM_THREADS=1 pytest -q -n $(JOBS) -m "not slow"
+
+lint: $(READY)  ## style, types and import contract
+	ruff check . && ruff format --check .
+	snakefmt --check Snakefile workflow
+	pyright
+	lint-imports
+
+ui: $(READY)  ## MLflow's pages, on this machine only: http://127.0.0.1:5000
+	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --host 127.0.0.1 --port 5000
+
+pull: $(READY)  ## results of this commit from DVC's remote, known as current to both engines (also after a branch switch)
+	python workflow/pull.py
+
+lock: $(READY)  ## write requirements.lock anew from pyproject.toml
+	@pip install -q uv
+	python workflow/lock.py
+
+clean:  ## remove the results of the study and what tests and tools left; keeps .venv, MLflow's and DVC's stores
+	rm -rf results/*/ .snakemake dvc_plots tests/output .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean  ## also .venv, MLflow's and DVC's stores
+	rm -rf $(VENV) *.egg-info mlflow.db mlflow.db.lock mlruns mlartifacts .dvc/cache .dvc/tmp
+
+# Everything but torch by hash; then torch, which may change nothing of that; then this package itself.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"python 3.11 or later is needed, {sys.version} found")'
+	@[ -x $(VENV)/bin/python ] || $(PYTHON) -m venv $(VENV)
+	@echo "set-up in $(VENV): pinned packages, then torch"
+	@pip install -q --no-input --require-hashes --no-deps -r requirements.lock
+	@sed -E '/^ *--hash/d; s/ *\\$$//' requirements.lock > $(VENV)/constraints.txt
+	@pip install -q --no-input -c $(VENV)/constraints.txt $(TORCH)
+	@pip install -q --no-input --no-deps --no-build-isolation -e .
+	@touch $@

@@ -164,7 +164,7 @@ class AnchoredWords(nn.Module):
 class LiteralWords(nn.Module):
     """One cross-attention without residual, rows to the words of their image (paper, equations 13 and 14).
 
-    Differs: words are first projected to the rows' width, several heads attend. An image without words gives zeros.
+    Differs: words are first projected to the rows' width, several heads attend. An image without words has one of zeros.
     """
 
     def __init__(self, dim: int, heads: int, text_dim: int):
@@ -183,7 +183,7 @@ class LiteralWords(nn.Module):
         is_padding: Bool[Tensor, "b t"],
     ) -> Float[Tensor, "r d"]:
         words, is_padding = F.pad(words, (0, 0, 1, 0)), F.pad(is_padding, (1, 0), value=True)
-        is_padding[:, 0] = is_padding.all(1).logical_not()  # so that an image without words has something to look at
+        is_padding[:, 0] = is_padding.all(1).logical_not()  # the one that an image without words has
         layout = Layout.of_rows(image, len(words))
         query = layout.pad(self.to_query(rows)).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # b heads r d/heads
         key, value = (

@@ -164,7 +164,8 @@ class AnchoredWords(nn.Module):
 class LiteralWords(nn.Module):
     """One cross-attention without residual, rows to the words of their image (paper, equations 13 and 14).
 
-    Differs: words are first projected to the rows' width, several heads attend. An image without words has one of zeros.
+    Differs: words are first projected to the rows' width, and several heads attend. An image without words is given
+    one of zeros.
     """
 
     def __init__(self, dim: int, heads: int, text_dim: int):

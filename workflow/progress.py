@@ -58,6 +58,7 @@ class StudyLog(logging.Handler):
         self.waiting: dict[str, int] = {}  # rule: jobs that have not begun
         self.running: dict[int, Job] = {}
         self.took: dict[str, list[float]] = defaultdict(list)  # rule: seconds of each finished job
+        self.ran: set[str] = set()  # rules of finished jobs
         self.done = self.total = 0
         self.talks = threading.Event()
         self.stopped = threading.Event()
@@ -86,8 +87,10 @@ class StudyLog(logging.Handler):
         elif event == "job_finished" and record.job_id in self.running:
             job = self.running.pop(record.job_id)
             self.took[job.rule].append(job.seconds)
+            self.ran.add(job.rule)
             self.done += 1
-            self._say(f"{job.name}: done in {minutes(job.seconds)}")
+            if job.log is not None:  # a rule without a log only names files
+                self._say(f"{job.name}: done in {minutes(job.seconds)}")
         elif event == "job_error":
             job = self.running.pop(record.jobid, None)
             name = job.name if job else record.rule_name
@@ -154,9 +157,13 @@ def show_progress(study_log: StudyLog, cores: int) -> None:
     from snakemake.logging import logger
 
     replaced = {"job_info", "job_started", "job_finished", "job_error", "progress", "shellcmd"}
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return str(getattr(record, "event", "")) not in replaced and "Select jobs" not in record.getMessage()
+
     for handler in logger.handlers:
         if handler.name == "DefaultStreamHandler":
-            handler.addFilter(lambda record: str(getattr(record, "event", "")) not in replaced)
+            handler.addFilter(is_news)
     study_log.start(cores)
 
 

@@ -10,31 +10,31 @@ from rmlr.settings import Study
 from rmlr.source import code_digest
 
 sys.path.insert(0, f"{workflow.basedir}/workflow")
-os.environ["PATH"] = os.pathsep.join(
-    [str(Path(sys.executable).parent), os.environ["PATH"]]
-)  # jobs find `rmlr`
-
 from progress import listen, show_progress, summary
 
-STAGES = (
-    "draw prepare detector features text train predict evaluate table figure".split()
-)
+
+envvars:
+    "PATH",
+
+
+os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # jobs find `rmlr`
+
+STAGES = "draw prepare detector features text train predict evaluate table figure".split()
 STUDY = Study.load(Path("params.yaml"))
 PROFILE = config.get("profile", STUDY.profile)
 RESULTS = f"results/{PROFILE}"
 CODE = {stage: code_digest(stage) for stage in STAGES}
-CODE["table"] += sha256(
-    b"".join(file.read_bytes() for file in sorted(Path("paper").glob("*.csv")))
-).hexdigest()[:16]
+CODE["table"] += sha256(b"".join(file.read_bytes() for file in sorted(Path("paper").glob("*.csv")))).hexdigest()[:16]
 NODES = STUDY.nodes(PROFILE, CODE)
 CHOSEN = STUDY.profiles[PROFILE]
 
 # The drawn world, or the folder of real data in the same layout.
 RAW = f"{RESULTS}/world/draw" if CHOSEN.world else config.get("raw", "data/raw")
-ALL_RUNS = {
-    f"{group}/{name}": run
-    for group, runs in STUDY.runs.items()
-    for name, run in runs.items()
+ALL_RUNS = {f"{group}/{name}": run for group, runs in STUDY.runs.items() for name, run in runs.items()}
+ANNOTATIONS = ("vocabulary.json", "train.json", "val.json", "test.json")
+RAW_FILES = {
+    "vcoco": ("coco/*.json", "vcoco/*.json", "vcoco/splits/*.ids"),
+    "hicodet": ("hicodet/*.json",),
 }
 LONG_AGO = 946684800  # 1 January 2000: older than whatever a stage writes
 
@@ -55,7 +55,7 @@ def lock():
 
 
 def want(path, content, *, made):
-    """Write an input file of a rule: old when `made`, what the rule has made, came of it; else new, so the rule runs again."""
+    """Write an input file of a rule: old where `made`, what the rule made, came of it; else new, so that the rule runs."""
     path = Path(path)
     if not path.exists() or path.read_text() != content:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,19 +82,82 @@ def write_settings():
     for node, section in NODES.items():
         content = section.dump()
         copy = Path(RESULTS, node, "settings.yaml")
-        want(
-            settings(node), content, made=copy.is_file() and copy.read_text() == content
-        )
+        want(settings(node), content, made=copy.is_file() and copy.read_text() == content)
     for table in STUDY.tables:
-        pairs = [
-            (f"{RESULTS}/tables/{table}/{table}.{kind}", f"results/{table}.{kind}")
-            for kind in ("csv", "md")
-        ]
+        pairs = [(f"{RESULTS}/tables/{table}/{table}.{kind}", f"results/{table}.{kind}") for kind in ("csv", "md")]
         want(
             copy_marker(table),
             f"results/{table}.*\n",
             made=all(same(*pair) for pair in pairs),
         )
+
+
+# ---- what a rule's wildcards stand for
+
+
+def raw_files(wildcards):
+    """What `prepare` reads; of real data what is there, for the stage itself says what it misses."""
+    if CHOSEN.world:
+        return [f"{RAW}/run.json"]
+    return sorted(str(file) for pattern in RAW_FILES[wildcards.dataset] for file in Path(RAW).glob(pattern))
+
+
+def images_mark(wildcards):
+    """What changes when the pictures do; nobody draws real ones anew."""
+    return [f"{RAW}/run.json"] if CHOSEN.world else []
+
+
+def run_of(wildcards):
+    return ALL_RUNS[f"{wildcards.group}/{wildcards.run}"]
+
+
+def run_annotations(wildcards):
+    return f"{RESULTS}/{run_of(wildcards).dataset}/prepare/run.json"
+
+
+def run_text(wildcards):
+    run = run_of(wildcards)
+    return f"{RESULTS}/{run.dataset}/text/{run.encoder}/run.json"
+
+
+def run_views(wildcards):
+    """The folder of a run's caches, every split below."""
+    run = run_of(wildcards)
+    return f"{RESULTS}/{run.dataset}/features/{run.backbone}"
+
+
+def views(wildcards, split):
+    names = ("train", "val") if split == "trainval" else (split,)
+    return [f"{run_views(wildcards)}/{name}/run.json" for name in names]
+
+
+def train_views(wildcards):
+    """The caches that a run learns from."""
+    node = NODES[f"runs/{wildcards.group}/{wildcards.run}/{wildcards.seed}/train"]
+    return views(wildcards, node.train.split)
+
+
+def predict_views(wildcards):
+    """The caches that a run is let loose on."""
+    return views(wildcards, CHOSEN.prediction.split)
+
+
+def table_metrics(wildcards):
+    return [
+        f"{RESULTS}/runs/{row.run}/{seed}/evaluate/metrics.json"
+        for row in STUDY.tables[wildcards.table].rows
+        for seed in CHOSEN.seeds
+    ]
+
+
+def figure_input(file):
+    """A file of the run that a figure shows, of its first seed."""
+    return lambda wildcards: f"{RESULTS}/runs/{STUDY.figures[wildcards.figure].run}/{CHOSEN.seeds[0]}/{file}"
+
+
+def figure_annotations(wildcards):
+    run = ALL_RUNS[STUDY.figures[wildcards.figure].run]
+    return f"{RESULTS}/{run.dataset}/prepare/run.json"
 
 
 IS_MAIN = workflow.is_main_process
@@ -119,14 +182,10 @@ wildcard_constraints:
 
 onstart:
     if not MAY_WRITE:
-        sys.exit(
-            f"Process {Path('.snakemake/rmlr.lock').read_text()} is at work on this study; wait for it, or stop it."
-        )
-    if not (
-        workflow.output_settings.verbose or workflow.output_settings.printshellcmds
-    ):
+        sys.exit(f"Process {Path('.snakemake/rmlr.lock').read_text()} is at work here; wait for it, or stop it.")
+    if not (workflow.output_settings.verbose or workflow.output_settings.printshellcmds):
         show_progress(study_log, workflow.cores)
 
 
 onsuccess:
-    print(summary(RESULTS, [Path("results", f"{table}.md") for table in STUDY.tables]))
+    print(summary(RESULTS, [Path(f"results/{table}.md") for table in STUDY.tables if "copy" in study_log.ran]))

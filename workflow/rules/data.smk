@@ -1,27 +1,5 @@
 """From the drawn world, or the real data in the same layout, to our records and the text's embeddings."""
 
-ANNOTATIONS = ("vocabulary.json", "train.json", "val.json", "test.json")
-RAW_FILES = {
-    "vcoco": ("coco/*.json", "vcoco/*.json", "vcoco/splits/*.ids"),
-    "hicodet": ("hicodet/*.json",),
-}
-
-
-def raw_files(wildcards):
-    """The annotation files that `prepare` reads; of real data those that are there, for the stage says what it misses."""
-    if CHOSEN.world:
-        return [f"{RAW}/run.json"]
-    return sorted(
-        str(file)
-        for pattern in RAW_FILES[wildcards.dataset]
-        for file in Path(RAW).glob(pattern)
-    )
-
-
-def images_mark(wildcards):
-    """What changes when the pictures do; nobody draws real ones anew."""
-    return [f"{RAW}/run.json"] if CHOSEN.world else []
-
 
 rule draw:
     input:
@@ -98,8 +76,5 @@ rule milestone_data:
 
 rule milestone_text:
     input:
-        [
-            f"{RESULTS}/{run.dataset}/text/{run.encoder}/run.json"
-            for run in ALL_RUNS.values()
-        ],
+        [f"{RESULTS}/{run.dataset}/text/{run.encoder}/run.json" for run in ALL_RUNS.values()],
     localrule: True

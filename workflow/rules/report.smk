@@ -1,26 +1,6 @@
 """The paper's tables beside ours, and pictures of predictions."""
 
 
-def table_metrics(wildcards):
-    return [
-        f"{RESULTS}/runs/{row.run}/{seed}/evaluate/metrics.json"
-        for row in STUDY.tables[wildcards.table].rows
-        for seed in CHOSEN.seeds
-    ]
-
-
-def figure_input(file):
-    """A file of the run that a figure shows, of its first seed."""
-    return (
-        lambda wildcards: f"{RESULTS}/runs/{STUDY.figures[wildcards.figure].run}/{CHOSEN.seeds[0]}/{file}"
-    )
-
-
-def figure_annotations(wildcards):
-    run = ALL_RUNS[STUDY.figures[wildcards.figure].run]
-    return f"{RESULTS}/{run.dataset}/prepare/run.json"
-
-
 rule table:
     input:
         table_metrics,

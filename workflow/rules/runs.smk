@@ -1,46 +1,5 @@
 """The named runs: trained, let loose on the test split, and scored; one thread each, side by side."""
 
-SPLITS_OF = {"trainval": ["train", "val"]}
-
-
-def run_of(wildcards):
-    return ALL_RUNS[f"{wildcards.group}/{wildcards.run}"]
-
-
-def run_annotations(wildcards):
-    return f"{RESULTS}/{run_of(wildcards).dataset}/prepare/run.json"
-
-
-def run_text(wildcards):
-    run = run_of(wildcards)
-    return f"{RESULTS}/{run.dataset}/text/{run.encoder}/run.json"
-
-
-def run_views(wildcards):
-    """The folder of a run's caches, every split below."""
-    run = run_of(wildcards)
-    return f"{RESULTS}/{run.dataset}/features/{run.backbone}"
-
-
-def train_views(wildcards):
-    """The caches that a run learns from."""
-    split = NODES[
-        f"runs/{wildcards.group}/{wildcards.run}/{wildcards.seed}/train"
-    ].train.split
-    return [
-        f"{run_views(wildcards)}/{name}/run.json"
-        for name in SPLITS_OF.get(split, [split])
-    ]
-
-
-def predict_views(wildcards):
-    """The caches that a run is let loose on."""
-    split = CHOSEN.prediction.split
-    return [
-        f"{run_views(wildcards)}/{name}/run.json"
-        for name in SPLITS_OF.get(split, [split])
-    ]
-
 
 rule train:
     input:

@@ -54,13 +54,14 @@ CUSTOMS: dict[str, dict[Deed | None, float]] = {
     "bat": {HOLD: 0.24, SWING: 0.42, THROW: 0.18, None: 0.16},
     "bicycle": {RIDE: 0.38, PUSH: 0.38, None: 0.24},
 }
-RARITIES: tuple[tuple[Deed, str], ...] = (
-    (KICK, "kite"),
-    (THROW, "kite"),
-    (KICK, "bat"),
-    (KICK, "bicycle"),
-    (PUSH, "box"),
-)  # never by chance: `draw_scene` is asked for them
+RARITIES: dict[tuple[Deed, str], float] = {
+    (KICK, "kite"): 0.55,
+    (KICK, "bat"): 0.9,
+    (KICK, "bicycle"): 1.2,
+    (PUSH, "box"): 1.5,
+    (THROW, "kite"): 3.0,
+    (PUSH, "bottle"): 7.0,
+}  # never by chance but on request (`draw_scene`): in so many of a thousand pictures
 
 PEOPLE = {1: 0.40, 2: 0.37, 3: 0.23}
 WITHIN_REACH = {"ball": 0.22, "bottle": 0.19, "box": 0.17, "kite": 0.11, "bat": 0.12, "bicycle": 0.16, None: 0.04}
@@ -77,7 +78,7 @@ NOTHING = 0.75  # chance that a picture without any visible thing stays so
 LONE_SCREEN, CROWD = 0.08, 0.03
 LISTED = 0.91  # chance that V-COCO's annotators took a person
 
-HEIGHTS = (43, 58)
+HEIGHTS = (43.0, 58.0)
 HEAD, ARM, LEG, HIP_HEIGHT, NECK_HEIGHT = 0.115, 0.245, 0.25, 0.46, 0.75  # in body heights; limbs: one of two segments
 HAND, FOOT = 0.05, 0.055  # radii, likewise
 STRETCH = 1.98  # of a limb, in segments
@@ -110,10 +111,10 @@ class Dice:
         return low + (high - low) * float(self._generator.random())
 
     def happens(self, probability: float) -> bool:
-        return self.between(0, 1) < probability
+        return self.between(0.0, 1.0) < probability
 
     def pick(self, weights: dict[Option, float]) -> Option:
-        left = self.between(0, sum(weights.values()))
+        left = self.between(0.0, sum(weights.values()))
         for option, weight in weights.items():
             left -= weight
             if left < 0:
@@ -121,7 +122,7 @@ class Dice:
         return next(reversed(weights))
 
     def one_of(self, options: Sequence[Option]) -> Option:
-        return options[int(self.between(0, len(options)))]
+        return options[int(self.between(0.0, float(len(options))))]
 
     def best_of(
         self, tries: int, propose: Callable[[], Option | None], cost: Callable[[Option], float]
@@ -363,10 +364,10 @@ def _place(dice: Dice, wanted: tuple[Deed, str] | None) -> Stage:
         thing = dice.best_of(40, partial(_propose_loose, dice, stage), lambda it: _crowding(stage, [it]))
         stage.things += [thing] if thing else []
     if dice.happens(LONE_SCREEN):
-        screen = dice.best_of(20, partial(_propose_patch, dice, stage, (11, 16)), lambda _: 0)
+        screen = dice.best_of(20, partial(_propose_patch, dice, stage, (11.0, 16.0)), lambda _: 0)
         stage.screens += [screen] if screen else []
     if dice.happens(CROWD):
-        stage.crowd = dice.best_of(20, partial(_propose_patch, dice, stage, (26, 20)), lambda _: 0)
+        stage.crowd = dice.best_of(20, partial(_propose_patch, dice, stage, (26.0, 20.0)), lambda _: 0)
     return stage
 
 
@@ -423,10 +424,10 @@ def _fits(person: Person, stage: Stage, is_outside: bool) -> bool:
             is_placed = share < SEEN or share > 0.9
         else:
             is_placed = share >= (0.8 if thing.kind == "bicycle" else 1.0)
-        apart = [other.core for other in stage.people] + [_grown(other.box, 3) for other in stage.things]
+        apart = [other.core for other in stage.people] + [_grown(other.box, 3.0) for other in stage.things]
         if not is_placed or any(_overlap(thing.box, other) for other in apart):
             return False
-    others = [_grown(other.core, 1) for other in stage.people] + [other.box for other in stage.things]
+    others = [_grown(other.core, 1.0) for other in stage.people] + [other.box for other in stage.things]
     return not any(_overlap(person.core, other) for other in others)
 
 
@@ -443,23 +444,23 @@ def _propose_loose(dice: Dice, stage: Stage) -> Thing | None:
     thing = _new_thing(dice, kind)
     thing.side, thing.rises = dice.one_of((-1, 1)), dice.happens(0.5)
     width, height = thing.box[2] - thing.box[0], thing.box[3] - thing.box[1]
-    _shift(thing, complex(dice.between(1, FIELD - 1 - width), dice.between(1, FIELD - 1 - height)))
+    _shift(thing, complex(dice.between(1.0, FIELD - 1 - width), dice.between(1.0, FIELD - 1 - height)))
     return thing if _is_clear(thing.box, stage) else None
 
 
 def _propose_patch(dice: Dice, stage: Stage, sides: tuple[float, float]) -> Box | None:
-    x, y = dice.between(1, FIELD - 1 - sides[0]), dice.between(1, FIELD - 1 - sides[1])
+    x, y = dice.between(1.0, FIELD - 1 - sides[0]), dice.between(1.0, FIELD - 1 - sides[1])
     box = (x, y, x + sides[0], y + sides[1])
     return box if _is_clear(box, stage) else None
 
 
 def _is_clear(box: Box, stage: Stage) -> bool:
-    wide = _grown(box, 3)
+    wide = _grown(box, 3.0)
     obstacles = [thing.box for thing in stage.things] + [person.core for person in stage.people] + stage.screens
     return not any(_overlap(wide, other) for other in obstacles)
 
 
-def _crowding(stage: Stage, things: Sequence[Thing], person: Person | None = None) -> float:
+def _crowding(stage: Stage, things: Sequence[Thing], person: Person | None = None) -> int:
     """How many pairs of things, new ones among them, a gaze could not tell apart, as seen from everybody's head."""
     count = 0
     everything = [*stage.things, *things]
@@ -475,15 +476,15 @@ def _crowding(stage: Stage, things: Sequence[Thing], person: Person | None = Non
 def _new_thing(dice: Dice, kind: str, owner_height: float | None = None) -> Thing:
     """A thing at the origin."""
     if kind == "ball":
-        width = height = dice.between(9, 12)
+        width = height = dice.between(9.0, 12.0)
     elif kind == "bottle":
-        width, height = dice.between(6, 7.5), dice.between(13, 16)
+        width, height = dice.between(6.0, 7.5), dice.between(13.0, 16.0)
     elif kind == "box":
-        width, height = dice.between(11, 15), dice.between(9, 12)
+        width, height = dice.between(11.0, 15.0), dice.between(9.0, 12.0)
     elif kind == "kite":
-        width, height = dice.between(12, 15), dice.between(13, 16)
+        width, height = dice.between(12.0, 15.0), dice.between(13.0, 16.0)
     elif kind == "bat":
-        width, height = dice.between(15, 18), dice.between(9, 11)
+        width, height = dice.between(15.0, 18.0), dice.between(9.0, 11.0)
     else:
         height = 0.55 * (owner_height or dice.between(*HEIGHTS))
         width = 1.5 * height
@@ -511,9 +512,9 @@ class _Limbs:
         self.around = [_grown(thing.box, MISS) for thing in stage.things]
         self.hands = {1: self.hang((0.06, 0.16)), -1: self.hang((-0.22, -0.06))}
         stride = dice.between(0.14, 0.2)
-        wide = {way: person.at(way * stride, 0) for way in (1, -1)}
+        wide = {way: person.at(way * stride, 0.0) for way in (1, -1)}
         self.is_walking = dice.happens(0.5) and not any(map(self.touches, wide.values()))
-        self.feet = wide if self.is_walking else {way: person.at(way * 0.07, 0) for way in (1, -1)}
+        self.feet = wide if self.is_walking else {way: person.at(way * 0.07, 0.0) for way in (1, -1)}
         self.is_standing = not self.is_walking
 
     def touches(self, point: complex) -> bool:
@@ -538,7 +539,7 @@ class _Limbs:
         return self.free(limb, (out, out + way * 2 * GRIP / self.person.height), height)
 
     def stand_on_one_leg(self, foot: complex) -> None:
-        self.feet = {1: foot, -1: self.person.at(-0.04, 0)}
+        self.feet = {1: foot, -1: self.person.at(-0.04, 0.0)}
         self.is_standing = self.is_walking = False
 
 
@@ -558,7 +559,7 @@ def _pose(person: Person, stage: Stage, dice: Dice) -> None:
         if hand:
             limbs.hands[-1] = hand
         elif foot and (limbs.is_standing or limbs.is_walking):
-            limbs.stand_on_one_leg(person.at(0.04, 0))
+            limbs.stand_on_one_leg(person.at(0.04, 0.0))
             limbs.feet[-1] = foot
     person.stance = "walk" if limbs.is_walking else "stand" if limbs.is_standing else None
     names = {1: "right", -1: "left"} if person.side > 0 else {1: "left", -1: "right"}
@@ -574,7 +575,7 @@ def _handle_thing(person: Person, thing: Thing, limbs: _Limbs, dice: Dice) -> No
     if person.ball and person.deed in (SWING, HOLD):
         meets = (thing.tip.imag > thing.centre.imag) == (person.ball.centre.imag > thing.centre.imag)
         thing.rises ^= meets != (person.deed == SWING)
-    grip = thing.near + person.side * dice.between(0, 2 * GRIP)
+    grip = thing.near + person.side * dice.between(0.0, 2 * GRIP)
     hand, foot = limbs.beside("hand", 1, thing.near, BESIDE), limbs.beside("foot", 1, thing.near, BELOW)
     is_foot_idle = foot is not None and dice.happens(IDLE)
     is_hand_idle = hand is not None and dice.happens(IDLE)
@@ -599,15 +600,15 @@ def _handle_thing(person: Person, thing: Thing, limbs: _Limbs, dice: Dice) -> No
 
 def _handle_bicycle(person: Person, bicycle: Thing, limbs: _Limbs, dice: Dice) -> None:
     """Ride, push or kick it, or stand there; nothing is further back than a rider's trunk, nor out than the bars."""
-    limbs.feet[-1] = person.at(dice.between(-0.02, 0.01), 0)
-    grip = bicycle.bars + person.side * dice.between(0, 2 * GRIP)
+    limbs.feet[-1] = person.at(dice.between(-0.02, 0.01), 0.0)
+    grip = bicycle.bars + person.side * dice.between(0.0, 2 * GRIP)
     if person.deed in (RIDE, PUSH):
         limbs.hands = {1: grip, -1: grip + complex(-1.5 * person.side, 0.5)}
     else:
         hand = limbs.beside("hand", 1, bicycle.bars, BESIDE)
         limbs.hands = {1: hand or limbs.hands[1], -1: limbs.free("hand", (0.24, 0.36), BESIDE) or person.at(0.3, 0.75)}
     if person.deed == RIDE:
-        low = complex(bicycle.crank.real + person.side * dice.between(-1, 1), person.ground.imag)
+        low = complex(bicycle.crank.real + person.side * dice.between(-1.0, 1.0), person.ground.imag)
         limbs.stand_on_one_leg(low)
         limbs.feet[-1] = 2 * bicycle.crank - low
     elif person.deed == KICK:
@@ -640,7 +641,7 @@ def _turn_face(person: Person, stage: Stage, dice: Dice) -> None:
     target = person.thing if where == "thing" else dice.one_of(others) if where == "elsewhere" and others else None
     straight = directions[sights.index(target)] if target else 0.0
     if target and is_clear(straight, target):
-        person.looks_at, person.gaze = target, straight + math.radians(dice.between(-4, 4))
+        person.looks_at, person.gaze = target, straight + math.radians(dice.between(-4.0, 4.0))
     else:
         gazes = [dice.between(-math.pi, math.pi) for _ in range(30)]
         person.gaze = next((gaze for gaze in gazes if is_clear(gaze, None)), None)
@@ -887,7 +888,7 @@ def _middle(sight: Thing | Person) -> complex:
     return sight.head if isinstance(sight, Person) else sight.centre
 
 
-def _shift(thing: Thing, step: complex) -> None:
+def _shift(thing: Thing, step: complex | float) -> None:
     x1, y1, x2, y2 = thing.box
     thing.box = (x1 + step.real, y1 + step.imag, x2 + step.real, y2 + step.imag)
 

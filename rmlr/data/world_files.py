@@ -31,6 +31,7 @@ from rmlr.data.world import (
     Dice,
     Entity,
     Scene,
+    draw_scene,
 )
 
 SPLITS = ("train", "val", "test")
@@ -46,7 +47,7 @@ ACTIONS: dict[str, dict[str, list[str]]] = {
     "look": {"obj": []},
     "hit": {"instr": ["bat"], "obj": ["ball"]},
     "throw": {"obj": ["ball", "kite", "bat", "bottle", "box"]},
-    "push": {"obj": ["bicycle", "box"]},
+    "push": {"obj": ["bicycle", "bottle", "box"]},
     "kick": {"obj": []},
 }
 
@@ -55,6 +56,17 @@ HICO_VERBS = {
 }  # fmt: skip
 NO_INTERACTION = "no_interaction"
 FEW = 10  # an HOI class is rare with fewer rows in the training file
+LEAST_RARE, FULL_TEST = 3, 200  # so often a rare class is in the test split, if that has so many pictures
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One picture of a split, before it is drawn."""
+
+    split: str
+    image_id: int
+    file_name: str
+    wanted: tuple[Deed, str] | None  # what it must show, and of which kind of thing
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +79,27 @@ class Drawn:
     scene: Scene
 
 
-def image_id(split: str, position: int) -> int:
-    """Ids are unique over all splits, not contiguous, and do not depend on how many pictures are drawn."""
-    return 10 * position + {"train": 1, "val": 4, "test": 7}[split]
+def orders(split: str, count: int) -> list[Order]:
+    """The pictures of a split. The first one shows an interaction; the rare ones are spread evenly.
+
+    Ids are unique over all splits, not contiguous, and do not depend on how many pictures are drawn. File names are
+    as in COCO, where V-COCO's train and val are parts of one training set.
+    """
+    rare = [
+        combination
+        for combination, share in RARITIES.items()
+        for _ in range(max(round(share * count / 1000), LEAST_RARE if split == "test" and count >= FULL_TEST else 0))
+    ]
+    wanted = {1 + number * (count - 1) // len(rare): combination for number, combination in enumerate(rare)}
+    wanted[0] = (HOLD, "ball")
+    ids = [10 * position + {"train": 1, "val": 4, "test": 7}[split] for position in range(count)]
+    part = "test" if split == "test" else "train"
+    return [Order(split, id_, f"drawn_{part}_{id_:012d}.jpg", wanted.get(n)) for n, id_ in enumerate(ids)]
 
 
-def file_name(split: str, number: int) -> str:
-    """As in COCO, where train and val of V-COCO come out of one training set."""
-    return f"drawn_{'test' if split == 'test' else 'train'}_{number:012d}.jpg"
+def draw_picture(seed: int, size: int, order: Order) -> Drawn:
+    """What an order asks for."""
+    return Drawn(order.split, order.image_id, order.file_name, draw_scene(seed, order.image_id, size, order.wanted))
 
 
 def write_files(folder: Path, pictures: Sequence[Drawn]) -> None:
@@ -87,7 +112,7 @@ def write_files(folder: Path, pictures: Sequence[Drawn]) -> None:
     _write(folder / "coco/instances_val2014.json", coco_instances(by_split["test"]))
     for split, some in by_split.items():
         _write(folder / f"vcoco/vcoco_{split}.json", vcoco_actions(some))
-        ids = "\n".join(str(picture.image_id) for picture in some)
+        ids = "".join(f"{picture.image_id}\n" for picture in some)
         (folder / f"vcoco/splits/vcoco_{split}.ids").write_text(ids)
     rows = Counter(hoi for picture in known for hoi in hicodet_rows(picture)["hoi"])
     _write(folder / "hicodet/instances_train2015.json", hicodet_instances(known, rows))
@@ -106,7 +131,7 @@ def annotation_id(picture: Drawn, entity: int) -> int:
 
 
 def coco_instances(pictures: Sequence[Drawn]) -> dict:
-    """COCO's instances; people carry the key points of COCO's person files, too (x, y, 2 seen, 1 not seen, 0 outside)."""
+    """COCO's instances; people carry the key points of COCO's person files, too (x, y, 2 seen, 1 hidden, 0 outside)."""
     categories = []
     for kind in KINDS:
         category = {"supercategory": kind, "id": COCO_CATEGORY_IDS[kind], "name": kind}

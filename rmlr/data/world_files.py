@@ -31,6 +31,7 @@ from rmlr.data.world import (
     Dice,
     Entity,
     Scene,
+    Stream,
     draw_scene,
 )
 
@@ -257,7 +258,8 @@ def hicodet_instances(pictures: Sequence[Drawn], training_rows: Counter[int]) ->
 
 def hicodet_rows(picture: Drawn) -> dict[str, list]:
     """The rows of one picture, one HOI class each."""
-    scene, dice = picture.scene, Dice(picture.scene.seed, picture.scene.index, 2)
+    scene = picture.scene
+    dice = Dice(scene.seed, scene.index, Stream.HICODET_BOXES)
     rows: dict[str, list] = {"boxes_h": [], "boxes_o": [], "hoi": [], "object": [], "verb": []}
     for person, human in enumerate(scene.entities):
         for number, other in enumerate(scene.entities):

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from rmlr.data.world_files import SPLITS, Drawn, Order, draw_picture, orders, write_files
+from rmlr.data.world_picture import paint
 from rmlr.run import run
 from rmlr.settings import DrawNode, World
 
@@ -46,5 +47,5 @@ def _in_order(task: Callable[[list[Order]], list[Drawn]], chunks: list[list[Orde
 def _draw_chunk(world: World, images: Path, chunk: list[Order]) -> list[Drawn]:
     drawn = [draw_picture(world.seed, world.size, order) for order in chunk]
     for picture in drawn:
-        picture.scene.paint().save(images / picture.file_name, "JPEG", **JPEG)
+        paint(picture.scene).save(images / picture.file_name, "JPEG", **JPEG)
     return drawn

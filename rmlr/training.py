@@ -3,6 +3,7 @@
 It knows nothing of networks: whatever gives sums and counts of loss terms can be trained.
 """
 
+import logging
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from rmlr.hoi import Batch, Truth
 from rmlr.run import Record
 from rmlr.settings import Losses, Train
+
+log = logging.getLogger(__name__)
 
 # ---- what all training loops share
 
@@ -133,6 +136,7 @@ def fit(
         task.load_state_dict(state["task"])
         optimiser.load_state_dict(state["optimiser"])
         rows, first = state["rows"], len(state["rows"])
+        log.info("%s: going on after epoch %d of %d", path, first, schedule.epochs)
     for epoch, row in enumerate(rows):
         record.log_metrics(row, step=epoch + 1)
     steps = math.ceil(number / schedule.batch_size)

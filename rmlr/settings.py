@@ -105,7 +105,9 @@ class Encoder(Section):
     """A frozen text encoder: any `transformers.AutoModel`."""
 
     name: str  # as printed in tables
-    model: str  # hub id, local folder, or `package:NAME` for one that an installed package ships
+    model: (
+        str  # hub id, local folder, `package:NAME` for one that an installed package ships, or `random:DIM`: a control
+    )
     revision: str | None  # of the hub id
     sha256: str | None  # of its weights file; checked when given
     pooling: Literal["cls", "mean"]  # of a phrase encoded alone; cls: paper
@@ -161,6 +163,14 @@ class Train(Section):
     weight_decay: NonNegative
     clip_norm: Positive
     precision: Literal["no", "bf16"]
+
+    @model_validator(mode="after")
+    def _micro_batches_fit(self) -> "Train":
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
+            )
+        return self
 
 
 class Prediction(Section):

@@ -97,6 +97,8 @@ def train(*, settings: Path, annotations: Path, features: Path, text: Path, seed
             record=record,
             identity=_identity(chosen, seed, annotations, features, text),
         )
+        if not rows[-1]["positives"]:
+            log.warning("no candidate pair overlaps a true one: nothing was learnt. Is the detector trained?")
         save_checkpoint(record.folder, card, network, objective)
         with (record.folder / "curves.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=["epoch", *dict.fromkeys(name for row in rows for name in row)])
@@ -108,10 +110,10 @@ def train(*, settings: Path, annotations: Path, features: Path, text: Path, seed
 
 
 def _logged(sums: Mapping[str, float], weights: Losses) -> dict[str, float]:
-    """An epoch's mean terms and diagnostics, and the weighted total that they make."""
+    """An epoch's mean terms and diagnostics, the weighted total that they make, and what there was to learn from."""
     terms = means(sums)
     total = sum(getattr(weights, name) * terms[name] for name in ("hoi", *TERMS) if name in terms)
-    return {"loss": total, **terms}
+    return {"loss": total, **terms, "positives": sums["positives"], "rows": sums["rows"]}
 
 
 def _identity(chosen: TrainNode, seed: int, annotations: Path, features: Path, text: Path) -> str:

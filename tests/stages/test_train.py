@@ -87,6 +87,7 @@ def test_every_epoch_is_a_row_of_the_curves(run_train):
     terms = {"hoi": 2.0, "irm_sentence": 1.0, "irm_word": 1.0, "ire_sentence": 0.1, "ire_word": 0.1}
     for row in rows:
         assert float(row["loss"]) == pytest.approx(sum(weight * float(row[term]) for term, weight in terms.items()))
+        assert float(row["positives"]) == float(row["rows"]) == 20  # 18 images, the last batch filled up
     metrics = json.loads((folder / "run.json").read_text())["metrics"]
     assert metrics["final_hoi"] == float(rows[-1]["hoi"])
     assert (metrics["images"], metrics["images_without_pair"]) == (18, 2)

@@ -105,9 +105,7 @@ class Encoder(Section):
     """A frozen text encoder: any `transformers.AutoModel`."""
 
     name: str  # as printed in tables
-    model: (
-        str  # hub id, local folder, `package:NAME` for one that an installed package ships, or `random:DIM`: a control
-    )
+    model: str  # hub id, local folder, `package:NAME` (one that a package ships), or `random:DIM` (a control)
     revision: str | None  # of the hub id
     sha256: str | None  # of its weights file; checked when given
     pooling: Literal["cls", "mean"]  # of a phrase encoded alone; cls: paper

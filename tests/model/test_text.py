@@ -7,6 +7,8 @@ import socket
 import sys
 from pathlib import Path
 
+import huggingface_hub
+import huggingface_hub.errors
 import numpy as np
 import pytest
 import torch
@@ -254,6 +256,27 @@ def test_a_packages_folder_is_found_without_running_the_package(tmp_path, monkey
     monkeypatch.syspath_prepend(tmp_path)
     assert load_encoder("package:ships_a_bert", None, None).dim == 8
     assert "ships_a_bert" not in sys.modules
+
+
+def test_a_hub_id_is_asked_for_at_its_revision(tmp_path, monkeypatch):
+    folder, asked = save_tiny(tmp_path, "bert"), []
+
+    def snapshot_download(model, *, revision, allow_patterns):
+        asked.append((model, revision, allow_patterns[-1]))
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert load_encoder("someone/bert", "abc123", None).dim == 8
+    assert asked == [("someone/bert", "abc123", "model.safetensors")]
+
+
+def test_a_hub_that_cannot_be_reached_is_one_clear_error(monkeypatch):
+    def snapshot_download(*_, **__):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(ValueError, match=r"'someone/bert' \(revision None\): neither a local folder nor .* offline"):
+        load_encoder("someone/bert", None, None)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def run(
     for path in inputs:
         if not path.exists():
             raise ValueError(f"{path}: input of '{stage}' does not exist. Run the stage that makes it first")
-    meter = Meter()
+    meter, began = Meter(), datetime.now(UTC)
     out.parent.mkdir(parents=True, exist_ok=True)
     with _only_writer(out), _device(stage) as device:
         if seed is not None:
@@ -132,6 +133,7 @@ def run(
                 "settings": node.model_dump(mode="json"),
                 "inputs": digests,
                 "metrics": record.metrics,
+                "began": began.isoformat(timespec="seconds"),
                 **meter.read(),
                 "threads": _threads(),
                 "device": device,

@@ -1,0 +1,386 @@
+"""The real Snakefile and dvc.yaml, on a drawn world of a few pictures and a tiny DETR: what holds from a user's chair.
+
+The study is made once; each test works on a copy that keeps all times.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rmlr.source import PACKAGE, stage_files
+
+ROOT = Path(__file__).parents[1]
+TABLE = ("results/table2.csv", "results/table2.md")
+PLAIN = {f"runs/table2/plain/0/{stage}" for stage in ("train", "predict", "evaluate")}
+
+pytest.importorskip("snakemake")
+pytest.importorskip("dvc")
+
+
+class Project:
+    """A checkout of the study, under git, with the tiny profile and three runs."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def environment(self) -> dict[str, str]:
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        who = {f"GIT_{role}_{key}": "tester" for role in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")}
+        return {**os.environ, **who, "PATH": path, "PYTHONPATH": str(self.folder), "RMLR_TRACKING": "off"}
+
+    def start(self, *command: str, **more) -> subprocess.Popen:
+        return subprocess.Popen(
+            list(map(str, command)),
+            cwd=self.folder,
+            env=self.environment() | more,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def __call__(self, *command: str, fails: bool = False, **more) -> str:
+        """Run a command to its end; what it said."""
+        with self.start(*command, **more) as process:
+            said = process.communicate(timeout=600)[0]
+        assert (process.returncode != 0) == fails, said
+        return said
+
+    def snakemake(self, *more: str, **environment) -> str:
+        return self("snakemake", "--cores", "2", *more, **environment)
+
+    def wanted(self, *targets: str) -> set[str]:
+        """Rules that Snakemake would run."""
+        said = self("snakemake", "-n", *targets)
+        return {line.split()[1].rstrip(":") for line in said.splitlines() if line.startswith(("rule ", "localrule "))}
+
+    def copy(self, folder: Path) -> "Project":
+        subprocess.run(["cp", "-a", self.folder, folder], check=True)
+        return Project(folder)
+
+    def made(self) -> dict[str, str]:
+        """What each node says of how, and when, it was made."""
+        results = self.folder / "results" / "tiny"
+        return {str(path.parent.relative_to(results)): path.read_text() for path in results.rglob("run.json")}
+
+    def changed_since(self, before: dict[str, str]) -> set[str]:
+        return {node for node, said in self.made().items() if before.get(node) != said}
+
+    def edit(self, change) -> None:
+        path = self.folder / "params.yaml"
+        content = yaml.safe_load(path.read_text())
+        change(content)
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+    def epochs_of_plain(self, epochs: int | None) -> None:
+        overrides = {} if epochs is None else {"train.epochs": epochs}
+        self.edit(lambda content: content["runs"]["table2"]["plain"].update(overrides=overrides))
+
+    def metrics(self) -> dict[str, str]:
+        found = self.folder.rglob("evaluate/metrics.json")
+        return {str(path.relative_to(self.folder)): path.read_text() for path in found}
+
+
+def small(content: dict) -> None:
+    """Three runs are as good as all."""
+    content["profile"] = "tiny"
+    content["runs"]["table2"] = {name: content["runs"]["table2"][name] for name in ("plain", "boxes")}
+    kept = {"shared/rmlr", "table2/plain", "table2/boxes"}
+    content["tables"]["table2"]["rows"] = [row for row in content["tables"]["table2"]["rows"] if row["run"] in kept]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Project:
+    """What is in this checkout, but for results."""
+    folder = tmp_path_factory.mktemp("source") / "study"
+    listed = ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard", "-z"]
+    for name in subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split("\0"):
+        if name and (ROOT / name).is_file() and not name.startswith("results/") and name != "dvc.lock":
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, target)
+    project = Project(folder)
+    project.edit(small)
+    project("git", "init", "-q", ".")
+    project("git", "add", "-A")
+    project("git", "commit", "-q", "-m", "the study")
+    return project
+
+
+@pytest.fixture(scope="module")
+def finished(source, tmp_path_factory) -> Project:
+    """The study, made by Snakemake."""
+    project = source.copy(tmp_path_factory.mktemp("finished") / "study")
+    said = project.snakemake()
+    assert "1 of" in said
+    assert "left" in said
+    assert "RmLR" in said, "the table is printed at the end"
+    assert "CPU seconds" in said
+    return project
+
+
+@pytest.fixture(scope="module")
+def committed(finished, tmp_path_factory) -> Project:
+    """The finished study, then known to DVC, pushed, and committed to git."""
+    project = finished.copy(tmp_path_factory.mktemp("committed") / "study")
+    before = project.made()
+    project("dvc", "remote", "add", "-q", "-d", "store", str(project.folder.parent / "remote"))
+    project("dvc", "repro", "-q")
+    assert project.changed_since(before) == set()
+    project("git", "add", "-A")
+    project("git", "commit", "-q", "-m", "results")
+    project("dvc", "push", "-q")
+    return project
+
+
+def test_the_study_ends_in_a_table_with_every_row(finished):
+    text = (finished.folder / "results/table2.csv").read_text()
+    assert [line.split(",")[0] for line in text.splitlines()[1:]] == ["Plain model", "RmLR", "control: boxes only"]
+    assert all((finished.folder / name).read_text() for name in TABLE)
+    assert finished("snakemake", "-n").count("Nothing to be done") == 1
+    assert "Nothing to be done" in finished.snakemake()
+
+
+def test_the_default_profile_is_found(finished):
+    assert "profile profiles/default" in finished("snakemake", "-n")
+
+
+# ---- one order, two engines: points 1 to 5 of docs/pipeline.md
+
+
+def test_point_1_after_snakemake_dvc_makes_nothing_and_is_clean(committed):
+    assert "up to date" in committed("dvc", "status", "--with-deps", "table2")
+    assert "up to date" in committed("dvc", "status")
+    assert committed.wanted() == set()
+
+
+def test_point_2_after_dvc_snakemake_makes_nothing(finished, tmp_path):
+    project = finished.copy(tmp_path / "study")
+    for name in ("results/tiny/runs", "results/tiny/tables"):
+        shutil.rmtree(project.folder / name)
+    project("dvc", "repro", "-q", "table2")
+    assert project.wanted(*TABLE) == set()
+    assert "up to date" in project("dvc", "status", "--with-deps", "table2")
+    assert project.metrics() == finished.metrics(), "same seed, same metrics"
+
+
+def test_point_3_one_number_redoes_one_run_and_its_table_whichever_engine_is_first(committed, tmp_path):
+    project = committed.copy(tmp_path / "study")
+    redone = PLAIN | {"tables/table2"}
+    before = project.made()
+    project.epochs_of_plain(3)
+    project.snakemake(*TABLE, RMLR_TRACKING="on")
+    assert project.changed_since(before) == redone
+    once = project.made()
+    project("dvc", "repro", "-q")
+    assert project.changed_since(once) == set()
+    assert "up to date" in project("dvc", "status")
+    tracked = project.metrics()
+
+    project.epochs_of_plain(None)
+    project("dvc", "repro", "-q")
+    assert project.changed_since(once) == redone
+    assert project.wanted() == set()
+    assert project.metrics() == committed.metrics()
+
+    # back to three epochs by the other engine, without tracking: every number the same
+    again = project.made()
+    project.epochs_of_plain(3)
+    project("dvc", "repro", "-q")
+    assert project.changed_since(again) == redone
+    assert project.metrics() == tracked
+
+
+def test_point_4_a_clone_pulls_and_goes_on_from_there(committed, tmp_path):
+    clone = Project(tmp_path / "clone")
+    committed("git", "clone", "-q", ".", str(clone.folder))
+    said = clone(sys.executable, "workflow/pull.py", "-q")
+    assert "CHANGED" not in said
+    assert clone.wanted() == set()
+    assert "up to date" in clone("dvc", "status")
+    before = clone.made()
+    clone("dvc", "repro", "-q")
+    assert clone.changed_since(before) == set()
+    clone.epochs_of_plain(3)
+    clone.snakemake(*TABLE)
+    assert clone.changed_since(before) == PLAIN | {"tables/table2"}
+
+    # back to what is committed, without training
+    clone("git", "checkout", "-q", ".")
+    clone("dvc", "checkout", "-q", "-f")
+    clone(sys.executable, "workflow/pull.py", "-q")
+    assert clone.wanted() == set()
+    assert "up to date" in clone("dvc", "status")
+    assert clone.metrics() == committed.metrics()
+
+
+def test_pulling_says_what_is_not_current_and_leaves_that_to_be_made(committed, tmp_path):
+    clone = Project(tmp_path / "clone")
+    committed("git", "clone", "-q", ".", str(clone.folder))
+    clone.epochs_of_plain(3)
+    said = clone(sys.executable, "workflow/pull.py", "-q", fails=True)
+    assert "CHANGED  runs@table2" in said
+    assert "clean    features" in said
+    assert "features" not in clone.wanted(*TABLE)
+    assert "train" in clone.wanted(*TABLE)
+
+
+def wait_until(happened, process: subprocess.Popen) -> None:
+    """Poll, as long as the process lives and for two minutes at most."""
+    end = time.monotonic() + 120
+    while not happened():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end, "it did not happen in two minutes"
+        time.sleep(0.02)
+
+
+def test_point_5_what_was_killed_goes_on_where_it_was(finished, tmp_path):
+    project = finished.copy(tmp_path / "study")
+    project.epochs_of_plain(1000)
+    run = project.folder / "results/tiny/runs/table2/plain/0"
+    shutil.rmtree(run / ".train.resume", ignore_errors=True)
+
+    # everything killed at once
+    first = project.start("snakemake", "--cores", "2", *TABLE)
+    wait_until((run / ".train.resume/epoch.pt").exists, first)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    assert not (run / "train" / "weights.safetensors").exists()
+
+    # only the scheduler killed: its job lives on, and the next call waits for it
+    log = project.folder / "results/tiny/logs/runs/table2/plain/0/train.txt"
+    second = project.start("snakemake", "--cores", "2", *TABLE)
+    wait_until(lambda: log.exists() and "going on" in log.read_text(), second)
+    os.kill(second.pid, signal.SIGKILL)
+    before = project.made()
+    said = project.snakemake(*TABLE)
+    second.communicate()
+    assert "another process is making it" in log.read_text()
+    assert project.changed_since(before) >= PLAIN
+    assert project.wanted(*TABLE) == set()
+    assert json.loads((run / "train" / "run.json").read_text())["settings"]["train"]["epochs"] == 1000
+    assert len((run / "train" / "curves.csv").read_text().splitlines()) == 1001, said
+
+
+# ---- what is an input and what is not
+
+
+def test_code_counts_by_stage_and_words_do_not(finished, tmp_path):
+    project = finished.copy(tmp_path / "study")
+    path = project.folder / "rmlr/evaluation/vcoco.py"
+    path.write_text(path.read_text().replace('"""', '"""Other words. ', 1) + "\n# a comment\n")
+    (project.folder / "paper/table2.csv").touch()
+    assert project.wanted() == set()
+    path.write_text(path.read_text() + "\nMORE = 1\n")
+    assert project.wanted() == {"evaluate", "table", "copy", "all"}
+
+
+def test_a_copied_table_that_was_changed_by_hand_or_by_git_is_copied_again(finished, tmp_path):
+    project = finished.copy(tmp_path / "study")
+    (project.folder / "results/table2.csv").write_text("of another branch\n")
+    assert project.wanted(*TABLE) == {"copy"}
+    before = project.made()
+    project.snakemake(*TABLE)
+    assert project.changed_since(before) == set()
+    assert project.wanted() == set()
+
+
+def test_a_restored_older_output_is_made_again_though_it_is_newer_than_its_settings(finished, tmp_path):
+    project = finished.copy(tmp_path / "study")
+    copy = project.folder / "results/tiny/runs/table2/plain/0/evaluate/settings.yaml"
+    copy.write_text(copy.read_text().replace("code: ", "code: other"))
+    assert "evaluate" in project.wanted(*TABLE)
+
+
+def test_dvc_sees_every_file_that_a_milestone_runs():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    runs = {
+        "data": ("draw", "prepare"),
+        "detector": ("detector",),
+        "features": ("features",),
+        "text": ("text",),
+        "runs": ("train", "predict", "evaluate"),
+        "table2": ("table",),
+        "figures": ("figure",),
+    }
+    assert runs.keys() == stages.keys()
+    for name, milestone in stages.items():
+        deps = [ROOT / dep for dep in milestone.get("do", milestone)["deps"]]
+        for file in {file for stage in runs[name] for file in stage_files(stage)}:
+            seen = file.name == "__init__.py" or any(file == dep or dep in file.parents for dep in deps)
+            assert seen, f"{name} runs {file.relative_to(PACKAGE.parent)}, which is not among its deps in dvc.yaml"
+
+
+def test_dvc_keeps_locks_and_resume_folders_out(committed):
+    lists = [path.read_text() for path in (committed.folder / ".dvc/cache/files/md5").rglob("*.dir")]
+    assert any("weights.safetensors" in text for text in lists)
+    assert not any(name in text for text in lists for name in (".lock", ".resume", ".part"))
+    assert not list((committed.folder / "results").rglob(".gitignore"))
+
+
+def test_metrics_and_parameters_show_in_dvc(committed):
+    shown = json.loads(committed("dvc", "metrics", "show", "--json"))
+    files = shown[""]["data"]
+    assert "vcoco_ap_role_1" in files["results/tiny/tables/table2/metrics.json"]["data"]["shared/rmlr"]
+    assert "ap50" in files["results/tiny/detector/base/metrics.json"]["data"]
+
+
+# ---- one at a time
+
+
+def test_a_second_call_fails_and_names_the_first_while_a_dry_run_works(finished, tmp_path):
+    project = finished.copy(tmp_path / "study")
+    project.epochs_of_plain(5)
+    with (project.folder / ".snakemake/rmlr.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        held.write("4711")
+        held.flush()
+        written = {path: path.stat().st_mtime_ns for path in (project.folder / "results").rglob("*") if path.is_file()}
+        assert project.wanted(*TABLE) == set(), "what another process may be changing is left alone"
+        (project.folder / "results/table2.csv").unlink()
+        said = project("snakemake", *TABLE, fails=True)
+        assert "4711 is at work" in said
+        now = {path: path.stat().st_mtime_ns for path in (project.folder / "results").rglob("*") if path.is_file()}
+        assert now.items() <= written.items()
+
+
+# ---- the other profiles, and errors
+
+
+def test_the_paper_profile_can_be_planned_without_its_data(source, tmp_path):
+    project = source.copy(tmp_path / "study")
+    said = project("snakemake", "-n", "--config", "profile=paper")
+    assert "rule train" in said
+    assert "rule draw" not in said
+
+
+def test_missing_real_data_is_one_clear_message(source, tmp_path):
+    project = source.copy(tmp_path / "study")
+    said = project("snakemake", "results/paper/vcoco/prepare/run.json", "--config", "profile=paper", fails=True)
+    assert "data/raw" in said
+    assert "does not exist" in said
+    assert not (project.folder / "results/paper/vcoco/prepare/run.json").exists()
+
+
+def test_a_misspelt_key_in_params_is_named_by_snakemake(source, tmp_path):
+    project = source.copy(tmp_path / "study")
+    project.edit(lambda content: content["profiles"]["tiny"]["losses"].update(focal_gama=1.0))
+    said = project("snakemake", "-n", fails=True)
+    assert "params.yaml" in said
+    assert "profiles.tiny.losses.focal_gama" in said
+
+
+def test_the_plan_can_be_drawn_and_linted(finished):
+    assert "flowchart" in finished("snakemake", "--dag", "mermaid-js")
+    assert "flowchart" in finished("dvc", "dag", "--mermaid")
+    complaints = [line for line in finished("snakemake", "--lint", fails=True).splitlines() if line.startswith("    *")]
+    assert all("conda environment or container" in line for line in complaints)  # ours is made by the Makefile

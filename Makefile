@@ -30,7 +30,7 @@ demo: $(READY)  ## the main job: the drawn world to Table 2 (a second call does 
 	@[ results/table2.md -nt .snakemake/before ] || cat results/table2.md
 
 test: lint  ## style, types, import contract and tests
-	OMP_NUM_THREADS=1 pytest -q -n $(JOBS) -m "not slow"
+	OMP_NUM_THREADS=1 pytest -q -n $(JOBS) --dist loadfile -m "not slow"
 
 lint: $(READY)  ## style, types and import contract
 	ruff check . && ruff format --check .
@@ -60,8 +60,8 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"python 3.11 or later is needed, {sys.version} found")'
 	@[ -x $(VENV)/bin/python ] || $(PYTHON) -m venv $(VENV)
 	@echo "set-up in $(VENV): pinned packages, then torch"
-	@pip install -q --no-input --require-hashes --no-deps -r requirements.lock
+	@pip install -qq --no-input --require-hashes --no-deps -r requirements.lock
 	@sed -E '/^ *--hash/d; s/ *\\$$//' requirements.lock > $(VENV)/constraints.txt
-	@pip install -q --no-input -c $(VENV)/constraints.txt $(TORCH)
-	@pip install -q --no-input --no-deps --no-build-isolation -e .
+	@pip install -qq --no-input -c $(VENV)/constraints.txt $(TORCH)
+	@pip install -qq --no-input --no-deps --no-build-isolation -e .
 	@touch $@

@@ -56,9 +56,9 @@ class AnchoredBoxHead(DetrMLPPredictionHead):
 class AnchoredDetrForObjectDetection(DetrForObjectDetection):
     """A DETR that learns from scratch in a few hundred gradient steps instead of hundreds of thousands.
 
-    Differs from the library's DETR: anchored box logits (`AnchoredBoxHead`), queries that start from the position
-    code of their anchor, and a sine code of a temperature that fits maps of few cells. What differs is made here and
-    described by the configuration, so `from_pretrained` restores all of it.
+    Differs from the library's DETR: anchored box logits (`AnchoredBoxHead`), a decoder that starts from what the
+    encoder sees at each query's anchor instead of zeros, and a sine code of a temperature that fits maps of few cells.
+    What differs is made here and described by the configuration, so `from_pretrained` restores all of it.
     """
 
     config_class = AnchoredDetrConfig
@@ -68,6 +68,22 @@ class AnchoredDetrForObjectDetection(DetrForObjectDetection):
         self.bbox_predictor = AnchoredBoxHead(config.d_model, config.grid)
         position: Any = self.model.position_embedding
         position.temperature = config.sine_temperature
+        self._is_valid = torch.ones(1, 1, 1, dtype=torch.bool)  # cells of the map last seen
+        self.model.backbone.register_forward_hook(self._keep_valid)
+        self.model.decoder.register_forward_pre_hook(self._start_queries, with_kwargs=True)
+
+    def _keep_valid(self, _backbone: nn.Module, _inputs: Any, output: Any) -> None:
+        self._is_valid = output[-1][1]
+
+    def _start_queries(self, _decoder: nn.Module, inputs: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Give the decoder the encoder's map, read at the anchors, as its first tokens."""
+        seen: Tensor = named["encoder_hidden_states"]  # b hw d
+        images, height, width = self._is_valid.shape
+        valid = torch.stack([self._is_valid.any(1).sum(1) / width, self._is_valid.any(2).sum(1) / height], dim=-1)
+        anchors = self.bbox_predictor.anchors.detach()[:, :2].sigmoid() * valid[:, None]  # b q 2, in the padded map
+        cells = seen.transpose(1, 2).unflatten(2, (height, width))
+        tokens = nn.functional.grid_sample(cells, anchors[:, :, None].to(seen.dtype) * 2 - 1, align_corners=False)
+        return inputs, named | {"inputs_embeds": tokens.view(images, seen.shape[2], -1).transpose(1, 2)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +161,8 @@ def build_detector(
     """A small DETR with random weights that can learn.
 
     Differs from the library's initialisation, N(0, 0.02) everywhere, from which DETR does not start: Xavier in encoder,
-    decoder and box head, as DETR's authors have it; queries from N(0, 1).
+    decoder, box head and the map's projection, as DETR's authors have it; queries from their anchors' position code,
+    and boxes that are the anchors.
     """
     backbone = ResNetConfig(
         embedding_size=sizes.embedding_size,
@@ -175,11 +192,18 @@ def build_detector(
         **COEFFICIENTS,
     )
     detr = AnchoredDetrForObjectDetection(config)
-    for part in (detr.model.encoder, detr.model.decoder, detr.bbox_predictor):
+    for part in (detr.model.encoder, detr.model.decoder, detr.bbox_predictor, detr.model.input_projection):
         for name, parameter in part.named_parameters():
             if parameter.dim() > 1 and not name.endswith("anchors"):
                 nn.init.xavier_uniform_(parameter)
-    nn.init.normal_(detr.model.query_position_embeddings.weight)
+    last: Any = detr.bbox_predictor.layers[-1]
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    cells = torch.ones(1, sizes.grid, sizes.grid, dtype=torch.bool)
+    shape = torch.Size([1, sizes.d_model, sizes.grid, sizes.grid])
+    code: Tensor = detr.model.position_embedding(shape=shape, device="cpu", dtype=torch.float32, mask=cells)
+    with torch.no_grad():
+        detr.model.query_position_embeddings.weight.copy_(code.flatten(2)[0].T)
     return detr
 
 

@@ -9,10 +9,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 from transformers import DetrConfig, DetrForObjectDetection, PreTrainedConfig, ResNetConfig
@@ -31,6 +32,7 @@ COEFFICIENTS: dict[str, Any] = {"bbox_loss_coefficient": 5, "giou_loss_coefficie
 NEVER_ANNOTATED = "N/A, street sign, hat, shoe, eye glasses, plate, mirror, window, desk, door, blender, hair brush"
 
 
+@no_type_check  # the library's own __init__ takes keywords that its signature does not tell
 class AnchoredDetrConfig(DetrConfig):
     """DETR's configuration and what the anchored one adds; saved and loaded with it."""
 
@@ -236,7 +238,7 @@ def load_detector(source: str, revision: str | None = None) -> DetrForObjectDete
         loaded: Any = architecture.from_pretrained(
             source, **origin, output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True
         )
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{source}: the detector's weights cannot be read ({error})") from error
     detr, report = loaded
     faults = {

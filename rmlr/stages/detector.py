@@ -110,6 +110,7 @@ def fit(
     if not len(photos):
         raise ValueError("the split 'train' has no image to train the detector on. Prepare the dataset again")
     optimizer = _optimizer(detr, schedule)
+    rates = [group["lr"] for group in optimizer.param_groups]
     average = Average(detr, schedule.ema_decay)
     checkpoint, start = record.resume / "detector.pt", 0
     if (state := load_resume(checkpoint, identity=identity)) is not None:
@@ -119,7 +120,6 @@ def fit(
         start = state["step"]
         log.info("%s: going on from step %d", checkpoint, start)
     detr.train()
-    rates = [group["lr"] for group in optimizer.param_groups]
     order = _order(len(photos), schedule.batch_size, seed)
     with record.progress(schedule.steps, "detector: steps") as progress:
         for step in range(schedule.steps):

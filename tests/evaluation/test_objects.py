@@ -1,0 +1,103 @@
+"""AP of a detector's objects, and the share of true pairs that it leaves to be recognised."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from rmlr.evaluation.objects import find_pairs, object_ap
+from rmlr.hoi import NO_BOX, Annotation, Instances, Vocabulary
+
+VOCABULARY = Vocabulary(dataset="vcoco", objects=("ball", "person"), person=1, verbs=("hold obj",), hois=((0, 0),))
+PERSON, BALL = [0.0, 0.0, 20.0, 40.0], [30.0, 30.0, 40.0, 40.0]
+
+
+def annotation(image_id: int = 7) -> Annotation:
+    """A person that holds a ball and looks at something without a box."""
+    return Annotation(
+        image_id=image_id,
+        file_name="7.jpg",
+        height=50,
+        width=50,
+        boxes=np.array([PERSON, BALL]),
+        labels=np.array([1, 0]),
+        interactions=np.array([[0, 0, 1], [0, 0, NO_BOX]]),
+        is_crowd=np.zeros(2, dtype=bool),
+        is_listed=np.array([True, False]),
+        actions=np.zeros((0, 2), dtype=np.int64),
+    )
+
+
+def row(box: list[float], score: float, label: int, image_id: int = 7) -> list[float]:
+    return [image_id, box[0], box[1], box[2] - box[0], box[3] - box[1], score, label + 1]
+
+
+def instances(boxes: list[list[float]], labels: list[int]) -> Instances:
+    count = len(boxes)
+    return Instances(
+        boxes=torch.tensor(boxes).view(-1, 4),
+        scores=torch.ones(count),
+        labels=torch.tensor(labels, dtype=torch.long),
+        tokens=torch.zeros(count, 1),
+    )
+
+
+def test_what_is_found_exactly_has_ap_1():
+    found = object_ap(np.array([row(PERSON, 0.9, 1), row(BALL, 0.8, 0)]), [annotation()], VOCABULARY)
+    assert found == {"ap50": pytest.approx(1), "ap": pytest.approx(1)}
+
+
+def test_a_box_of_another_class_finds_nothing():
+    found = object_ap(np.array([row(PERSON, 0.9, 0), row(BALL, 0.8, 0)]), [annotation()], VOCABULARY)
+    assert found["ap50"] == pytest.approx(0.25)  # person 0; the ball comes second of two
+
+
+def test_a_loose_box_counts_at_one_half_only():
+    loose = [0.0, 0.0, 20.0, 24.0]  # IoU 0.6
+    found = object_ap(np.array([row(loose, 0.9, 1), row(BALL, 0.8, 0)]), [annotation()], VOCABULARY)
+    assert found["ap50"] == pytest.approx(1)
+    assert found["ap"] == pytest.approx((1 + 0.3) / 2)  # 0.50, 0.55 and 0.60 of ten
+
+
+def test_a_crowd_is_neither_asked_for_nor_held_against():
+    crowd = dataclasses.replace(annotation(), is_crowd=np.array([True, False]))
+    found = object_ap(np.array([row(PERSON, 0.9, 1), row(BALL, 0.8, 0)]), [crowd], VOCABULARY)
+    assert found["ap50"] == pytest.approx(1)
+
+
+def test_images_without_a_box_count_against():
+    bare = dataclasses.replace(
+        annotation(8), boxes=np.zeros((0, 4)), labels=np.zeros(0, dtype=np.int64), is_crowd=np.zeros(0, dtype=bool),
+        is_listed=np.zeros(0, dtype=bool), interactions=np.zeros((0, 3), dtype=np.int64),
+    )  # fmt: skip
+    rows = np.array([row(PERSON, 0.9, 1), row(BALL, 0.8, 0), row(BALL, 0.95, 0, image_id=8)])
+    assert object_ap(rows, [annotation(), bare], VOCABULARY)["ap50"] == pytest.approx(0.75)
+    assert object_ap(rows[2:], [bare], VOCABULARY) == {}
+
+
+def test_no_image_has_no_ap():
+    assert object_ap(np.zeros((0, 7)), [], VOCABULARY) == {}
+
+
+def test_a_pair_is_found_when_both_boxes_are_whatever_the_objects_class():
+    assert find_pairs(instances([PERSON, BALL], [1, 0]), annotation(), person=1).tolist() == [True]
+    assert find_pairs(instances([PERSON, BALL], [1, 1]), annotation(), person=1).tolist() == [True]
+
+
+def test_a_pair_is_not_found_without_its_human_or_its_object():
+    assert find_pairs(instances([PERSON, BALL], [0, 0]), annotation(), person=1).tolist() == [False]
+    assert find_pairs(instances([PERSON], [1]), annotation(), person=1).tolist() == [False]
+    assert find_pairs(instances([BALL], [0]), annotation(), person=1).tolist() == [False]
+
+
+def test_no_instance_finds_no_pair_and_no_interaction_is_no_case():
+    assert find_pairs(instances([], []), annotation(), person=1).tolist() == [False]
+    bare = dataclasses.replace(annotation(), interactions=np.zeros((0, 3), dtype=np.int64))
+    assert find_pairs(instances([PERSON, BALL], [1, 0]), bare, person=1).tolist() == []
+
+
+def test_an_instance_is_no_pair_with_itself():
+    one = dataclasses.replace(annotation(), boxes=np.array([PERSON, PERSON]), labels=np.array([1, 1]))
+    assert find_pairs(instances([PERSON], [1]), one, person=1).tolist() == [False]
+    assert find_pairs(instances([PERSON, PERSON], [1, 1]), one, person=1).tolist() == [True]

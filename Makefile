@@ -39,7 +39,8 @@ lint: $(READY)  ## style, types and import contract
 	lint-imports
 
 ui: $(READY)  ## MLflow's pages, on this machine only: http://127.0.0.1:5000
-	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --host 127.0.0.1 --port 5000
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --host 127.0.0.1 --port 5000 \
+		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
 
 pull: $(READY)  ## results of this commit from DVC's remote, known as current to both engines (also after a branch switch)
 	python workflow/pull.py
@@ -53,7 +54,7 @@ clean:  ## remove the results of the study and what tests and tools left; keeps 
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean  ## also .venv, MLflow's and DVC's stores
-	rm -rf $(VENV) *.egg-info mlflow.db mlflow.db.lock mlruns mlartifacts .dvc/cache .dvc/tmp
+	rm -rf $(VENV) *.egg-info mlflow.db* mlruns mlartifacts .dvc/cache .dvc/tmp
 
 # Everything but torch by hash; then torch, which may change nothing of that; then this package itself.
 $(READY): requirements.lock pyproject.toml

@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -111,6 +111,10 @@ def run(
     for path in inputs:
         if not path.exists():
             raise ValueError(f"{path}: input of '{stage}' does not exist. Run the stage that makes it first")
+    if int(os.environ.get("RANK", "0")):  # a helper of a distributed run: the first process writes
+        with tempfile.TemporaryDirectory() as scratch:
+            yield Record(stage, Path(scratch), _beside(out, "resume"))
+        return
     meter, began = Meter(), datetime.now(UTC)
     out.parent.mkdir(parents=True, exist_ok=True)
     with _only_writer(out), _device(stage) as device:
@@ -370,7 +374,7 @@ class Tracker:
     def __init__(self) -> None:
         self.run_id: str | None = None
         self._client: Any = None
-        self._lost = False
+        self._opened = self._lost = False
         self._points: list[tuple[str, float, int, int]] = []  # key, value, milliseconds, step
         self._sent = time.monotonic()
 
@@ -378,6 +382,7 @@ class Tracker:
     def open(cls, node: dict[str, Any], seed: int | None, identity: str, note: Path, settings: Path) -> "Tracker":
         """A new run of these settings, or the one of an interrupted attempt, whose id `note` keeps."""
         tracker = cls()
+        tracker._opened = True
         tags = {**node["tags"], "seed": str(seed)}
 
         def begin() -> None:
@@ -427,9 +432,10 @@ class Tracker:
             self._attempt("sending metrics", self._send)
 
     def close(self, status: str) -> None:
-        """Send what waits, and say how it ended."""
+        """Send what waits; whoever opened the run also says how it ended."""
         self._attempt("sending metrics", self._send)
-        self._attempt("closing the run", lambda: self._client.set_terminated(self.run_id, status))
+        if self._opened:
+            self._attempt("closing the run", lambda: self._client.set_terminated(self.run_id, status))
 
     def _send(self) -> None:
         from mlflow.entities import Metric
@@ -450,7 +456,7 @@ class Tracker:
 
 @contextmanager
 def _connected() -> Iterator[Any]:
-    """A client of the user's tracking server, else of `mlflow.db` here, which one process at a time may create."""
+    """A client of the user's tracking server, else of `mlflow.db` here."""
     for name, value in MLFLOW_DEFAULTS.items():
         os.environ.setdefault(name, value)
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
@@ -458,7 +464,19 @@ def _connected() -> Iterator[Any]:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    with FileLock("mlflow.db.lock") if uri.startswith("sqlite") else nullcontext():
+    if not uri.startswith("sqlite:///"):
+        yield MlflowClient(tracking_uri=uri)
+        return
+    # One process at a time, for those that start together would make the same tables; and a new database is made aside,
+    # for one that was killed half-way could not be used again.
+    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            aside = path.with_name(f"{path.name}.part")
+            for left in path.parent.glob(f"{aside.name}*"):
+                left.unlink()
+            MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments()
+            aside.replace(path)
         yield MlflowClient(tracking_uri=uri)
 
 

@@ -14,7 +14,7 @@ from rmlr.data.truth import Truths
 from rmlr.model.checkpoint import Card, save_checkpoint
 from rmlr.model.losses import TERMS, means
 from rmlr.model.network import build, build_objective
-from rmlr.model.text import TextEmbeddings
+from rmlr.model.text import EMBEDDINGS_FILE, INDEX_FILE, TextEmbeddings
 from rmlr.run import run
 from rmlr.settings import Losses, TrainNode
 from rmlr.training import fit
@@ -43,6 +43,8 @@ def train(*, settings: Path, annotations: Path, features: Path, text: Path, seed
         cached = Features.load(features, chosen.train.split)
         truths = Truths(load_annotations(annotations, chosen.train.split), cached.image_ids, vocabulary)
         embeddings = TextEmbeddings.load(text) if chosen.variant.aligns else None
+        if embeddings is not None:
+            embeddings.must_fit(text, vocabulary)
         card = Card(
             variant=chosen.variant,
             network=chosen.network,
@@ -55,6 +57,7 @@ def train(*, settings: Path, annotations: Path, features: Path, text: Path, seed
             versions=Card.versions_here(),
         )
         card.must_fit(
+            features,
             channels=cached.channels,
             token_dim=cached.token_dim,
             detector_digest=cached.detector_digest,
@@ -106,7 +109,7 @@ def train(*, settings: Path, annotations: Path, features: Path, text: Path, seed
             writer.writerows({"epoch": epoch, **row} for epoch, row in enumerate(rows, start=1))
         counts = {"images": len(usable), "images_without_pair": len(cached) - len(usable)}
         record.log_metrics({name: float(count) for name, count in counts.items()})
-        record.log_metrics({f"final_{name}": value for name, value in rows[-1].items()})
+        record.metrics.update({f"final_{name}": value for name, value in rows[-1].items()})  # MLflow has the curves
 
 
 def _logged(sums: Mapping[str, float], weights: Losses) -> dict[str, float]:
@@ -122,7 +125,7 @@ def _identity(chosen: TrainNode, seed: int, annotations: Path, features: Path, t
     files = [annotations / "vocabulary.json"]
     files += [annotations / f"{split}.json" for split in splits]
     files += [features / split / "index.json" for split in splits]
-    files += [text / "index.json", text / "embeddings.safetensors"] if chosen.variant.aligns else []
+    files += [text / name for name in (INDEX_FILE, EMBEDDINGS_FILE)] if chosen.variant.aligns else []
     digest = hashlib.sha256(f"{chosen.model_dump_json(exclude={'tags'})} {seed} {torch.__version__}".encode())
     for path in files:
         digest.update(path.read_bytes())

@@ -98,6 +98,16 @@ def test_a_second_writer_waits_for_the_first(settings, tmp_path, caplog):
     assert (out / "made.txt").read_text() == "second"
 
 
+def test_of_a_distributed_run_only_the_first_process_writes(settings, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    with run("evaluate", NODE, settings=settings, out=out):
+        monkeypatch.setenv("RANK", "1")
+        make(settings, out)  # does not wait for the first
+        monkeypatch.delenv("RANK")
+        assert not out.exists()
+    assert not (out / "made.txt").exists()
+
+
 def test_the_digest_of_a_folder_sees_names_sizes_and_small_text(tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"1234")
     (tmp_path / "index.json").write_text("{}")

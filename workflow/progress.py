@@ -174,6 +174,8 @@ def summary(results: str, tables: list[Path]) -> str:
         stages[record["stage"]].append(record)
     order = {rule: rank for rank, rule in enumerate([*WORK, "table", "figure"])}
     lines = [path.read_text() for path in tables if path.exists()]
+    if not stages:
+        return "\n".join(lines)
     lines.append("stage        jobs   wall seconds   CPU seconds")
     for stage, records in sorted(stages.items(), key=lambda item: order.get(item[0], len(order))):
         wall, cpu = (sum(record[key] for record in records) for key in ("wall_seconds", "cpu_seconds"))

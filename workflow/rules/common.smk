@@ -6,6 +6,7 @@ import sys
 from hashlib import sha256
 from pathlib import Path
 
+from rmlr.run import visible_gpus
 from rmlr.settings import Study
 from rmlr.source import code_digest
 
@@ -95,11 +96,14 @@ def write_settings():
 # ---- what a rule's wildcards stand for
 
 
+def real_files(dataset):
+    """The annotation files of real data that are there; the stage itself says what it misses."""
+    return sorted(str(file) for pattern in RAW_FILES[dataset] for file in Path(RAW).glob(pattern))
+
+
 def raw_files(wildcards):
-    """What `prepare` reads; of real data what is there, for the stage itself says what it misses."""
-    if CHOSEN.world:
-        return [f"{RAW}/run.json"]
-    return sorted(str(file) for pattern in RAW_FILES[wildcards.dataset] for file in Path(RAW).glob(pattern))
+    """What `prepare` reads."""
+    return [f"{RAW}/run.json"] if CHOSEN.world else real_files(wildcards.dataset)
 
 
 def images_mark(wildcards):
@@ -164,6 +168,8 @@ IS_MAIN = workflow.is_main_process
 MAY_WRITE = IS_MAIN and lock()
 if MAY_WRITE:
     write_settings()
+    if gpus := visible_gpus():  # a job takes its own (rmlr/run.py); with this, the others need not start to wait
+        workflow.global_resources.setdefault("gpu", len(gpus))
     study_log = listen(RESULTS)
 
 

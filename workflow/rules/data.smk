@@ -21,6 +21,20 @@ rule draw:
         "rmlr draw --settings {input.settings} --out {params.out} &> {log}"
 
 
+rule raw:
+    input:
+        lambda wildcards: [file for dataset in RAW_FILES for file in real_files(dataset)],
+    output:
+        "results/{profile}/world/raw.txt",
+    log:
+        "results/{profile}/logs/world/raw.txt",
+    localrule: True
+    params:
+        raw=RAW,
+    shell:
+        "(find -L {params.raw} -type f -printf '%s %P\\n' | sort -k 2 > {output}) 2> {log}"
+
+
 rule prepare:
     input:
         raw_files,
@@ -69,7 +83,7 @@ rule text:
 
 rule milestone_data:
     input:
-        [f"{RESULTS}/world/draw/run.json"] if CHOSEN.world else [],
+        f"{RESULTS}/world/{'draw/run.json' if CHOSEN.world else 'raw.txt'}",
         [f"{RESULTS}/{dataset}/prepare/run.json" for dataset in CHOSEN.train],
     localrule: True
 

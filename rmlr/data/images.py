@@ -10,6 +10,8 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
+from rmlr.hoi import Annotation
+
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's red, green and blue in 0..1, as in DETR
 
 
@@ -99,3 +101,16 @@ def load_batch(paths: Sequence[Path], shortest: int, longest: int) -> ImageBatch
         resized=torch.tensor(resized, dtype=torch.int64).view(-1, 2),
         original=torch.tensor(original, dtype=torch.int64).view(-1, 2),
     )
+
+
+def load_annotated(annotations: Sequence[Annotation], folder: Path, shortest: int, longest: int) -> ImageBatch:
+    """The photos of these records; ValueError where one has not the size that its record says."""
+    paths = [folder / annotation.file_name for annotation in annotations]
+    batch = load_batch(paths, shortest, longest)
+    for path, annotation, (height, width) in zip(paths, annotations, batch.original.tolist(), strict=True):
+        if (annotation.height, annotation.width) != (height, width):
+            raise ValueError(
+                f"{path}: is {height} x {width} pixels (height, width), image {annotation.image_id} is annotated as "
+                f"{annotation.height} x {annotation.width}. Are photos and annotations of one release?"
+            )
+    return batch

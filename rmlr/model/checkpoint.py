@@ -43,11 +43,18 @@ class Card(Section):
         return {"rmlr": rmlr.__version__, **{name: version(name) for name in ("torch", "safetensors")}}
 
     def must_fit(
-        self, *, channels: int, token_dim: int, detector_digest: str, objects: Sequence[str], vocabulary: Vocabulary
+        self,
+        where: Path,
+        *,
+        channels: int,
+        token_dim: int,
+        detector_digest: str,
+        objects: Sequence[str],
+        vocabulary: Vocabulary,
     ) -> None:
         """ValueError that names every difference, if the network was not made for such features and classes.
 
-        `objects` are the classes of the features' labels.
+        `where` is the file to blame; `objects` are the classes of the features' labels.
         """
         found = {"channels": channels, "token_dim": token_dim, "detector_digest": detector_digest}
         differences = [
@@ -65,7 +72,9 @@ class Card(Section):
                 f"and {len(vocabulary.hois)}, or in another order"
             )
         if differences:
-            raise ValueError("the checkpoint does not fit the features:\n  " + "\n  ".join(differences))
+            raise ValueError(
+                f"{where}: network, features and annotations do not fit together:\n  " + "\n  ".join(differences)
+            )
 
 
 def save_checkpoint(folder: Path, card: Card, network: nn.Module, heads: nn.Module) -> None:

@@ -110,7 +110,7 @@ class FrozenDetector(nn.Module):
     def __init__(self, detr: DetrForObjectDetection, names: Sequence[str]) -> None:
         super().__init__()
         self.detr = detr.eval().requires_grad_(False)
-        self.register_buffer("label_of", torch.tensor(match_names(class_names(detr), names)), persistent=False)
+        self.register_buffer("label_of", torch.tensor(match_classes(detr, names)), persistent=False)
         backbone = detr.model.backbone
         self.stride = backbone_stride(detr)
         self.channels = backbone.intermediate_channel_sizes[-1]
@@ -223,6 +223,9 @@ def load_detector(source: str, revision: str | None = None) -> DetrForObjectDete
     The library itself fills what a checkpoint lacks with random numbers and goes on.
     """
     disable_progress_bar()
+    for name in ("config.json", WEIGHTS_FILE):
+        if Path(source).is_dir() and not (path := Path(source, name)).is_file():
+            raise ValueError(f"{path}: does not exist. Is this the folder of a detector (`save_pretrained`)?")
     origin: dict[str, Any] = {"revision": revision} if revision else {}
     try:
         kind = PreTrainedConfig.get_config_dict(source, **origin)[0].get("model_type")
@@ -239,7 +242,7 @@ def load_detector(source: str, revision: str | None = None) -> DetrForObjectDete
             source, **origin, output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True
         )
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{source}: the detector's weights cannot be read ({error})") from error
+        raise ValueError(f"{source}/{WEIGHTS_FILE}: cannot be read ({error}). Is it cut off?") from error
     detr, report = loaded
     faults = {
         "missing": sorted(report["missing_keys"]),
@@ -278,10 +281,18 @@ def match_names(of: Sequence[str], to: Sequence[str]) -> list[int]:
     return [index.get(plain(name), -1) for name in of]
 
 
+def match_classes(detr: DetrForObjectDetection, names: Sequence[str]) -> list[int]:
+    """`match_names` of a detector's classes; ValueError says which detector does not fit."""
+    try:
+        return match_names(class_names(detr), names)
+    except ValueError as error:
+        raise ValueError(f"{detr.name_or_path}: {error}") from error
+
+
 def adapt_classes(detr: DetrForObjectDetection, names: Sequence[str]) -> None:
     """Reorder the class head to `names`, its rows kept (hicodet's fine-tuning copies COCO's rows likewise)."""
     old = class_names(detr)
-    target = match_names(old, names)
+    target = match_classes(detr, names)
     rows = [target.index(position) for position in range(len(names))] + [len(old)]  # "no object" stays last
     head = detr.class_labels_classifier
     adapted = nn.Linear(head.in_features, len(rows))

@@ -18,11 +18,13 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rmlr.hoi import NO_BOX, Annotation, Phrase, Vocabulary
 
+INDEX_FILE, EMBEDDINGS_FILE = "index.json", "embeddings.safetensors"
 SUBJECT, VERB, OBJECT = range(3)  # part of a phrase that a word belongs to; "with" of an instrument is the verb's
 
 Token = int | str
@@ -89,21 +91,34 @@ class TextEmbeddings:
         """Write embeddings.safetensors and index.json."""
         values = {name: getattr(self, name) for name in self.__slots__}
         tensors = {name: value.contiguous() for name, value in values.items() if isinstance(value, Tensor)}
-        save_file(tensors, folder / "embeddings.safetensors")
+        save_file(tensors, folder / EMBEDDINGS_FILE)
         index = {name: value for name, value in values.items() if name not in tensors}
-        (folder / "index.json").write_text(json.dumps({"format": 1, **index}, indent=1))
+        (folder / INDEX_FILE).write_text(json.dumps({"format": 1, **index}, indent=1))
 
     @classmethod
     def load(cls, folder: Path) -> "TextEmbeddings":
         """Read what `save` wrote; ValueError where it is not there or of another form."""
+        path = folder / INDEX_FILE
         try:
-            index = json.loads((folder / "index.json").read_text())
+            index = json.loads(path.read_text())
             if index.pop("format") != 1:
                 raise ValueError("unknown format")
-            fields: dict[str, Any] = {**index, **load_file(folder / "embeddings.safetensors")}
+            path = folder / EMBEDDINGS_FILE
+            fields: dict[str, Any] = {**index, **load_file(path)}
             return cls(**fields)
-        except Exception as error:  # many kinds: JSON, safetensors, missing keys
-            raise ValueError(f"{folder}: no readable text embeddings ({error}). Run `rmlr text` again") from error
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:
+            raise ValueError(f"{path}: no readable text embeddings ({error}). Run `rmlr text` again") from error
+
+    def must_fit(self, where: Path, vocabulary: Vocabulary) -> None:
+        """ValueError that names `where` these came from, if they are not of this vocabulary's verbs and objects."""
+        found, expected = tuple(self.phrase_of.shape), (len(vocabulary.verbs), len(vocabulary.objects))
+        if found != expected:
+            wrong = f"phrases of {found} verbs and objects, the vocabulary has {expected}"
+        else:
+            index = [(int(self.phrase_of[hoi]), str(vocabulary.phrase(*hoi))) for hoi in vocabulary.hois]
+            wrong = next((f"no '{text}'" for row, text in index if row < 0 or self.phrases[row] != text), None)
+        if wrong is not None:
+            raise ValueError(f"{where}: {wrong}. Are text and annotations of one dataset? Run `rmlr text` again")
 
 
 # ---- what there is to encode

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import DetrForObjectDetection
 
-from rmlr.data.images import ImageBatch, load_batch
+from rmlr.data.images import ImageBatch, load_annotated
 from rmlr.data.records import load_annotations, load_vocabulary
 from rmlr.evaluation.objects import find_pairs, object_ap
 from rmlr.hoi import Annotation, Instances, Vocabulary
@@ -67,23 +67,16 @@ class Photos:
 
     def __init__(self, annotations: Sequence[Annotation], folder: Path, size: ImageSize) -> None:
         self.annotations = annotations
-        self.paths = [folder / annotation.file_name for annotation in annotations]
+        self.folder = folder
         self._size = size
 
     def __len__(self) -> int:
         return len(self.annotations)
 
     def load(self, indices: Sequence[int]) -> ImageBatch:
-        """These photos, decoded and padded. ValueError where one has not the size that its annotation says."""
-        batch = load_batch([self.paths[index] for index in indices], self._size.shortest, self._size.longest)
-        for index, (height, width) in zip(indices, batch.original.tolist(), strict=True):
-            wanted = self.annotations[index]
-            if (wanted.height, wanted.width) != (height, width):
-                raise ValueError(
-                    f"{self.paths[index]}: is {height} x {width} pixels (height, width), image {wanted.image_id} is "
-                    f"annotated as {wanted.height} x {wanted.width}. Are photos and annotations of one release?"
-                )
-        return batch
+        """These photos, decoded and padded."""
+        wanted = [self.annotations[index] for index in indices]
+        return load_annotated(wanted, self.folder, self._size.shortest, self._size.longest)
 
     def targets(self, index: int) -> tuple[Float[Tensor, "k 4"], Tensor]:
         """Boxes and labels that the detector shall find."""
@@ -196,10 +189,9 @@ def _start(settings: Detector, vocabulary: Vocabulary) -> DetrForObjectDetection
 
 def _identity(chosen: DetectorNode, seed: int, photos: Photos) -> str:
     """Digest of everything that a training depends on."""
-    boxes = [photos.targets(index) for index in range(len(photos))]
-    parts = hashlib.sha256()
-    parts.update(json.dumps([chosen.code, chosen.detector.model_dump(), seed]).encode())
-    for path, (box, label) in zip(photos.paths, boxes, strict=True):
+    parts = hashlib.sha256(json.dumps([chosen.code, chosen.detector.model_dump(), seed]).encode())
+    for index, annotation in enumerate(photos.annotations):
+        path, (box, label) = photos.folder / annotation.file_name, photos.targets(index)
         size = path.stat().st_size if path.exists() else -1
         parts.update(f"{path.name} {size}".encode() + box.numpy().tobytes() + label.numpy().tobytes())
     return parts.hexdigest()

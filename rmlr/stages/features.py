@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from rmlr.data.features import FeatureWriter, Index, ShardBuilder, check_space
-from rmlr.data.images import load_batch, resized_size
+from rmlr.data.images import load_annotated, resized_size
 from rmlr.data.records import load_annotations, load_vocabulary
 from rmlr.model.detector import FrozenDetector, load_detector, select_instances, weights_digest
 from rmlr.run import run
@@ -61,7 +61,7 @@ def features(*, settings: Path, annotations: Path, split: Split, images: Path, d
                 builder = ShardBuilder(index)
                 for first in range(0, len(ids), rule.batch_size):
                     chunk = ids[first : first + rule.batch_size]
-                    batch = load_batch([images / by_id[image_id].file_name for image_id in chunk], *size)
+                    batch = load_annotated([by_id[image_id] for image_id in chunk], images, *size)
                     inputs = (batch.pixels, batch.is_padding, batch.resized, batch.original)
                     detections = frozen(*(part.to(device) for part in inputs))
                     instances, image = select_instances(detections, vocabulary.person, rule.selection)
@@ -71,4 +71,4 @@ def features(*, settings: Path, annotations: Path, split: Split, images: Path, d
                     progress.advance(len(chunk))
                 writer.write(shard, builder)
         writer.finish(record.folder)
-        record.log_metrics({"images": len(wanted), "instances_made": kept})
+        record.log_metrics({"images": float(len(wanted)), "instances_made": float(kept)})

@@ -8,7 +8,7 @@ import torch
 from rmlr.data.features import Features
 from rmlr.data.records import load_vocabulary
 from rmlr.data.triplets import save_triplets
-from rmlr.model.checkpoint import load_card, load_checkpoint
+from rmlr.model.checkpoint import CARD_FILE, load_card, load_checkpoint
 from rmlr.model.scoring import concatenate, score_triplets
 from rmlr.run import run
 from rmlr.settings import PredictNode
@@ -31,6 +31,7 @@ def predict(*, settings: Path, annotations: Path, features: Path, weights: Path,
     with run("predict", node, settings=settings, out=out, inputs=inputs) as record:
         vocabulary, cached = load_vocabulary(annotations), Features.load(features, chosen.split)
         load_card(weights).must_fit(
+            weights / CARD_FILE,
             channels=cached.channels,
             token_dim=cached.token_dim,
             detector_digest=cached.detector_digest,

@@ -160,7 +160,7 @@ class Train(Section):
     learning_rate: Positive
     weight_decay: NonNegative
     clip_norm: Positive
-    precision: Literal["no", "bf16"]
+    precision: Literal["fp32", "bf16"]
 
     @model_validator(mode="after")
     def _micro_batches_fit(self) -> "Train":

@@ -34,7 +34,7 @@ SCHEDULE = Train(
     learning_rate=1e-2,
     weight_decay=1e-4,
     clip_norm=0.1,
-    precision="no",
+    precision="fp32",
 )
 
 

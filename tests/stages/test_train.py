@@ -24,7 +24,7 @@ SWITCHES = ("ire_sentence", "ire_word", "irm_sentence", "irm_word")
 def node(network: str = "rmlr", aligned: bool = True, **schedule) -> TrainNode:
     ire = network == "rmlr"
     values = {"split": "trainval", "epochs": 2, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 1e-2}
-    values |= {"weight_decay": 1e-4, "clip_norm": 0.1, "precision": "no"}
+    values |= {"weight_decay": 1e-4, "clip_norm": 0.1, "precision": "fp32"}
     return TrainNode(
         code="",
         variant=Variant.model_validate(

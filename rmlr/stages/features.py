@@ -59,6 +59,7 @@ def features(*, settings: Path, annotations: Path, split: Split, images: Path, d
         with record.progress(sum(len(ids) for _, ids in missing), f"features: {split} images") as progress:
             for shard, ids in missing:
                 builder = ShardBuilder(index)
+                ids = sorted(ids, key=lambda image_id: by_id[image_id].height / by_id[image_id].width)  # little padding
                 for first in range(0, len(ids), rule.batch_size):
                     chunk = ids[first : first + rule.batch_size]
                     batch = load_annotated([by_id[image_id] for image_id in chunk], images, *size)

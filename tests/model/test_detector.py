@@ -139,13 +139,21 @@ def test_truncated_weights_are_refused(fresh, tmp_path):
     save_detector(fresh, tmp_path)
     whole = (tmp_path / WEIGHTS_FILE).read_bytes()
     (tmp_path / WEIGHTS_FILE).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="weights cannot be read"):
+    with pytest.raises(ValueError, match=r"model\.safetensors: cannot be read .* Is it cut off"):
         load_detector(str(tmp_path))
 
 
 def test_a_model_that_is_no_detr_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    save_file({}, tmp_path / WEIGHTS_FILE)
     with pytest.raises(ValueError, match=r"expected a DETR .* says 'bert'"):
+        load_detector(str(tmp_path))
+
+
+def test_a_folder_without_weights_is_refused(fresh, tmp_path):
+    save_detector(fresh, tmp_path)
+    (tmp_path / WEIGHTS_FILE).unlink()
+    with pytest.raises(ValueError, match=r"model\.safetensors: does not exist"):
         load_detector(str(tmp_path))
 
 

@@ -11,18 +11,13 @@ from rmlr.settings import Study, TrainNode
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 
 
-@pytest.fixture(scope="module")
-def text():
-    return PARAMS.read_text()
-
-
 def nodes_of(content, profile="tiny"):
     return Study.check(content, "params.yaml").nodes(profile, defaultdict(lambda: "abc"))
 
 
 @pytest.fixture
-def content(text):
-    return yaml.safe_load(text)
+def content():
+    return yaml.safe_load(PARAMS.read_text())
 
 
 @pytest.mark.parametrize("profile", ["demo", "tiny", "paper"])
@@ -84,12 +79,15 @@ def test_an_unknown_profile_is_an_error_that_lists_the_profiles(content):
         nodes_of(content, "huge")
 
 
-def test_a_misspelt_key_and_a_wrong_type_are_named_with_what_came(text, tmp_path):
+def test_a_misspelt_key_and_a_wrong_type_are_named_with_what_came(content, tmp_path):
+    demo = content["profiles"]["demo"]
+    demo["detector_sead"] = demo.pop("detector_seed")
+    demo["train"]["vcoco"]["epochs"] = "many"
     path = tmp_path / "params.yaml"
-    path.write_text(text.replace("detector_seed: 0", "detector_sead: 0", 1).replace("steps: 1800", "steps: many"))
+    path.write_text(yaml.safe_dump(content))
     with pytest.raises(ValueError, match=r"params\.yaml: 3 setting") as raised:
         Study.load(path)
     said = str(raised.value)
     assert "profiles.demo.detector_sead: Extra inputs are not permitted, got 0" in said
     assert "profiles.demo.detector_seed: Field required\n" in said + "\n"
-    assert "steps: Input should be a valid integer, got 'many'" in said
+    assert "profiles.demo.train.vcoco.epochs: Input should be a valid integer, got 'many'" in said

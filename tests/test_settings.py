@@ -82,7 +82,7 @@ def test_an_unknown_profile_is_an_error_that_lists_the_profiles(content):
 def test_a_misspelt_key_and_a_wrong_type_are_named_with_what_came(content, tmp_path):
     demo = content["profiles"]["demo"]
     demo["detector_sead"] = demo.pop("detector_seed")
-    demo["train"]["vcoco"]["epochs"] = "many"
+    demo["features"]["batch_size"] = "many"
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(ValueError, match=r"params\.yaml: 3 setting") as raised:
@@ -90,4 +90,4 @@ def test_a_misspelt_key_and_a_wrong_type_are_named_with_what_came(content, tmp_p
     said = str(raised.value)
     assert "profiles.demo.detector_sead: Extra inputs are not permitted, got 0" in said
     assert "profiles.demo.detector_seed: Field required\n" in said + "\n"
-    assert "profiles.demo.train.vcoco.epochs: Input should be a valid integer, got 'many'" in said
+    assert "profiles.demo.features.batch_size: Input should be a valid integer, got 'many'" in said

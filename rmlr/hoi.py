@@ -42,7 +42,7 @@ class Vocabulary:
     objects: tuple[str, ...]
     person: int  # index into `objects`
     verbs: tuple[str, ...]
-    hois: tuple[tuple[int, int], ...]  # (verb, object); HICO-DET: its fixed classes in order; V-COCO: those seen in training
+    hois: tuple[tuple[int, int], ...]  # (verb, object); HICO-DET: its fixed classes; V-COCO: those seen in training
     unscored_verbs: tuple[str, ...] = ()  # V-COCO: `point instr`
     actions: tuple[str, ...] = ()  # V-COCO: all actions in file order, role-less ones included
     rare: tuple[int, ...] = ()  # HICO-DET: indices into `hois`
@@ -85,7 +85,7 @@ class Annotation:
     boxes: Float[np.ndarray, "k 4"]
     labels: Int[np.ndarray, " k"]  # object class
     interactions: Int[np.ndarray, "m 3"]  # rows (human box, verb, object box or NO_BOX), in annotation order
-    is_crowd: Bool[np.ndarray, " k"]  # COCO's crowd regions: never a detector's target, still a person for V-COCO's matching
+    is_crowd: Bool[np.ndarray, " k"]  # COCO's crowds: no detector's target, but persons for V-COCO's matching
     is_listed: Bool[np.ndarray, " k"]  # a person whose actions were annotated; other persons are V-COCO's don't-care
     actions: Int[np.ndarray, "q 2"]  # V-COCO: rows (human box, action), every label that is 1
 

@@ -41,8 +41,9 @@ def draw_triplets(
         phrase = vocabulary.phrase(int(triplets.verb[row]), int(triplets.object_category[row]))
         pairs.setdefault(pair, []).append(f"{phrase} {triplets.score[row]:.2f}")
 
-    font = ImageFont.load_default(size=max(13, round(canvas.width / 28)))
-    line_height = round(font.size * 1.35)
+    size = max(13, round(canvas.width / 28))
+    font = ImageFont.load_default(size=size)
+    line_height = round(size * 1.35)
     lines = [(number, text) for number, texts in enumerate(pairs.values(), 1) for text in texts]
     page_size = (canvas.width + 2 * BORDER, canvas.height + 2 * BORDER + line_height * (1 + limit))
     page = Image.new("RGB", page_size, "white")
@@ -57,12 +58,12 @@ def draw_triplets(
         pen.rectangle(corners[1].tolist(), outline=colour, width=stroke)
         middle = (corners[:, :2] + corners[:, 2:]) / 2
         pen.line([tuple(point) for point in middle.tolist()], fill=colour, width=stroke)
-        _label(pen, middle.mean(axis=0), str(number), colour, font)
+        _label(pen, middle.mean(axis=0), str(number), colour, font, 0.55 * size)
     for row, (number, text) in enumerate(lines):
         height = page.height - BORDER - line_height * (limit - row)
         colour = PAIRS[(number - 1) % len(PAIRS)]
-        _label(pen, (BORDER + font.size * 0.6, height + font.size * 0.6), str(number), colour, font)
-        pen.text((BORDER + font.size * 1.5, height), text, fill="black", font=font)
+        _label(pen, (BORDER + size * 0.6, height + size * 0.6), str(number), colour, font, 0.55 * size)
+        pen.text((BORDER + size * 1.5, height), text, fill="black", font=font)
     return page
 
 
@@ -76,9 +77,8 @@ def sheet(pages: list[Image.Image], columns: int) -> Image.Image:
     return whole
 
 
-def _label(pen: ImageDraw.ImageDraw, centre, text: str, colour: tuple[int, int, int], font) -> None:
+def _label(pen: ImageDraw.ImageDraw, centre, text: str, colour: tuple[int, int, int], font, radius: float) -> None:
     """A number on a disc."""
-    radius = font.size * 0.55
     x, y = (float(value) for value in centre)
     pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
     pen.text((x, y), text, fill="black", font=font, anchor="mm")

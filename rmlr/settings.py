@@ -205,11 +205,15 @@ class Variant(Section):
         return self
 
 
+# Of fewer than 16 channels, oneDNN's strided 1x1 convolution overwrites foreign memory in training (torch 2.14, CPU).
+Width = Annotated[int, Field(ge=16)]
+
+
 class DetectorArchitecture(Section):
     """A small DETR trained from scratch (demo specification, section 2). Stage k of the backbone has stride 2^(k+1)."""
 
-    embedding_size: PositiveInt
-    hidden_sizes: list[PositiveInt]  # one stage each
+    embedding_size: Width
+    hidden_sizes: list[Width]  # one stage each
     depths: list[PositiveInt]
     layer_type: Literal["basic", "bottleneck"]
     d_model: PositiveInt

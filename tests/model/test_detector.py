@@ -31,8 +31,8 @@ from rmlr.settings import DetectorArchitecture, Selection
 
 NAMES = ("person", "ball", "bat")
 SIZES = DetectorArchitecture(
-    embedding_size=4,
-    hidden_sizes=[4, 4, 8],
+    embedding_size=16,
+    hidden_sizes=[16, 16, 16],
     depths=[1, 1, 1],
     layer_type="basic",
     d_model=8,
@@ -322,7 +322,7 @@ def test_each_instance_says_its_image():
 
 def test_a_plain_detr_is_loaded_as_the_librarys_own_class(tmp_path: Path):
     stages = {"hidden_sizes": [4, 8], "depths": [1, 1], "out_features": ["stage2"]}
-    backbone = ResNetConfig(embedding_size=4, layer_type="basic", **stages)
+    backbone = ResNetConfig(embedding_size=16, layer_type="basic", **stages)
     sizes = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
     heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "num_queries": 5}
     config = DetrConfig(backbone_config=backbone, id2label=dict(enumerate(NAMES)), **sizes, **heads)

@@ -23,8 +23,8 @@ VOCABULARY = Vocabulary(
 )
 COLOURS = {0: (220, 40, 40), 1: (40, 60, 230)}
 SIZES = DetectorArchitecture(
-    embedding_size=8,
-    hidden_sizes=[8, 16],
+    embedding_size=16,
+    hidden_sizes=[16, 16],
     depths=[1, 1],
     layer_type="basic",
     d_model=16,

@@ -22,8 +22,8 @@ VOCABULARY = Vocabulary(
 )
 PHOTOS = {5: (48, 64), 3: (64, 48), 9: (48, 48), 4: (96, 128), 8: (48, 64)}  # height, width
 SIZES = DetectorArchitecture(
-    embedding_size=4,
-    hidden_sizes=[4, 8],
+    embedding_size=16,
+    hidden_sizes=[16, 16],
     depths=[1, 1],
     layer_type="basic",
     d_model=8,
@@ -139,7 +139,7 @@ def test_the_cache_says_whose_features_it_holds(corner):
     cache = corner.load()
     assert cache.detector_digest == weights_digest(corner.root / "detector")
     assert cache.objects == VOCABULARY.objects
-    assert (cache.channels, cache.token_dim, cache.person) == (8, 8, 1)
+    assert (cache.channels, cache.token_dim, cache.person) == (16, 8, 1)
 
 
 def test_a_split_without_images_has_a_cache_without_images(corner):

@@ -323,6 +323,12 @@ def test_a_record_that_points_at_no_box_is_named(broken):
         assert "99] is an interaction" in said
 
 
+def test_a_row_of_the_paper_that_is_cut_off_is_named(broken):
+    path = Path("table2.csv")
+    path.write_text(path.read_text().rstrip().rpartition(",")[0])
+    assert "table2.csv: row 'RmLR' has not the" in refusal("table")
+
+
 def test_triplets_of_another_split_are_refused(broken):
     image_id = np.array([json.loads(Path(TEST_JSON).read_text())[0]["image_id"]])
     box, zero = np.array([[0, 0, 9, 9]], dtype=np.float32), np.zeros(1, dtype=np.int64)
@@ -406,7 +412,7 @@ def test_a_process_says_it_once_and_fails(broken, stage, name):
 
 @pytest.mark.parametrize(
     ("flags", "named"),
-    [({"seed": "one"}, "--seed"), ({"sede": "0"}, "--sede"), ({"split": "valid"}, "--split")],
+    [({"seed": "one"}, "--seed"), ({"sede": "0"}, "--sede"), ({"split": "trainval"}, "--split")],
 )
 def test_a_wrong_flag_is_named_on_stderr(broken, capsys, flags, named):
     with pytest.raises(SystemExit) as ended:

@@ -39,9 +39,15 @@ POINTS = 50  # points of the loss curve
 def detector(*, settings: Path, annotations: Path, images: Path, seed: int, out: Path) -> None:
     """Train (or take) the DETR that every run shares, and measure it on the test split.
 
-    Reads a prepared dataset (`annotations`) and its photos (`images`); the settings say whether the DETR starts from
-    scratch, is fine-tuned from given weights, or is taken as it is. Writes a folder of `save_pretrained` and
-    metrics.json: ap50 and ap of the objects by pycocotools, and pair_recall. An interrupted training goes on.
+    An interrupted training goes on if it is called again with the same settings, seed and inputs.
+
+    Args:
+        settings: this node's settings file: from scratch, fine-tuned from given weights, or taken as it is; schedule.
+        annotations: folder made by `prepare`.
+        images: folder of the photos.
+        seed: of initialisation, order and flips.
+        out: folder to write; gets the DETR (config.json and model.safetensors, as `save_pretrained` writes them) and
+            metrics.json: ap50 and ap of the objects by pycocotools, and pair_recall.
     """
     chosen = DetectorNode.load(settings)
     with run("detector", chosen, settings=settings, out=out, inputs=[annotations, images], seed=seed) as record:

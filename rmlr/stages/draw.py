@@ -17,7 +17,12 @@ JPEG = {"quality": 95, "subsampling": 0}  # as it is drawn: a face is a few pixe
 
 
 def draw(*, settings: Path, out: Path) -> None:
-    """Draw the world's pictures, and annotate them as V-COCO and HICO-DET do."""
+    """Draw the world's pictures, and annotate them as V-COCO and HICO-DET do.
+
+    Args:
+        settings: this node's settings file: seed, size of a picture, and how many there are in each split.
+        out: folder to write; gets images/, and coco/, vcoco/ and hicodet/ in the layout of the official files.
+    """
     chosen = DrawNode.load(settings)
     with run("draw", chosen, settings=settings, out=out, seed=chosen.world.seed) as record:
         images = record.folder / "images"

@@ -19,7 +19,7 @@ def evaluate(*, settings: Path, annotations: Path, triplets: Path, out: Path) ->
     """Score a table of triplets, of any method, over all images of a split.
 
     Args:
-        settings: which split.
+        settings: this node's settings file: which split.
         annotations: folder made by `prepare`; its vocabulary says by which benchmark's protocol.
         triplets: Parquet table of scored triplets (docs/evaluation.md), such as `predict` makes.
         out: folder to write; gets metrics.json (fractions; null where there is nothing to average) and a table,

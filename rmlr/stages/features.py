@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -11,7 +12,9 @@ from rmlr.data.images import load_annotated, resized_size
 from rmlr.data.records import load_annotations, load_vocabulary
 from rmlr.model.detector import FrozenDetector, load_detector, select_instances, weights_digest
 from rmlr.run import run
-from rmlr.settings import FeaturesNode, Split
+from rmlr.settings import FeaturesNode
+
+Split = Literal["train", "val", "test"]
 
 
 def features(*, settings: Path, annotations: Path, split: Split, images: Path, detector: Path, out: Path) -> None:
@@ -22,7 +25,7 @@ def features(*, settings: Path, annotations: Path, split: Split, images: Path, d
     Args:
         settings: this node's settings file: photo size, selection of instances, precision and size of shards.
         annotations: folder made by `prepare`.
-        split: train, val or test.
+        split: which images.
         images: folder of the photos.
         detector: folder made by `detector`.
         out: folder to write; gets shard-*.safetensors and index.json.

@@ -19,11 +19,11 @@ def figure(*, settings: Path, annotations: Path, images: Path, triplets: Path, o
     The pictures are taken evenly over those with an annotated interaction, not chosen for their scores.
 
     Args:
-        settings: this figure's settings file.
+        settings: this figure's settings file: how many pictures, and how many triplets on each.
         annotations: folder made by `prepare`.
-        images: folder of the pictures.
-        triplets: the table made by `predict` (Parquet).
-        out: folder to write; gets `figure.png`.
+        images: folder of the photos.
+        triplets: Parquet table of scored triplets, made by `predict`.
+        out: folder to write; gets figure.png.
     """
     chosen = FigureNode.load(settings)
     with run("figure", chosen, settings=settings, out=out, inputs=[annotations, images, triplets]) as record:

@@ -20,7 +20,7 @@ def predict(*, settings: Path, annotations: Path, features: Path, weights: Path,
     """Score every verb of every candidate pair of a split.
 
     Args:
-        settings: split, batch size, power of the detector's scores, smallest score to keep.
+        settings: this node's settings file: split, batch size, power of the detector's scores, smallest score kept.
         annotations: folder made by `prepare`; its vocabulary must be the one that was trained with.
         features: folder whose split was made by `features`, by the detector that was trained with.
         weights: folder made by `train`.

@@ -13,18 +13,18 @@ log = logging.getLogger(__name__)
 
 
 def prepare(*, settings: Path, raw: Path, out: Path) -> None:
-    """Read a dataset in its official files; write vocabulary.json, train.json, val.json and test.json under `out`.
+    """Read a dataset in its official files; write its classes and splits as our records.
 
     V-COCO: coco/instances_{train,val}2014.json, vcoco/vcoco_{train,val,test}.json and
-    vcoco/splits/vcoco_{train,val,test}.ids.
-    Where an official split is absent: vcoco/instances_vcoco_{split}.json of fredzzhang/vcoco (pairs with a
-    visible object only; images that COCO's files lack take their size from images/). HICO-DET:
-    hicodet/instances_{train,test}2015.json of fredzzhang/hicodet.
+    vcoco/splits/vcoco_{train,val,test}.ids. Where an official split is absent: vcoco/instances_vcoco_{split}.json of
+    fredzzhang/vcoco (pairs with a visible object only; images that COCO's files lack take their size from images/).
+
+    HICO-DET: hicodet/instances_{train,test}2015.json of fredzzhang/hicodet.
 
     Args:
-        settings: YAML of the node: which dataset, and what is true of its release
-        raw: the folder that holds coco/ and vcoco/, or hicodet/, whether drawn or real
-        out: the folder of our records
+        settings: this node's settings file: which dataset, and what is true of its release.
+        raw: folder that holds coco/ and vcoco/, or hicodet/, whether drawn or real.
+        out: folder to write; gets vocabulary.json, train.json, val.json and test.json.
     """
     chosen = PrepareNode.load(settings)
     folders = {"vcoco": ("vcoco", "coco"), "hicodet": ("hicodet",)}[chosen.dataset]

@@ -77,6 +77,9 @@ def read_paper(path: Path) -> tuple[list[str], dict[str, dict[str, str]]]:
         rows = {row[columns[0]]: row for row in reader} if columns else {}
     if not rows:
         raise ValueError(f"{path}: expected a header and the rows of a table of the paper, found none")
+    for name, row in rows.items():
+        if None in row or None in row.values():
+            raise ValueError(f"{path}: row '{name}' has not the {len(columns)} cells of the header. Is it cut off?")
     return columns, rows
 
 

@@ -17,7 +17,7 @@ def text(*, settings: Path, annotations: Path, out: Path) -> None:
     Test annotations are not read: text is for training only.
 
     Args:
-        settings: which encoder, and how a sentence is pooled.
+        settings: this node's settings file: which encoder, and how a sentence is pooled.
         annotations: folder made by `prepare`.
         out: folder to write; gets embeddings.safetensors and index.json.
     """

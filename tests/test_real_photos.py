@@ -116,7 +116,8 @@ def test_real_photos_pass_through_every_stage_at_the_papers_sizes(real_vcoco_raw
 
     node = nodes("vcoco/text/main", TextNode, encoder={"model": "random:512", "revision": None})  # MobileBERT's width
     words = nodes.run(text, node, "text", annotations=records)
-    node = nodes(f"{RUN}/train", TrainNode, train={"epochs": 3})
+    schedule = {"epochs": 2, "batch_size": 4, "micro_batch_size": 2, "precision": "fp32"}  # bf16 is emulated on CPUs
+    node = nodes(f"{RUN}/train", TrainNode, train=schedule)
     places = {"annotations": records, "features": tmp_path / "features"}
     trained = nodes.run(train, node, "train", **places, text=words, seed=0)
     loss = _curves(trained)["loss"]

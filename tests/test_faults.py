@@ -305,6 +305,15 @@ def test_a_coco_annotation_outside_the_image_list_is_named(broken):
     assert "987654" in said
 
 
+def test_a_box_without_order_is_named_by_image(broken):
+    def change(content: dict) -> None:
+        content["annotations"][0]["bbox"][2] = -5
+
+    edit("raw/coco/instances_train2014.json", change)
+    image = json.loads(Path("raw/coco/instances_train2014.json").read_text())["annotations"][0]["image_id"]
+    assert re.search(rf"raw/vcoco: image {image}: \[.*\] is no box", refusal("prepare"))
+
+
 def test_a_vcoco_row_outside_the_split_is_named(broken):
     ids = Path("raw/vcoco/splits/vcoco_train.ids")
     first, *others = ids.read_text().split()

@@ -37,9 +37,8 @@ def prepare(*, settings: Path, raw: Path, out: Path) -> None:
         numbers = dict(corpus.notes)
         save_vocabulary(record.folder / "vocabulary.json", corpus.vocabulary)
         for split, annotations in corpus.splits.items():
-            path = record.folder / f"{split}.json"
-            check_annotations(path, annotations, corpus.vocabulary)
-            save_annotations(path, annotations)
+            check_annotations(raw / chosen.dataset, annotations, corpus.vocabulary)
+            save_annotations(record.folder / f"{split}.json", annotations)
             counts = count_annotations(annotations, corpus.vocabulary)
             numbers |= {f"{split}_{name}": count for name, count in counts.items()}
             log.info("%s: %s", split, ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rmlr.hoi import Annotation, Batch, Instances, Truth, Vocabulary
+from rmlr.batch import Batch, Instances, Truth
+from rmlr.hoi import Annotation, Vocabulary
 from rmlr.model.network import build, build_objective
 from rmlr.model.pairs import enumerate_pairs
 from rmlr.model.text import collect, embed, load_encoder

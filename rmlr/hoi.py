@@ -1,6 +1,7 @@
 """The shared words of the study: what was annotated, what was detected, what is predicted.
 
-Everything that crosses from one wing (data, model, evaluation) to another is one of these records.
+Everything that crosses from one wing (data, model, evaluation) to another is one of these records, or one of `batch`,
+which holds what is made of tensors: scoring needs no torch.
 A box is `xyxy`, float, 0-based edges in pixels of the original image (x2 - x1 is its width).
 All indices are contiguous from 0; foreign numberings stay inside the reader that knows them.
 """
@@ -11,7 +12,6 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
 NO_BOX = -1  # in `Annotation.interactions`: the verb was annotated, its object has no box
 
@@ -88,54 +88,6 @@ class Annotation:
     is_crowd: Bool[np.ndarray, " k"]  # COCO's crowds: no detector's target, but persons for V-COCO's matching
     is_listed: Bool[np.ndarray, " k"]  # a person whose actions were annotated; other persons are V-COCO's don't-care
     actions: Int[np.ndarray, "q 2"]  # V-COCO: rows (human box, action), every label that is 1
-
-
-@dataclass(frozen=True, slots=True)
-class Instances:
-    """What the frozen detector found, people first. For a batch: concatenated, see `Batch.instance_image`."""
-
-    boxes: Float[Tensor, "n 4"]
-    scores: Float[Tensor, " n"]  # detector confidence, in [0, 1]
-    labels: Int[Tensor, " n"]  # object class, as in the Vocabulary
-    tokens: Float[Tensor, "n d"]  # last decoder layer
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Images as the interaction modules see them: instances concatenated, maps padded with zeros."""
-
-    image_ids: Int[Tensor, " b"]
-    maps: Float[Tensor, "b c h w"]  # last backbone map
-    is_padding: Bool[Tensor, "b h w"]
-    cell_sizes: Float[Tensor, "b 2"]  # height and width of one map cell, in pixels of the original image
-    image_sizes: Float[Tensor, "b 2"]  # height and width, in pixels of the original image
-    instances: Instances
-    instance_image: Int[Tensor, " n"]  # position in the batch, ascending
-
-    def to(self, device) -> "Batch":
-        """The same batch on another device."""
-        instances = Instances(*(getattr(self.instances, k).to(device, non_blocking=True) for k in Instances.__slots__))
-        rest = (self.image_ids, self.maps, self.is_padding, self.cell_sizes, self.image_sizes)
-        return Batch(
-            *(tensor.to(device, non_blocking=True) for tensor in rest),
-            instances=instances,
-            instance_image=self.instance_image.to(device, non_blocking=True),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Truth:
-    """The annotated interactions of a batch that have both boxes, concatenated in annotation order."""
-
-    human_boxes: Float[Tensor, "g 4"]
-    object_boxes: Float[Tensor, "g 4"]
-    verbs: Int[Tensor, " g"]
-    objects: Int[Tensor, " g"]  # annotated object class; matching ignores it, the row's phrase needs it
-    image: Int[Tensor, " g"]  # position in the batch, ascending
-
-    def to(self, device) -> "Truth":
-        """The same truth on another device."""
-        return Truth(*(getattr(self, k).to(device, non_blocking=True) for k in Truth.__slots__))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

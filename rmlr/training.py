@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from rmlr.hoi import Batch, Truth
+from rmlr.batch import Batch, Truth
 from rmlr.run import Record
 from rmlr.settings import Losses, Train
 

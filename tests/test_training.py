@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rmlr.hoi import Batch, Instances, Truth, Vocabulary
+from rmlr.batch import Batch, Instances, Truth
+from rmlr.hoi import Vocabulary
 from rmlr.model.losses import means
 from rmlr.model.network import build, build_objective
 from rmlr.model.text import OBJECT, SUBJECT, VERB, TextEmbeddings

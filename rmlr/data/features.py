@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rmlr.hoi import Batch, Instances
+from rmlr.batch import Batch, Instances
 
 log = logging.getLogger(__name__)
 

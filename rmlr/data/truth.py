@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rmlr.hoi import NO_BOX, Annotation, Truth, Vocabulary
+from rmlr.batch import Truth
+from rmlr.hoi import NO_BOX, Annotation, Vocabulary
 
 
 class Truths:

@@ -12,8 +12,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
+from rmlr.batch import Instances
 from rmlr.boxes import iou
-from rmlr.hoi import NO_BOX, Annotation, Instances, Vocabulary
+from rmlr.hoi import NO_BOX, Annotation, Vocabulary
 
 
 def find_pairs(instances: Instances, annotation: Annotation, person: int) -> Bool[Tensor, " m"]:

@@ -20,8 +20,8 @@ from transformers import DetrConfig, DetrForObjectDetection, PreTrainedConfig, R
 from transformers.models.detr.modeling_detr import DetrFrozenBatchNorm2d, DetrMLPPredictionHead, replace_batch_norm
 from transformers.utils.logging import disable_progress_bar
 
+from rmlr.batch import Instances
 from rmlr.boxes import clip, cxcywh_from_xyxy, xyxy_from_cxcywh
-from rmlr.hoi import Instances
 from rmlr.settings import DetectorArchitecture, Selection
 
 WEIGHTS_FILE = "model.safetensors"

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
+from rmlr.batch import Batch, Truth
 from rmlr.boxes import iou
-from rmlr.hoi import Batch, Truth
 from rmlr.model.align import Alignment, AlignmentTerm, Matched, PhraseTargets
 from rmlr.model.pairs import Pairs, detector_prior, enumerate_pairs
 from rmlr.model.reason import Output

@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from rmlr.hoi import Batch, Vocabulary
+from rmlr.batch import Batch
+from rmlr.hoi import Vocabulary
 from rmlr.model.align import Alignment, AnchoredWords, LiteralWords, SentenceAlignment, phrase_targets
 from rmlr.model.losses import Objective
 from rmlr.model.pairs import GEOMETRY_DIM, Pairs, enumerate_pairs, pair_geometry

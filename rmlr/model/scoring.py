@@ -5,7 +5,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from rmlr.hoi import Batch, Triplets
+from rmlr.batch import Batch
+from rmlr.hoi import Triplets
 from rmlr.model.network import InteractionNetwork
 from rmlr.model.pairs import detector_prior
 

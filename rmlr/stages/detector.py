@@ -12,10 +12,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import DetrForObjectDetection
 
+from rmlr.batch import Instances
 from rmlr.data.images import ImageBatch, load_annotated
 from rmlr.data.records import load_annotations, load_vocabulary
 from rmlr.evaluation.objects import find_pairs, object_ap
-from rmlr.hoi import Annotation, Instances, Vocabulary
+from rmlr.hoi import Annotation, Vocabulary
 from rmlr.model.detector import (
     FrozenDetector,
     adapt_classes,

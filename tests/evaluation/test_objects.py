@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from rmlr.batch import Instances
 from rmlr.evaluation.objects import find_pairs, object_ap
-from rmlr.hoi import NO_BOX, Annotation, Instances, Vocabulary
+from rmlr.hoi import NO_BOX, Annotation, Vocabulary
 
 VOCABULARY = Vocabulary(dataset="vcoco", objects=("ball", "person"), person=1, verbs=("hold obj",), hois=((0, 0),))
 PERSON, BALL = [0.0, 0.0, 20.0, 40.0], [30.0, 30.0, 40.0, 40.0]

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rmlr.hoi import Batch, Instances, Truth, Vocabulary
+from rmlr.batch import Batch, Instances, Truth
+from rmlr.hoi import Vocabulary
 from rmlr.model.text import OBJECT, SUBJECT, VERB, TextEmbeddings
 
 PERSON, BALL, KITE = 0, 1, 2

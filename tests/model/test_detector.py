@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 
-from rmlr.hoi import Instances
+from rmlr.batch import Instances
 from rmlr.model.detector import (
     WEIGHTS_FILE,
     AnchoredDetrForObjectDetection,

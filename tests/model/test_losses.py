@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rmlr.hoi import Truth
+from rmlr.batch import Truth
 from rmlr.model.align import Alignment, AnchoredWords, LiteralWords, phrase_targets
 from rmlr.model.losses import Objective, assign_targets, focal_loss, means
 from rmlr.model.pairs import enumerate_pairs

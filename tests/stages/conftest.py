@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from rmlr.batch import Instances
 from rmlr.data.features import FeatureWriter, Index, ShardBuilder
 from rmlr.data.records import save_annotations, save_vocabulary
-from rmlr.hoi import NO_BOX, Annotation, Instances, Vocabulary
+from rmlr.hoi import NO_BOX, Annotation, Vocabulary
 from rmlr.settings import Section
 
 SPLITS = {"train": range(100, 116), "val": range(200, 204), "test": range(300, 306)}

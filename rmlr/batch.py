@@ -1,0 +1,57 @@
+"""Images as tensors: what the frozen detector gives the interaction modules, and what they are to find in it.
+
+Boxes are `xyxy`, float, 0-based edges in pixels of the original image, as everywhere.
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Instances:
+    """What the frozen detector found, people first. For a batch: concatenated, see `Batch.instance_image`."""
+
+    boxes: Float[Tensor, "n 4"]
+    scores: Float[Tensor, " n"]  # detector confidence, in [0, 1]
+    labels: Int[Tensor, " n"]  # object class, as in the Vocabulary
+    tokens: Float[Tensor, "n d"]  # last decoder layer
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images as the interaction modules see them: instances concatenated, maps padded with zeros."""
+
+    image_ids: Int[Tensor, " b"]
+    maps: Float[Tensor, "b c h w"]  # last backbone map
+    is_padding: Bool[Tensor, "b h w"]
+    cell_sizes: Float[Tensor, "b 2"]  # height and width of one map cell, in pixels of the original image
+    image_sizes: Float[Tensor, "b 2"]  # height and width, in pixels of the original image
+    instances: Instances
+    instance_image: Int[Tensor, " n"]  # position in the batch, ascending
+
+    def to(self, device) -> "Batch":
+        """The same batch on another device."""
+        instances = Instances(*(getattr(self.instances, k).to(device, non_blocking=True) for k in Instances.__slots__))
+        rest = (self.image_ids, self.maps, self.is_padding, self.cell_sizes, self.image_sizes)
+        return Batch(
+            *(tensor.to(device, non_blocking=True) for tensor in rest),
+            instances=instances,
+            instance_image=self.instance_image.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """The annotated interactions of a batch that have both boxes, concatenated in annotation order."""
+
+    human_boxes: Float[Tensor, "g 4"]
+    object_boxes: Float[Tensor, "g 4"]
+    verbs: Int[Tensor, " g"]
+    objects: Int[Tensor, " g"]  # annotated object class; matching ignores it, the row's phrase needs it
+    image: Int[Tensor, " g"]  # position in the batch, ascending
+
+    def to(self, device) -> "Truth":
+        """The same truth on another device."""
+        return Truth(*(getattr(self, k).to(device, non_blocking=True) for k in Truth.__slots__))

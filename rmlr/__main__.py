@@ -1,4 +1,7 @@
-"""`rmlr STAGE --flag value`: one command per stage of the study; paths and identities by flag, numbers by file."""
+"""`rmlr STAGE --flag value`: one command per stage of the study, and those that people type besides.
+
+Paths and identities come by flag, a stage's numbers by file.
+"""
 
 import logging
 import os
@@ -10,8 +13,7 @@ import rmlr
 
 HELP = """RmLR (Cao et al., ICCV 2023), reproduced: human-object interaction detection guided by language.
 
-Each command is one stage of the study: it reads files, writes one folder, and can be run by hand. The numbers it needs
-come in a settings file; `snakemake -n` writes those of the whole study, from params.yaml, to results/PROFILE/settings.
+A stage of the study reads files, writes one folder, and can be run by hand. The numbers it needs come in a settings file; `snakemake -n` writes those of the whole study, from params.yaml, to results/PROFILE/settings.
 `snakemake` runs all stages in order. `rmlr STAGE --help` says what a stage reads, writes and needs.
 """
 
@@ -28,27 +30,31 @@ STAGES = {
     "figure": "Pictures and triplets of one run -> predictions drawn beside what was annotated.",
 }
 
+COMMANDS: dict[str, str] = {}
+
 
 def command_line(named: str | None = None) -> App:
     """The commands. Only the one that is `named` loads its stage, and speaks by the stage's own docstring."""
     app = App(name="rmlr", help=HELP, version=rmlr.__version__, help_format="markdown")
-    stages = Group.create_ordered("Stages, in the order of the study")
-    for rank, (stage, line) in enumerate(STAGES.items()):
-        own = {} if stage == named else {"help": line}
-        app.command(f"rmlr.stages.{stage}:{stage}", name=stage, group=stages, sort_key=rank, **own)
+    wings = (("stages", "Stages, in the order of the study", STAGES), ("commands", "Besides the study", COMMANDS))
+    for package, title, lines in wings:
+        group = Group.create_ordered(title)
+        for rank, (name, line) in enumerate(lines.items()):
+            own = {} if name == named else {"help": line}
+            app.command(f"rmlr.{package}.{name}:{name}", name=name, group=group, sort_key=rank, **own)
     return app
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one stage. What a user gave wrongly is one message and exit status 1; RMLR_DEBUG=1 adds a traceback."""
+    """Run one command. What a user gave wrongly is one message and exit status 1; RMLR_DEBUG=1 adds a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("rmlr").setLevel(logging.INFO)
     named = arguments[0] if arguments and not arguments[0].startswith("-") else None
     try:
         if named is not None:
-            if named not in STAGES:
-                raise ValueError(f"there is no command '{named}'. There are: {', '.join(STAGES)}")
+            if named not in STAGES | COMMANDS:
+                raise ValueError(f"there is no command '{named}'. There are: {', '.join(STAGES | COMMANDS)}")
             from rmlr import run
 
             run.whole_process = True

@@ -13,7 +13,8 @@ import rmlr
 
 HELP = """RmLR (Cao et al., ICCV 2023), reproduced: human-object interaction detection guided by language.
 
-A stage of the study reads files, writes one folder, and can be run by hand. The numbers it needs come in a settings file; `snakemake -n` writes those of the whole study, from params.yaml, to results/PROFILE/settings.
+A stage of the study reads files, writes one folder, and can be run by hand. The numbers it needs
+come in a settings file; `snakemake -n` writes those of the whole study, from params.yaml, to results/PROFILE/settings.
 `snakemake` runs all stages in order. `rmlr STAGE --help` says what a stage reads, writes and needs.
 """
 

@@ -98,15 +98,16 @@ def run(
     stage: str,
     node: Section,
     *,
-    settings: Path,
+    settings: Path | None,
     out: Path,
     inputs: Sequence[Path] = (),
     seed: int | None = None,
 ) -> Iterator[Record]:
     """Surround a stage's work: one process a folder, a seed, a device, and an output that appears whole or not at all.
 
-    Beside the stage's files `out` gets `settings.yaml`, a copy of the file `settings`, and `run.json`. Work in progress
-    is in hidden folders beside `out`: `.NAME.part` (removed by the next attempt) and `.NAME.resume` (kept).
+    Beside the stage's files `out` gets `run.json` and `settings.yaml`: a copy of the file `settings`, or for want of one
+    the node. Work in progress is in hidden folders beside `out`: `.NAME.part` (removed by the next attempt) and
+    `.NAME.resume` (kept).
     """
     for path in inputs:
         if not path.exists():
@@ -121,16 +122,17 @@ def run(
         if seed is not None:
             seed_everything(seed)
         digests = {str(path): digest(path) for path in inputs}
-        identity = hashlib.sha256(json.dumps([settings.read_text(), seed, list(digests.values())]).encode()).hexdigest()
+        used = settings.read_text() if settings else node.dump()
+        identity = hashlib.sha256(json.dumps([used, seed, list(digests.values())]).encode()).hexdigest()
         folder, resume = _beside(out, "part"), _beside(out, "resume")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         record = Record(stage, folder, resume)
         try:
-            with tracked(record, node, out=out, seed=seed, identity=identity, settings=settings) as tracker:
+            with tracked(record, node, out=out, seed=seed, identity=identity, settings=used) as tracker:
                 record.tracker = tracker
                 yield record
-            shutil.copyfile(settings, folder / "settings.yaml")
+            (folder / "settings.yaml").write_text(used)
             about = {
                 "stage": stage,
                 "seed": seed,
@@ -347,7 +349,7 @@ def _commit() -> dict[str, Any] | None:
 
 @contextmanager
 def tracked(
-    record: Record, node: Section, *, out: Path, seed: int | None, identity: str, settings: Path
+    record: Record, node: Section, *, out: Path, seed: int | None, identity: str, settings: str
 ) -> Iterator["Tracker | None"]:
     """The MLflow run that a stage belongs to: `train` opens it, `evaluate` adds to the one of the `train` beside it."""
     tracker = None
@@ -355,8 +357,7 @@ def tracked(
         if record.stage == "train":
             tracker = Tracker.open(node.model_dump(mode="json"), seed, identity, _beside(out, "mlflow"), settings)
         elif record.stage == "evaluate" and (beside := out.parent / "train" / "run.json").is_file():
-            run_id = json.loads(beside.read_text())["mlflow_run_id"]
-            tracker = Tracker.join(run_id) if run_id else None
+            tracker = Tracker.join(beside)
     if tracker is None:
         yield None
         return
@@ -379,7 +380,7 @@ class Tracker:
         self._sent = time.monotonic()
 
     @classmethod
-    def open(cls, node: dict[str, Any], seed: int | None, identity: str, note: Path, settings: Path) -> "Tracker":
+    def open(cls, node: dict[str, Any], seed: int | None, identity: str, note: Path, settings: str) -> "Tracker":
         """A new run of these settings, or the one of an interrupted attempt, whose id `note` keeps."""
         tracker = cls()
         tracker._opened = True
@@ -406,17 +407,21 @@ class Tracker:
             numbers = {key: value for key, value in node.items() if key not in ("tags", "code")} | {"seed": seed}
             params = [Param(key, str(value)) for key, value in _flat(numbers)]
             client.log_batch(tracker.run_id, params=params)
-            client.log_artifact(tracker.run_id, str(settings))
+            client.log_text(tracker.run_id, settings, "settings.yaml")
 
         tracker._attempt("opening a run", begin)
         return tracker
 
     @classmethod
-    def join(cls, run_id: str) -> "Tracker":
-        """An existing run, to add results to."""
+    def join(cls, trained: Path) -> "Tracker":
+        """The run that a training's run.json names, to add results to; none where that was not tracked."""
         tracker = cls()
 
         def begin() -> None:
+            run_id = json.loads(trained.read_text())["mlflow_run_id"]
+            if run_id is None:
+                tracker._lost = True
+                return
             with _connected() as client:
                 client.get_run(run_id)
                 tracker._client, tracker.run_id = client, run_id

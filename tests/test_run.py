@@ -244,7 +244,7 @@ def test_eight_runs_that_start_at_once_on_a_new_database_are_all_in_it(study, mo
     assert one.data.params["network.ire.dim"] == "8"
     assert [point.value for point in client.get_metric_history(one.info.run_id, "loss")] == [1.0, 0.5, 1.0 / 3]
     assert one.data.metrics["images"] == 4.0
-    assert [file.path for file in client.list_artifacts(one.info.run_id)] == ["train.yaml"]
+    assert [file.path for file in client.list_artifacts(one.info.run_id)] == ["settings.yaml"]
     kept = json.loads((folder / "runs" / one.data.tags["seed"] / "train" / "run.json").read_text())
     assert kept["mlflow_run_id"] == one.info.run_id
     # what evaluate measures joins the run of the train folder beside it; an interrupted run goes on as the same run
@@ -278,6 +278,23 @@ def test_a_lost_tracker_is_said_once_and_stops_nothing(caplog):
     assert len(caplog.messages) == 1
     assert "untracked" in caplog.text
     assert "the server is gone" in caplog.text
+
+
+def test_what_training_left_damaged_costs_the_evaluation_its_tracking_only(settings, tmp_path, monkeypatch, caplog):
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("RMLR_TRACKING", "on")
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "run.json").write_text('{"mlflow_run')
+    with run("evaluate", NODE, settings=settings, out=tmp_path / "evaluate") as record:
+        record.log_metrics({"vcoco_ap_role_1": 0.5})
+    assert json.loads((tmp_path / "evaluate" / "run.json").read_text())["metrics"] == {"vcoco_ap_role_1": 0.5}
+    assert "finding the run failed" in caplog.text
+
+
+def test_without_a_settings_file_the_node_itself_is_kept(tmp_path):
+    with run("evaluate", NODE, settings=None, out=tmp_path / "out"):
+        pass
+    assert type(NODE).load(tmp_path / "out" / "settings.yaml") == NODE
 
 
 def test_without_tracking_nothing_of_it_is_loaded_or_left(study):

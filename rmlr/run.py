@@ -105,7 +105,7 @@ def run(
 ) -> Iterator[Record]:
     """Surround a stage's work: one process a folder, a seed, a device, and an output that appears whole or not at all.
 
-    Beside the stage's files `out` gets `run.json` and `settings.yaml`: a copy of the file `settings`, or for want of one
+    Beside the stage's files `out` gets `run.json` and `settings.yaml`: a copy of the file `settings`, or for want of it
     the node. Work in progress is in hidden folders beside `out`: `.NAME.part` (removed by the next attempt) and
     `.NAME.resume` (kept).
     """

@@ -111,6 +111,23 @@ class Encoder(Section):
     pooling: Literal["cls", "mean"]  # of a phrase encoded alone; cls: paper
 
 
+class Upt(Section):
+    """Sizes of UPT's interaction head (Zhang et al. 2022). Unary tokens are as wide as the detector's."""
+
+    code_dims: list[PositiveInt]  # hidden layers between the 36 numbers of a pair's boxes and its spatial code
+    dim: PositiveInt  # of a spatial code; a pair's token is twice as wide
+    layers: PositiveInt  # cooperative ones; there is one competitive layer
+    heads: PositiveInt  # of both kinds
+    ffn_dim: PositiveInt  # of the competitive layer; a cooperative one's is 4 x its tokens
+    dropout: Fraction
+
+    @model_validator(mode="after")
+    def _heads_share_evenly(self) -> "Upt":
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} cannot be shared evenly by {self.heads} heads")
+        return self
+
+
 class Network(Section):
     """Sizes of the interaction modules (paper, sections 3.2 to 3.5 and appendix B)."""
 
@@ -119,6 +136,7 @@ class Network(Section):
     ire: TransformerSizes
     pair_dim: PositiveInt  # H and O
     irm: TransformerSizes
+    upt: Upt | None = None  # the baseline's, whose other sizes those above are not; None in the nodes of other variants
 
     @model_validator(mode="after")
     def _widths_fit(self) -> "Network":
@@ -183,7 +201,7 @@ class Prediction(Section):
 class Variant(Section):
     """A row of Table 2, or a control: switches, not subclasses (model specification, section 8)."""
 
-    network: Literal["rmlr", "boxes"]
+    network: Literal["rmlr", "boxes", "upt"]
     global_context: bool
     ire: bool
     ire_sentence: bool
@@ -202,6 +220,8 @@ class Variant(Section):
             raise ValueError("ire_sentence and ire_word teach the cues of IRE: they need ire: true")
         if self.network == "boxes" and (self.global_context or self.ire or self.aligns):
             raise ValueError("network boxes is a control that sees boxes and classes only: its switches must be false")
+        if self.network == "upt" and (self.global_context or self.ire or self.aligns):
+            raise ValueError("network upt is a baseline without any part of RmLR: its switches must be false")
         return self
 
 
@@ -265,6 +285,13 @@ class Selection(Section):
     min_score: Fraction
     min_instances: NaturalInt  # at least so many humans, and as many non-persons, filled by score
     max_instances: PositiveInt  # at most
+
+
+class View(Section):
+    """How a detector is made to see a picture: at what size, and which of its detections count."""
+
+    image: ImageSize
+    selection: Selection
 
 
 class Features(Section):

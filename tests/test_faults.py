@@ -387,7 +387,7 @@ def test_text_of_another_vocabulary_is_named(broken):
         ("train/checkpoint.json", lambda card: card.update(channels=8), "channels: .* 8, given is 16"),
         ("train/checkpoint.json", lambda card: card.update(detector_digest="ff"), "detector_digest: .* ff, given is"),
         ("train/checkpoint.json", lambda card: card["vocabulary"]["verbs"].reverse(), "vocabulary: "),
-        ("train/checkpoint.json", lambda card: card.update(format=2), "format: Input should be 1"),
+        ("train/checkpoint.json", lambda card: card.update(format=1), "format: Input should be 2"),
     ],
     ids=["sizes", "switches", "token width", "map channels", "detector", "vocabulary", "format"],
 )

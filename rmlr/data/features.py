@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rmlr.batch import Batch, Instances
+from rmlr.settings import View
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class Index(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     detector_digest: str  # SHA-256 of the detector's weights
+    view: View  # how it was made to see
     objects: list[str]  # class of each label
     person: int
     channels: int  # of a map
@@ -159,14 +161,15 @@ class Features:
         self.indices = [_load_index(folder) for folder in folders]
         first = self.indices[0]
         for folder, index in zip(folders, self.indices, strict=True):
-            if (index.detector_digest, index.objects) != (first.detector_digest, first.objects):
-                raise ValueError(f"{folder}: its features are another detector's than those of {folders[0]}")
+            if (index.detector_digest, index.objects, index.view) != (first.detector_digest, first.objects, first.view):
+                raise ValueError(f"{folder}: its features are of another detector or view than those of {folders[0]}")
         self.image_ids = [image_id for index in self.indices for image_id in index.image_ids]
         self.objects = tuple(first.objects)
         self.person = first.person
         self.channels = first.channels
         self.token_dim = first.token_dim
         self.detector_digest = first.detector_digest
+        self.view = first.view
 
         shards = [
             _load_shard(folder / shard_name(number), image_ids)

@@ -18,7 +18,7 @@ from torch import nn
 import rmlr
 from rmlr.hoi import Vocabulary
 from rmlr.model.network import InteractionNetwork, build
-from rmlr.settings import Alignment, Network, PositiveInt, Section, Variant
+from rmlr.settings import Alignment, Network, PositiveInt, Section, Variant, View
 
 CARD_FILE, WEIGHTS_FILE, ALIGNMENT_FILE = "checkpoint.json", "weights.safetensors", "alignment.safetensors"
 
@@ -26,7 +26,7 @@ CARD_FILE, WEIGHTS_FILE, ALIGNMENT_FILE = "checkpoint.json", "weights.safetensor
 class Card(Section):
     """checkpoint.json: all that is needed to build the network again, and to know what may be given to it."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     variant: Variant
     network: Network
     alignment: Alignment
@@ -34,6 +34,7 @@ class Card(Section):
     token_dim: PositiveInt  # of an instance
     vocabulary: Vocabulary
     detector_digest: str  # of the frozen detector whose features were learnt from
+    view: View  # how it was made to see
     text_encoder: str | None  # by whose text it was taught
     versions: dict[str, str]
 

@@ -12,7 +12,7 @@ from rmlr.data.images import load_annotated, resized_size
 from rmlr.data.records import load_annotations, load_vocabulary
 from rmlr.model.detector import FrozenDetector, load_detector, select_instances, weights_digest
 from rmlr.run import run
-from rmlr.settings import FeaturesNode
+from rmlr.settings import FeaturesNode, View
 
 Split = Literal["train", "val", "test"]
 
@@ -39,6 +39,7 @@ def features(*, settings: Path, annotations: Path, split: Split, images: Path, d
         size = chosen.image.shortest, chosen.image.longest
         index = Index(
             detector_digest=weights_digest(detector),
+            view=View(image=chosen.image, selection=rule.selection),
             objects=list(vocabulary.objects),
             person=vocabulary.person,
             channels=frozen.channels,

@@ -53,6 +53,7 @@ def train(*, settings: Path, annotations: Path, features: Path, text: Path, seed
             token_dim=cached.token_dim,
             vocabulary=vocabulary,
             detector_digest=cached.detector_digest,
+            view=cached.view,
             text_encoder=embeddings and embeddings.encoder,
             versions=Card.versions_here(),
         )

@@ -9,11 +9,17 @@ from rmlr.batch import Instances
 from rmlr.data.features import INDEX_FILE, Features, FeatureWriter, Index, ShardBuilder, check_space, shard_name
 
 CHANNELS, TOKEN_DIM = 3, 2
+SIDES = ("shortest", "longest")
+VIEW = {
+    "image": {"shortest": 48, "longest": 64},
+    "selection": {"nms_iou": 0.5, "min_score": 0.2, "min_instances": 1, "max_instances": 4},
+}
 
 
 def make_index(image_ids: list[int], **changes) -> Index:
     settings = {
         "detector_digest": "abc",
+        "view": VIEW,
         "objects": ["person", "ball"],
         "person": 0,
         "channels": CHANNELS,
@@ -169,9 +175,10 @@ def test_a_missing_or_broken_index_is_refused_by_name(tmp_path, ragged):
         Features.load(tmp_path, "train")
 
 
-def test_splits_of_two_detectors_are_not_joined(tmp_path, ragged):
-    write_cache(tmp_path / "val", {3: (1, 1)}, detector_digest="other")
-    with pytest.raises(ValueError, match="another detector's"):
+@pytest.mark.parametrize("change", [{"detector_digest": "other"}, {"view": VIEW | {"image": dict.fromkeys(SIDES, 99)}}])
+def test_splits_of_two_detectors_or_views_are_not_joined(tmp_path, ragged, change):
+    write_cache(tmp_path / "val", {3: (1, 1)}, **change)
+    with pytest.raises(ValueError, match="another detector or view"):
         Features.load(tmp_path, "trainval")
 
 

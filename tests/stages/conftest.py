@@ -11,10 +11,14 @@ from rmlr.batch import Instances
 from rmlr.data.features import FeatureWriter, Index, ShardBuilder
 from rmlr.data.records import save_annotations, save_vocabulary
 from rmlr.hoi import NO_BOX, Annotation, Vocabulary
-from rmlr.settings import Section
+from rmlr.settings import ImageSize, Section, Selection, View
 
 SPLITS = {"train": range(100, 116), "val": range(200, 204), "test": range(300, 306)}
 CHANNELS, TOKEN_DIM, DETECTOR = 4, 5, "d" * 64
+VIEW = View(
+    image=ImageSize(shortest=64, longest=64),
+    selection=Selection(nms_iou=0.5, min_score=0.2, min_instances=1, max_instances=4),
+)
 VOCABULARY = Vocabulary(
     dataset="vcoco",
     objects=("person", "ball"),
@@ -53,6 +57,7 @@ def write_features(folder: Path, image_ids: list[int], objects: list[str]) -> No
     generator = torch.Generator().manual_seed(0)
     index = Index(
         detector_digest=DETECTOR,
+        view=VIEW,
         objects=objects,
         person=0,
         channels=CHANNELS,

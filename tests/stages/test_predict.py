@@ -15,7 +15,7 @@ from rmlr.model.network import build
 from rmlr.settings import Alignment, Network, Prediction, PredictNode, TransformerSizes, Variant
 from rmlr.stages.predict import predict
 
-from .conftest import BOXES, CHANNELS, DETECTOR, TOKEN_DIM, VOCABULARY, write_features
+from .conftest import BOXES, CHANNELS, DETECTOR, TOKEN_DIM, VIEW, VOCABULARY, write_features
 
 SIZES = TransformerSizes(layers=1, dim=8, heads=2, ffn_dim=8, dropout=0.1)
 CARD = Card(
@@ -29,6 +29,7 @@ CARD = Card(
     token_dim=TOKEN_DIM,
     vocabulary=VOCABULARY,
     detector_digest=DETECTOR,
+    view=VIEW,
     text_encoder=None,
     versions={},
 )
@@ -145,4 +146,4 @@ def test_a_folder_without_a_checkpoint_is_one_clear_error(tmp_path):
 
 def test_a_card_is_read_as_it_was_written(weights):
     assert load_card(weights) == CARD
-    assert json.loads((weights / "checkpoint.json").read_text())["format"] == 1
+    assert json.loads((weights / "checkpoint.json").read_text())["format"] == 2

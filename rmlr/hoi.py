@@ -100,6 +100,19 @@ class Triplets:
     image_id: Int[np.ndarray, " t"]
     human_boxes: Float[np.ndarray, "t 4"]
     object_boxes: Float[np.ndarray, "t 4"]  # V-COCO: four NaN say "no object"
-    object_category: Int[np.ndarray, " t"]
+    object_category: Int[np.ndarray, " t"]  # V-COCO: -1 where the method did not say
     verb: Int[np.ndarray, " t"]
+    score: Float[np.ndarray, " t"]  # larger is better, any range
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Agents:
+    """Scored predictions of what single people do, one row each: what V-COCO's agent AP is computed from.
+
+    As of triplets, of equal scores the later row counts as the lower one.
+    """
+
+    image_id: Int[np.ndarray, " t"]
+    human_boxes: Float[np.ndarray, "t 4"]
+    action: Int[np.ndarray, " t"]  # index into `Vocabulary.actions`
     score: Float[np.ndarray, " t"]  # larger is better, any range

@@ -1,43 +1,54 @@
-"""The neutral table of scored triplets: one Parquet file that any method can write and `rmlr evaluate` reads.
+"""The neutral tables of scored predictions: Parquet files that any method can write and `rmlr evaluate` reads.
+
+Triplets:
 
     image_id int64 · human_x1 human_y1 human_x2 human_y2 · object_x1 object_y1 object_x2 object_y2 float32 ·
     object_category int64 · verb int64 · score float32
 
-Boxes are edges in pixels of the original image and may leave it; a V-COCO row without an object has four NaN.
+Agents, what single people do, which V-COCO scores as well:
+
+    image_id int64 · human_x1 human_y1 human_x2 human_y2 float32 · action int64 · score float32
+
+Boxes are edges in pixels of the original image and may leave it. A V-COCO row without an object has four NaN; one with
+an object may have the category -1, unknown: V-COCO's own form does not tell it and its score does not use it.
+
+`check_triplets` and `check_agents` hold the rules, for these tables and for whatever else rows are read from.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Bool, Float
 from pyarrow import parquet
 
-from rmlr.hoi import Triplets, Vocabulary
+from rmlr.hoi import Agents, Triplets, Vocabulary
 
 HUMAN = ["human_x1", "human_y1", "human_x2", "human_y2"]
 OBJECT = ["object_x1", "object_y1", "object_x2", "object_y2"]
+_IMAGE, _PERSON = [("image_id", pa.int64())], [(name, pa.float32()) for name in HUMAN]
 SCHEMA = pa.schema(
-    [("image_id", pa.int64())]
-    + [(name, pa.float32()) for name in HUMAN + OBJECT]
+    _IMAGE
+    + _PERSON
+    + [(name, pa.float32()) for name in OBJECT]
     + [("object_category", pa.int64()), ("verb", pa.int64()), ("score", pa.float32())]
 )
+AGENT_SCHEMA = pa.schema(_IMAGE + _PERSON + [("action", pa.int64()), ("score", pa.float32())])
+
+Faults = Iterator[tuple[Any, str]]  # which rows are wrong, what is wrong with them
 
 
 def save_triplets(path: Path, triplets: Triplets) -> None:
     """Write the table; scores and boxes are rounded to 32 bits."""
-    columns = [
-        triplets.image_id,
-        *triplets.human_boxes.T,
-        *triplets.object_boxes.T,
-        triplets.object_category,
-        triplets.verb,
-        triplets.score,
-    ]
-    arrays = [
-        pa.array(column.astype(field.type.to_pandas_dtype())) for column, field in zip(columns, SCHEMA, strict=True)
-    ]
-    parquet.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA), path)
+    _write(path, _columns(triplets), SCHEMA)
+
+
+def save_agents(path: Path, agents: Agents) -> None:
+    """Write the table; scores and boxes are rounded to 32 bits."""
+    _write(path, _columns(agents), AGENT_SCHEMA)
 
 
 def load_triplets(
@@ -47,8 +58,7 @@ def load_triplets(
 
     Raises one ValueError that names file, row (from 0) and column on anything that the format does not allow.
     """
-    table = _read(path)
-    columns = {name: table.column(name).to_numpy() for name in SCHEMA.names}
+    columns = _read(path, SCHEMA, "triplets")
     triplets = Triplets(
         image_id=columns["image_id"],
         human_boxes=np.stack([columns[name] for name in HUMAN], axis=1),
@@ -57,22 +67,88 @@ def load_triplets(
         verb=columns["verb"],
         score=columns["score"],
     )
-    for is_wrong, message in _faults(triplets, vocabulary, image_ids):
-        if is_wrong.any():
-            row = int(np.argmax(is_wrong))
-            values = {name: columns[name][row].item() for name in SCHEMA.names}
-            more = f" ({int(is_wrong.sum())} rows like it)" if is_wrong.sum() > 1 else ""
-            raise ValueError(f"{path}: row {row} (from 0){more}: {message}. The row: {values}")
+    check_triplets(path, triplets, vocabulary=vocabulary, image_ids=image_ids)
     return triplets
 
 
-def _read(path: Path) -> pa.Table:
+def load_agents(path: Path, *, vocabulary: Vocabulary | None = None, image_ids: Sequence[int] | None = None) -> Agents:
+    """Read and check a table of agents, as `load_triplets` does."""
+    columns = _read(path, AGENT_SCHEMA, "agents")
+    agents = Agents(
+        image_id=columns["image_id"],
+        human_boxes=np.stack([columns[name] for name in HUMAN], axis=1),
+        action=columns["action"],
+        score=columns["score"],
+    )
+    check_agents(path, agents, vocabulary=vocabulary, image_ids=image_ids)
+    return agents
+
+
+def name_row(row: int) -> str:
+    """Where a row of a table stands, in words."""
+    return f"row {row} (from 0)"
+
+
+def check_triplets(
+    source: Path | str,
+    triplets: Triplets,
+    *,
+    vocabulary: Vocabulary | None = None,
+    image_ids: Sequence[int] | None = None,
+    describe_row: Callable[[int], str] = name_row,
+) -> None:
+    """Raise one ValueError on the first row that the format, the classes or the images do not allow.
+
+    It names `source`, the row as `describe_row` tells where it stands there, what is wrong, and the row's values.
+    """
+    _refuse(source, triplets, _triplet_faults(triplets, vocabulary, image_ids), describe_row)
+
+
+def check_agents(
+    source: Path | str,
+    agents: Agents,
+    *,
+    vocabulary: Vocabulary | None = None,
+    image_ids: Sequence[int] | None = None,
+    describe_row: Callable[[int], str] = name_row,
+) -> None:
+    """What `check_triplets` is to triplets."""
+    _refuse(source, agents, _agent_faults(agents, vocabulary, image_ids), describe_row)
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to, which takes its place at the end; what fails leaves nothing."""
+    aside = path.with_name(f".{path.name}.part")
+    try:
+        yield aside
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _columns(rows: Triplets | Agents) -> dict[str, np.ndarray]:
+    """The columns of the file, in its order."""
+    columns = {"image_id": rows.image_id, **dict(zip(HUMAN, rows.human_boxes.T, strict=True))}
+    if isinstance(rows, Agents):
+        return columns | {"action": rows.action, "score": rows.score}
+    columns |= dict(zip(OBJECT, rows.object_boxes.T, strict=True))
+    return columns | {"object_category": rows.object_category, "verb": rows.verb, "score": rows.score}
+
+
+def _write(path: Path, columns: dict[str, np.ndarray], schema: pa.Schema) -> None:
+    arrays = [pa.array(columns[field.name].astype(field.type.to_pandas_dtype())) for field in schema]
+    with written_aside(path) as aside:
+        parquet.write_table(pa.Table.from_arrays(arrays, schema=schema), aside)
+
+
+def _read(path: Path, schema: pa.Schema, what: str) -> dict[str, np.ndarray]:
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; expected a Parquet table of triplets")
+        raise ValueError(f"{path}: no such file; expected a Parquet table of {what}")
     try:
         with parquet.ParquetFile(path) as file:
             found = {field.name: field.type for field in file.schema_arrow}
-            expected = {field.name: field.type for field in SCHEMA}
+            expected = {field.name: field.type for field in schema}
             faults = [f"column '{name}' is missing ({type_})" for name, type_ in expected.items() if name not in found]
             faults += [f"column '{name}' is not of this table" for name in found if name not in expected]
             faults += [
@@ -85,31 +161,58 @@ def _read(path: Path) -> pa.Table:
             table = file.read()
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a whole Parquet file ({error})") from error
-    for name in SCHEMA.names:
+    for name in schema.names:
         if table.column(name).null_count:
             row = table.column(name).is_null().index(True).as_py()
-            raise ValueError(f"{path}: row {row} (from 0): column '{name}' is empty (null)")
-    return table
+            raise ValueError(f"{path}: {name_row(row)}: column '{name}' is empty (null)")
+    return {name: table.column(name).to_numpy() for name in schema.names}
 
 
-def _faults(triplets: Triplets, vocabulary: Vocabulary | None, image_ids: Sequence[int] | None):
-    """Pairs of (which rows are wrong, what is wrong with them)."""
+def _refuse(source: Path | str, rows: Triplets | Agents, faults: Faults, describe_row: Callable[[int], str]) -> None:
+    for is_wrong, message in faults:
+        if is_wrong.any():
+            row = int(np.argmax(is_wrong))
+            values = {name: column[row].item() for name, column in _columns(rows).items()}
+            more = f" ({int(is_wrong.sum())} rows like it)" if is_wrong.sum() > 1 else ""
+            raise ValueError(f"{source}: {describe_row(row)}{more}: {message}. The row: {values}")
+
+
+def _triplet_faults(triplets: Triplets, vocabulary: Vocabulary | None, image_ids: Sequence[int] | None) -> Faults:
     human, object_ = triplets.human_boxes, triplets.object_boxes
     has_object = ~np.isnan(object_).all(axis=1)
     yield np.isnan(triplets.score), "the score is NaN"
     yield ~np.isfinite(human).all(axis=1), "the human box is not four finite numbers"
     yield has_object & ~np.isfinite(object_).all(axis=1), "the object box is neither four finite numbers nor four NaN"
     for name, boxes in (("human", human), ("object", object_)):
-        is_inverted = (boxes[:, 2:] < boxes[:, :2]).any(axis=1)
-        yield is_inverted, f"the {name} box is inverted; expected x1 <= x2 and y1 <= y2"
+        yield _is_inverted(boxes), f"the {name} box is inverted; expected x1 <= x2 and y1 <= y2"
     if vocabulary is not None:
         num_verbs = len(vocabulary.verbs + vocabulary.unscored_verbs)
         yield (triplets.verb < 0) | (triplets.verb >= num_verbs), f"the verb is not in 0..{num_verbs - 1}"
         category, num_objects = triplets.object_category, len(vocabulary.objects)
-        is_outside = (category < 0) | (category >= num_objects)
-        yield has_object & is_outside, f"the object category is not in 0..{num_objects - 1}"
-        if vocabulary.dataset == "hicodet":
+        is_vcoco = vocabulary.dataset == "vcoco"
+        is_outside = (category < (-1 if is_vcoco else 0)) | (category >= num_objects)
+        unknown = ", nor -1 for unknown" if is_vcoco else ""
+        yield has_object & is_outside, f"the object category is not in 0..{num_objects - 1}{unknown}"
+        if not is_vcoco:
             yield ~has_object, "HICO-DET has no triplet without an object, the box is NaN"
+    yield from _image_faults(triplets, image_ids)
+
+
+def _agent_faults(agents: Agents, vocabulary: Vocabulary | None, image_ids: Sequence[int] | None) -> Faults:
+    yield np.isnan(agents.score), "the score is NaN"
+    yield ~np.isfinite(agents.human_boxes).all(axis=1), "the human box is not four finite numbers"
+    yield _is_inverted(agents.human_boxes), "the human box is inverted; expected x1 <= x2 and y1 <= y2"
+    if vocabulary is not None:
+        num_actions = len(vocabulary.actions)
+        yield (agents.action < 0) | (agents.action >= num_actions), f"the action is not in 0..{num_actions - 1}"
+    yield from _image_faults(agents, image_ids)
+
+
+def _is_inverted(boxes: Float[np.ndarray, "t 4"]) -> Bool[np.ndarray, " t"]:
+    return (boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1])
+
+
+def _image_faults(rows: Triplets | Agents, image_ids: Sequence[int] | None) -> Faults:
     if image_ids is not None:
         message = f"the image is not one of the {len(image_ids)} of the split; were they predicted on another one?"
-        yield ~np.isin(triplets.image_id, np.array(image_ids, dtype=np.int64)), message
+        yield ~np.isin(rows.image_id, np.array(image_ids, dtype=np.int64)), message

@@ -4,19 +4,28 @@ A class is an HOI, a (verb, object class). Every detection of a class is judged 
 its image with the largest min(IoU of humans, IoU of objects): right if that is at least half and no higher scored
 detection was right about the same pair, else wrong. All images count, also those without a visible annotation.
 
-Known Object keeps, of a class with object o, the detections in images that hold o. Officially that is HICO's
-image-level label; here it is an annotated (visible) pair of o, for want of `anno.mat`. The official images are never
-fewer, so the official figure is at most ours.
+Known Object keeps, of a class with object o, the detections in images that hold o. Officially that is HICO's label of
+the whole image (`image_objects`); where that is not given, it is an annotated (visible) pair of o. The official images
+are never fewer, so the official figure is at most the other one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from rmlr.evaluation.average_precision import Interpolation, known_mean, rank_by_score, ranked_average_precision
-from rmlr.evaluation.matching import MIN_IOU, best_candidate, first_claims, image_of_rows, join, overlap
+from rmlr.evaluation.matching import (
+    MIN_IOU,
+    Headline,
+    Ranking,
+    best_candidate,
+    first_claims,
+    image_of_rows,
+    join,
+    overlap,
+)
 from rmlr.hoi import Annotation, Triplets, Vocabulary
 
 PIXEL = 0  # both sides are edges, x2 - x1 wide: the same as the official boxes, 1-based with both corners inside
@@ -36,18 +45,26 @@ class HoiScores:
     detections: Int[np.ndarray, " h"]
     known_object_detections: Int[np.ndarray, " h"]
     dropped: int  # rows whose verb and object class make no HOI of the dataset
+    is_image_level: bool  # Known Object is by HICO's labels of whole images, not by visible pairs
 
     def metrics(self) -> dict[str, float]:
-        """Plain means over all, rare and other classes, and over how many; NaN where over none."""
+        """Plain means over all, rare and other classes, and over how many; NaN where over none.
+
+        On the official recall grid, `step`, but where a key ends in `_linspace`.
+        """
         metrics = {}
+        rare_classes = int(self.is_rare.sum())
         for grid in ("", "_linspace"):
             for setting in ("default", "known_object"):
                 ap = getattr(self, setting + grid)
-                metrics[f"hicodet_{setting}_full{grid}"] = known_mean(ap)
-                metrics[f"hicodet_{setting}_rare{grid}"] = known_mean(ap[self.is_rare])
-                metrics[f"hicodet_{setting}_nonrare{grid}"] = known_mean(ap[~self.is_rare])
+                full, rare, nonrare = (known_mean(ap[which]) for which in (slice(None), self.is_rare, ~self.is_rare))
+                assert not len(ap) or abs(full - full_of(rare, nonrare, rare_classes, len(ap) - rare_classes)) < 1e-9
+                metrics[f"hicodet_{setting}_full{grid}"] = full
+                metrics[f"hicodet_{setting}_rare{grid}"] = rare
+                metrics[f"hicodet_{setting}_nonrare{grid}"] = nonrare
+        metrics["hicodet_known_object_image_level"] = float(self.is_image_level)
         metrics["hicodet_classes"] = float(len(self.names))
-        metrics["hicodet_rare_classes"] = float(self.is_rare.sum())
+        metrics["hicodet_rare_classes"] = float(rare_classes)
         metrics["hicodet_classes_with_positives"] = float((self.positives > 0).sum())
         metrics["hicodet_dropped_rows"] = float(self.dropped)
         return metrics
@@ -55,10 +72,11 @@ class HoiScores:
     def summary(self) -> str:
         """The headline with its protocol, in a few lines."""
         metrics = self.metrics()
+        images = "HICO's image-level labels" if self.is_image_level else "visible pairs, so at least the official figure"
         lines = [
             f"{title}: {metrics[f'hicodet_{setting}_full']:.2%} full, {metrics[f'hicodet_{setting}_rare']:.2%} rare, "
             f"{metrics[f'hicodet_{setting}_nonrare']:.2%} non-rare"
-            for title, setting in (("Default", "default"), ("Known Object (visible pairs)", "known_object"))
+            for title, setting in (("Default", "default"), (f"Known Object (by {images})", "known_object"))
         ]
         return (
             f"11-point AP on the official recall grid ('step'), mean over {len(self.names)} classes, of which "
@@ -90,23 +108,41 @@ class TruePairs:
     human_boxes: Float[np.ndarray, "g 4"]
     object_boxes: Float[np.ndarray, "g 4"]
     positives: Int[np.ndarray, " h"]
-    holds_object: Bool[np.ndarray, "b o"]  # Known Object's images
+    holds_object: Bool[np.ndarray, "b o"]  # where an image has a pair of an object class
 
 
-def evaluate(annotations: Sequence[Annotation], vocabulary: Vocabulary, triplets: Triplets) -> HoiScores:
+def full_of(rare: float, nonrare: float, rare_classes: int, nonrare_classes: int) -> float:
+    """The mean over all classes that follows from the means over the rare and over the other ones, in their unit.
+
+    A printed result that breaks this has a number wrong: HICO-DET has 138 rare and 462 other classes.
+    """
+    parts = ((rare, rare_classes), (nonrare, nonrare_classes))
+    return sum(mean * classes for mean, classes in parts if classes) / (rare_classes + nonrare_classes)
+
+
+def evaluate(
+    annotations: Sequence[Annotation],
+    vocabulary: Vocabulary,
+    triplets: Triplets,
+    image_objects: Mapping[int, Sequence[int]] | None = None,
+) -> HoiScores:
     """Both settings of a table of triplets over all images of `annotations`.
 
-    A class without a positive has AP 0 and stays in the means, as officially; the test set has none.
+    `image_objects` has, by image id, the objects that an image holds by HICO's labels of whole images. A class without
+    a positive has AP 0 and stays in the means, as officially; the test set has none.
     """
     image = image_of_rows(triplets, annotations)
     hoi = vocabulary.hoi_of[triplets.object_category, triplets.verb]
     truth = gather_pairs(annotations, vocabulary)
+    holds_object = truth.holds_object
+    if image_objects is not None:
+        holds_object = labelled_objects(annotations, image_objects, len(vocabulary.objects))
 
     is_class = np.flatnonzero(hoi >= 0)
     ranked = is_class[rank_by_score(hoi[is_class], triplets.score[is_class])]
     hoi, image = hoi[ranked], image[ranked]
     is_hit = judge(truth, hoi * len(annotations) + image, triplets.human_boxes[ranked], triplets.object_boxes[ranked])
-    is_known = truth.holds_object[image, triplets.object_category[ranked]]
+    is_known = holds_object[image, triplets.object_category[ranked]]
     settings = {"default": (hoi, is_hit), "known_object": (hoi[is_known], is_hit[is_known])}
     grids: dict[str, Interpolation] = {"": "step", "_linspace": "linspace"}
     classes = range(len(vocabulary.hois))
@@ -129,6 +165,42 @@ def evaluate(annotations: Sequence[Annotation], vocabulary: Vocabulary, triplets
         detections=np.bincount(hoi, minlength=len(classes)),
         known_object_detections=np.bincount(hoi[is_known], minlength=len(classes)),
         dropped=len(triplets.verb) - len(ranked),
+        is_image_level=image_objects is not None,
+    )
+
+
+def rank(annotations: Sequence[Annotation], vocabulary: Vocabulary, triplets: Triplets) -> tuple[Ranking, ...]:
+    """Default and Known Object, as `evaluate` judges them on the official recall grid, for resampling."""
+    image = image_of_rows(triplets, annotations)
+    hoi = vocabulary.hoi_of[triplets.object_category, triplets.verb]
+    truth = gather_pairs(annotations, vocabulary)
+    is_class = np.flatnonzero(hoi >= 0)
+    ranked = is_class[rank_by_score(hoi[is_class], triplets.score[is_class])]
+    hoi, image = hoi[ranked], image[ranked]
+    is_hit = judge(truth, hoi * len(annotations) + image, triplets.human_boxes[ranked], triplets.object_boxes[ranked])
+    is_known = holds_object[image, triplets.object_category[ranked]]
+    is_rare = np.isin(np.arange(len(vocabulary.hois)), vocabulary.rare)
+    sets = {"full": np.ones_like(is_rare), "rare": is_rare, "nonrare": ~is_rare}
+    positive_class, positive_image = np.divmod(truth.group, len(annotations)) if annotations else (truth.group,) * 2
+    return tuple(
+        Ranking(
+            names=tuple(f"{vocabulary.verbs[verb]} {vocabulary.objects[object_]}" for verb, object_ in vocabulary.hois),
+            headlines=tuple(
+                Headline(f"hicodet_{setting}_{name}", f"{title} {name.replace('nonrare', 'non-rare')}", classes)
+                for name, classes in sets.items()
+            ),
+            interpolation="step",
+            without_positive=0.0,
+            row_class=hoi[counts],
+            row_image=image[counts],
+            is_hit=is_hit[counts],
+            positive_class=positive_class,
+            positive_image=positive_image,
+        )
+        for setting, title, counts in (
+            ("default", "Default", np.ones_like(is_known)),
+            ("known_object", "Known Object", is_known),
+        )
     )
 
 
@@ -182,3 +254,18 @@ def gather_pairs(annotations: Sequence[Annotation], vocabulary: Vocabulary) -> T
         positives=np.bincount(hoi, minlength=len(vocabulary.hois)),
         holds_object=holds_object,
     )
+
+
+def labelled_objects(
+    annotations: Sequence[Annotation], image_objects: Mapping[int, Sequence[int]], num_objects: int
+) -> Bool[np.ndarray, "b o"]:
+    """True where an image holds an object. ValueError where an image is not among the labelled ones."""
+    holds_object = np.zeros((len(annotations), num_objects), dtype=bool)
+    for row, annotation in zip(holds_object, annotations, strict=True):
+        if annotation.image_id not in image_objects:
+            raise ValueError(
+                f"image {annotation.image_id} is not among the {len(image_objects)} whose objects are labelled. Are "
+                "annotations and labels of one split?"
+            )
+        row[list(image_objects[annotation.image_id])] = True
+    return holds_object

@@ -5,13 +5,42 @@ so the outcome is the same as "of the rows that claim a candidate, the highest s
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from rmlr.evaluation.average_precision import Interpolation
 from rmlr.hoi import Annotation, Triplets
 
 MIN_IOU = 0.5  # at least, in both official programs, whatever their texts say
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Headline:
+    """A number of metrics.json that is a mean of AP."""
+
+    metric: str
+    title: str
+    classes: Bool[np.ndarray, " c"]  # of which it is the mean
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranking:
+    """Triplets under one setting of a benchmark, matched: all that AP needs, and which image each part of it is from.
+
+    Rows are those that count, grouped by ascending class, in each by descending score.
+    """
+
+    names: tuple[str, ...]  # of the classes
+    headlines: tuple[Headline, ...]
+    interpolation: Interpolation
+    without_positive: float  # AP of a class that has no positive in the whole split: NaN or 0, as the evaluator
+    row_class: Int[np.ndarray, " t"]
+    row_image: Int[np.ndarray, " t"]  # index among the annotations
+    is_hit: Bool[np.ndarray, " t"]
+    positive_class: Int[np.ndarray, " g"]
+    positive_image: Int[np.ndarray, " g"]
 
 
 def image_of_rows(triplets: Triplets, annotations: Sequence[Annotation]) -> Int[np.ndarray, " t"]:

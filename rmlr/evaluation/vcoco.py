@@ -18,7 +18,16 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from rmlr.evaluation.average_precision import known_mean, rank_by_score, ranked_average_precision
-from rmlr.evaluation.matching import MIN_IOU, best_candidate, first_claims, image_of_rows, join, overlap
+from rmlr.evaluation.matching import (
+    MIN_IOU,
+    Headline,
+    Ranking,
+    best_candidate,
+    first_claims,
+    image_of_rows,
+    join,
+    overlap,
+)
 from rmlr.hoi import NO_BOX, Annotation, Triplets, Vocabulary
 
 PIXEL = 1  # the last pixel is inside a box: sides are x2 - x1 + 1
@@ -123,6 +132,36 @@ def evaluate(annotations: Sequence[Annotation], vocabulary: Vocabulary, triplets
         positives=positives,
         detections=np.bincount(triplets.verb, minlength=len(verbs)),
         ignored=np.bincount(triplets.verb[judgement.is_ignored], minlength=len(verbs)),
+    )
+
+
+def rank(annotations: Sequence[Annotation], vocabulary: Vocabulary, triplets: Triplets) -> tuple[Ranking, ...]:
+    """Scenario 1 and 2, as `evaluate` judges them, for resampling."""
+    verbs = vocabulary.verbs + vocabulary.unscored_verbs
+    people = gather_people(annotations, vocabulary)
+    judgement = judge(people, image_of_rows(triplets, annotations), triplets)
+    ranked = rank_by_score(triplets.verb, triplets.score)
+    ranked = ranked[~judgement.is_ignored[ranked]]
+    person, verb = np.nonzero(people.does)
+    return tuple(
+        Ranking(
+            names=verbs,
+            headlines=(
+                Headline(
+                    f"vcoco_ap_role_{scenario}",
+                    f"AP_role scenario {scenario}",
+                    np.arange(len(verbs)) < len(vocabulary.verbs),
+                ),
+            ),
+            interpolation="all_points",
+            without_positive=float("nan"),
+            row_class=triplets.verb[ranked],
+            row_image=judgement.image[ranked],
+            is_hit=is_hit[ranked],
+            positive_class=verb,
+            positive_image=np.arange(len(annotations)).repeat(people.count)[person],
+        )
+        for scenario, is_hit in ((1, judgement.is_hit_1), (2, judgement.is_hit_2))
     )
 
 

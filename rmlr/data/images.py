@@ -1,13 +1,13 @@
 """Photos as the detector sees them: decode, resize, normalise, pad."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from rmlr.hoi import Annotation
@@ -47,15 +47,33 @@ def read_image(path: Path) -> Image.Image:
     COCO's and HICO-DET's boxes refer to stored pixels, and DETR was trained so.
     """
     with _open(path) as image:
-        try:
-            image.load()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{path}: not a readable image ({error}). Is the file cut off? Get it again") from error
-        if image.mode.startswith("I"):  # 16 bit grey; Pillow would clip at 255
-            return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
-        if "transparency" in image.info:
-            return image.convert("RGBA").convert("RGB")
-        return image.convert("RGB")
+        _decode(image, path)
+        return _in_rgb(image)
+
+
+def as_people_see(picture: Path | Image.Image) -> Image.Image:
+    """A photo in RGB and upright, as viewers show it: unlike in `read_image`, an EXIF orientation is applied."""
+    if isinstance(picture, Image.Image):
+        return _in_rgb(ImageOps.exif_transpose(picture))
+    with _open(picture) as image:
+        _decode(image, picture)
+        return _in_rgb(ImageOps.exif_transpose(image))
+
+
+def _decode(image: Image.Image, path: Path) -> None:
+    """Read the pixels of an opened photo; ValueError names it."""
+    try:
+        image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: not a readable image ({error}). Is the file cut off? Get it again") from error
+
+
+def _in_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bit grey; Pillow would clip at 255
+        return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if "transparency" in image.info:
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")
 
 
 def resized_size(height: int, width: int, shortest: int, longest: int) -> tuple[int, int]:
@@ -74,10 +92,14 @@ def resized_size(height: int, width: int, shortest: int, longest: int) -> tuple[
 
 
 def load_batch(paths: Sequence[Path], shortest: int, longest: int) -> ImageBatch:
-    """Decode, resize (bilinear, antialiased), normalise and pad photos; no photo gives an empty batch."""
+    """Stored photos as a batch; see `stack`."""
+    return stack((read_image(path) for path in paths), shortest, longest)
+
+
+def stack(photos: Iterable[Image.Image], shortest: int, longest: int) -> ImageBatch:
+    """Resize (bilinear, antialiased), normalise and pad photos in RGB; no photo gives an empty batch."""
     images, original = [], []
-    for path in paths:
-        image = read_image(path)
+    for image in photos:
         height, width = resized_size(image.height, image.width, shortest, longest)
         original.append((image.height, image.width))
         if (height, width) != original[-1]:

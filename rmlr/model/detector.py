@@ -156,6 +156,25 @@ class FrozenDetector(nn.Module):
             cell_sizes=self.stride * height_width / resized,
         )
 
+    @torch.no_grad()
+    def attention(
+        self, pixels: Float[Tensor, "b 3 height width"], is_padding: Bool[Tensor, "b height width"]
+    ) -> Float[Tensor, "b q h w"]:
+        """Where on the map each query reads: the last decoder layer's cross-attention, mean over heads; sums to 1.
+
+        A second look at the images: the fused attention of `forward` never holds its weights.
+        """
+        detr: Any = self.detr
+        fused = detr.config._attn_implementation
+        self._maps.clear()
+        detr.set_attn_implementation("eager")
+        try:
+            output = detr(pixels, pixel_mask=(~is_padding).long(), output_attentions=True)
+        finally:
+            detr.set_attn_implementation(fused)
+        _, is_cell = self._maps.pop()
+        return output.cross_attentions[-1].mean(1).unflatten(-1, is_cell.shape[1:])
+
 
 def build_detector(
     sizes: DetectorArchitecture, names: Sequence[str], no_object_weight: float
@@ -215,6 +234,29 @@ def grid_anchors(grid: int) -> Float[Tensor, "q 4"]:
     y, x = torch.meshgrid(centre, centre, indexing="ij")
     size = torch.full_like(x, 1 / grid).clamp(max=0.5)
     return torch.logit(torch.stack([x, y, size, size], dim=-1).flatten(0, 1))
+
+
+def random_detector(depths: Sequence[int], names: Sequence[str]) -> DetrForObjectDetection:
+    """DETR as published, on a ResNet of bottlenecks with stages of these depths, but with random weights.
+
+    For what does not depend on weights (`rmlr.model.cost`); from these, a DETR does not learn.
+    """
+    backbone = ResNetConfig(depths=list(depths), out_features=[f"stage{len(depths)}"])  # pyright: ignore[reportCallIssue]
+    config = DetrConfig(
+        backbone_config=backbone,
+        id2label=dict(enumerate(names)),
+        label2id={name: index for index, name in enumerate(names)},
+    )
+    return DetrForObjectDetection(config)
+
+
+def convolutions_and_feed_forward(detr: DetrForObjectDetection) -> list[str]:
+    """Paths of a DETR's convolutions and of its feed-forward networks' linear layers."""
+    return [
+        name
+        for name, module in detr.named_modules()
+        if isinstance(module, nn.Conv2d) or name.endswith((".fc1", ".fc2"))
+    ]
 
 
 def load_detector(source: str, revision: str | None = None) -> DetrForObjectDetection:
@@ -355,7 +397,14 @@ def detection_loss(
 
 
 def select_instances(detections: Detections, person: int, rule: Selection) -> tuple[Instances, Int[Tensor, " n"]]:
-    """The detections of a batch that are kept, image by image, people first, by falling score; and the image of each.
+    """The detections of a batch that `select_queries` keeps, and the image of each."""
+    image, query = select_queries(detections, person, rule)
+    parts = (detections.boxes, detections.scores, detections.labels, detections.tokens)
+    return Instances(*(part[image, query] for part in parts)), image
+
+
+def select_queries(detections: Detections, person: int, rule: Selection) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """Image and query of the detections that are kept: image by image, people first, by falling score.
 
     Class-wise non-maximum suppression, then scores of at least `min_score`; of people, and likewise of all else, at
     least `min_instances` where suppression left so many and at most `max_instances`.
@@ -375,9 +424,7 @@ def select_instances(detections: Detections, person: int, rule: Selection) -> tu
     rank = torch.arange(order.shape[1], device=order.device) - people * (group == 1)
     kept = (group < 2) & (rank < rule.max_instances) & ((score >= rule.min_score) | (rank < rule.min_instances))
     image, place = kept.nonzero(as_tuple=True)
-    query = order[image, place]
-    parts = (detections.boxes, scores, labels, detections.tokens)
-    return Instances(*(part[image, query] for part in parts)), image
+    return image, order[image, place]
 
 
 def save_detector(detr: DetrForObjectDetection, folder: Path) -> None:

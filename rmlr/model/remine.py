@@ -76,6 +76,13 @@ def roi_area(
     return ((high - low).clamp(min=0) / cell_sizes.flip(1)).prod(1)
 
 
+def average_cells(maps: Float[Tensor, "b c h w"], is_padding: Bool[Tensor, "b h w"]) -> Float[Tensor, "b c"]:
+    """Mean over the valid cells of each map; 0 where there is none."""
+    is_valid = (~is_padding).flatten(1).to(maps.dtype)  # b hw
+    total = (maps.flatten(2) @ is_valid[..., None]).squeeze(-1)
+    return total / is_valid.sum(1, keepdim=True).clamp(min=1)
+
+
 class GlobalContext(nn.Module):
     """g: the scene as a whole (paper, equation 6): FC(GAP(X)), over valid cells.
 
@@ -87,9 +94,7 @@ class GlobalContext(nn.Module):
         self.project = fully_connected(channels, feature_dim)
 
     def forward(self, maps: Float[Tensor, "b c h w"], is_padding: Bool[Tensor, "b h w"]) -> Float[Tensor, "b d"]:
-        is_valid = (~is_padding).flatten(1).to(maps.dtype)  # b hw
-        total = (maps.flatten(2) @ is_valid[..., None]).squeeze(-1)
-        return self.project(total / is_valid.sum(1, keepdim=True).clamp(min=1))
+        return self.project(average_cells(maps, is_padding))
 
 
 class InteractiveRelationEncoder(nn.Module):
@@ -122,12 +127,30 @@ class InteractiveRelationEncoder(nn.Module):
     def forward(
         self, maps: Float[Tensor, "b c h w"], batch: Batch, pairs: Pairs, layout: Layout
     ) -> Float[Tensor, "p d"]:
-        cells = self.reduce(maps.flatten(2).transpose(1, 2))  # b hw d
-        cells = cells + sine_position_code(batch.is_padding, self.dim).flatten(1, 2)
-        grid = Layout.of_block(batch.is_padding.flatten(1))
-        cells = grid.pad(self.encoder(cells.flatten(0, 1), grid))
+        cells, grid = self._cells(maps, batch)
+        cells = grid.pad(self.encoder(cells, grid))
         pooled = layout.flatten(layout.pad(self._shares(batch, pairs)) @ cells)  # (p, hw) x (hw, d), for each image
         return self.project(pooled)
+
+    def attention(
+        self, maps: Float[Tensor, "b c h w"], batch: Batch, pairs: Pairs, layout: Layout
+    ) -> Float[Tensor, "p h w"]:
+        """Where on the map each pair's cue comes from: the encoder's rollout, averaged over the cells of the pair.
+
+        Each cell of the map is a query of the encoder. A pair's map is the mean of its queries' rollouts
+        (`Encoder.rollout`), each weighted by its share in m: by how much of it the pair's boxes cover. It sums to 1 over
+        the valid cells; of a pair whose boxes cover none it is 0.
+        """
+        shares = self._shares(batch, pairs)
+        shares = shares / shares.sum(1, keepdim=True).clamp(min=SMALLEST_AREA)
+        rollout = self.encoder.rollout(*self._cells(maps, batch))  # b hw hw
+        return layout.flatten(layout.pad(shares) @ rollout).unflatten(1, maps.shape[2:])
+
+    def _cells(self, maps: Tensor, batch: Batch) -> tuple[Tensor, Layout]:
+        """What the encoder reads: every cell of the maps with its place, and the layout of these rows."""
+        cells = self.reduce(maps.flatten(2).transpose(1, 2))  # b hw d
+        cells = cells + sine_position_code(batch.is_padding, self.dim).flatten(1, 2)
+        return cells.flatten(0, 1), Layout.of_block(batch.is_padding.flatten(1))
 
     def _shares(self, batch: Batch, pairs: Pairs) -> Tensor:
         """What each cell contributes to each pair's mean; nothing where the map is padded."""

@@ -1,5 +1,6 @@
 """Transformer encoder layers over many sequences at once, their rows kept one after another."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,8 +77,7 @@ class EncoderLayer(nn.Module):
         return self.ffn_norm(rows + self.dropout(self.contract(hidden)))
 
     def _attend(self, rows: Tensor, layout: Layout) -> Tensor:
-        block = layout.pad(self.to_query_key_value(rows))  # b t 3d
-        query, key, value = block.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # b heads t d/heads
+        query, key, value = self._query_key_value(rows, layout)
         attended = F.scaled_dot_product_attention(
             query,
             key,
@@ -86,6 +86,18 @@ class EncoderLayer(nn.Module):
             dropout_p=self.dropout.p if self.training else 0.0,
         )
         return layout.flatten(attended.transpose(1, 2).flatten(2))
+
+    def attention(self, rows: Float[Tensor, "r d"], layout: Layout) -> Float[Tensor, "b t t"]:
+        """How much each slot takes from every other, mean over heads: weights that `forward` uses but never holds."""
+        query, key, _ = self._query_key_value(rows, layout)
+        logits = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
+        if layout.is_padding is not None:
+            logits = logits.masked_fill(layout.is_padding[:, None, None], -math.inf)
+        return logits.softmax(-1).mean(1)
+
+    def _query_key_value(self, rows: Tensor, layout: Layout) -> Tensor:
+        block = layout.pad(self.to_query_key_value(rows))  # b t 3d
+        return block.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 3 b heads t d/heads
 
 
 class Encoder(nn.Module):
@@ -99,3 +111,16 @@ class Encoder(nn.Module):
         for layer in self.layers:
             rows = layer(rows, layout)
         return rows
+
+    def rollout(self, rows: Float[Tensor, "r d"], layout: Layout) -> Float[Tensor, "b t t"]:
+        """From which slots each slot's output comes, by attention through all layers; every row sums to 1.
+
+        Attention rollout (Abnar and Zuidema 2020): the product over layers of (A + 1) / 2, A the layer's attention,
+        mean over heads, and 1 its residual path.
+        """
+        mixed = torch.eye(layout.shape[1], dtype=rows.dtype, device=rows.device)
+        residual = mixed
+        for layer in self.layers:
+            mixed = (layer.attention(rows, layout) + residual) / 2 @ mixed  # pyright: ignore[reportCallIssue]
+            rows = layer(rows, layout)
+        return mixed.expand(layout.shape[0], -1, -1)

@@ -169,11 +169,19 @@ def evaluate(
     )
 
 
-def rank(annotations: Sequence[Annotation], vocabulary: Vocabulary, triplets: Triplets) -> tuple[Ranking, ...]:
+def rank(
+    annotations: Sequence[Annotation],
+    vocabulary: Vocabulary,
+    triplets: Triplets,
+    image_objects: Mapping[int, Sequence[int]] | None = None,
+) -> tuple[Ranking, ...]:
     """Default and Known Object, as `evaluate` judges them on the official recall grid, for resampling."""
     image = image_of_rows(triplets, annotations)
     hoi = vocabulary.hoi_of[triplets.object_category, triplets.verb]
     truth = gather_pairs(annotations, vocabulary)
+    holds_object = truth.holds_object
+    if image_objects is not None:
+        holds_object = labelled_objects(annotations, image_objects, len(vocabulary.objects))
     is_class = np.flatnonzero(hoi >= 0)
     ranked = is_class[rank_by_score(hoi[is_class], triplets.score[is_class])]
     hoi, image = hoi[ranked], image[ranked]

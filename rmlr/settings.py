@@ -136,7 +136,7 @@ class Network(Section):
     ire: TransformerSizes
     pair_dim: PositiveInt  # H and O
     irm: TransformerSizes
-    upt: Upt | None = None  # the baseline's, whose other sizes those above are not; None in the nodes of other variants
+    upt: Upt | None = None  # the baseline's, which has none of the above; None in the nodes of other variants
 
     @model_validator(mode="after")
     def _widths_fit(self) -> "Network":
@@ -409,6 +409,12 @@ class TrainNode(Section):
     tags: dict[str, str]  # group, run, variant, dataset, backbone, encoder, profile: for the tracker
 
 
+    @model_validator(mode="after")
+    def _upt_has_sizes(self) -> "TrainNode":
+        if self.variant.network == "upt" and self.network.upt is None:
+            raise ValueError("variant upt needs its sizes: give network.upt in the profile")
+        return self
+
 class PredictNode(Section):
     code: str
     prediction: Prediction
@@ -510,6 +516,8 @@ class Study(Section):
             "tags": {"profile": profile_name, "group": group, "run": name, **named},
         }
         for path, value in run.overrides.items():
+        if content["variant"]["network"] != "upt":
+            content["network"]["upt"] = None
             *parents, last = path.split(".")
             section = content
             for parent in parents:

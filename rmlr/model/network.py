@@ -13,8 +13,9 @@ from rmlr.model.reason import InteractionReasoning, Output
 from rmlr.model.remine import GlobalContext, InteractiveRelationEncoder, fully_connected
 from rmlr.model.text import TextEmbeddings
 from rmlr.model.transformer import Encoder, Layout
+from rmlr.model.upt import CompetitiveReasoning, CooperativeDescription
 from rmlr.settings import Alignment as AlignmentSettings
-from rmlr.settings import Losses, Network, TransformerSizes, Variant
+from rmlr.settings import Losses, Network, TransformerSizes, Upt, Variant
 
 
 class PairDescription(nn.Module):
@@ -98,6 +99,8 @@ def build(
         describe = BoxesDescription(len(vocabulary.objects), feature_dim, pair_dim)
     else:
         describe = PairDescription(
+    if variant.network == "upt":
+        return _build_upt(network.upt, channels, token_dim, vocabulary)
             token_dim,
             feature_dim,
             pair_dim,
@@ -115,6 +118,17 @@ def build_objective(
     network: Network,
     alignment: AlignmentSettings,
     losses: Losses,
+def _build_upt(upt: Upt | None, channels: int, token_dim: int, vocabulary: Vocabulary) -> InteractionNetwork:
+    if upt is None:
+        raise ValueError("variant upt needs its sizes: give network.upt")
+    shared = {"heads": upt.heads, "dropout": upt.dropout}
+    describe = CooperativeDescription(
+        channels, token_dim, code_dims=upt.code_dims, dim=upt.dim, layers=upt.layers, **shared
+    )
+    reason = CompetitiveReasoning(len(vocabulary.verbs), dim=2 * upt.dim, ffn_dim=upt.ffn_dim, **shared)
+    return InteractionNetwork(vocabulary.person, describe, reason)
+
+
     *,
     vocabulary: Vocabulary,
     text: TextEmbeddings | None,

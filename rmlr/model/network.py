@@ -73,7 +73,12 @@ class BoxesDescription(nn.Module):
 class InteractionNetwork(nn.Module):
     """From what the frozen detector found to verb logits of every pair: describe, then reason."""
 
-    def __init__(self, person: int, describe: PairDescription | BoxesDescription, reason: InteractionReasoning):
+    def __init__(
+        self,
+        person: int,
+        describe: PairDescription | BoxesDescription | CooperativeDescription,
+        reason: InteractionReasoning | CompetitiveReasoning,
+    ):
         super().__init__()
         self.person = person
         self.describe = describe

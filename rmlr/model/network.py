@@ -99,13 +99,13 @@ def build(
 
     `channels` are the map's, `token_dim` the instance tokens'.
     """
+    if variant.network == "upt":
+        return _build_upt(network.upt, channels, token_dim, vocabulary)
     feature_dim, pair_dim = network.feature_dim, network.pair_dim
     if variant.network == "boxes":
         describe = BoxesDescription(len(vocabulary.objects), feature_dim, pair_dim)
     else:
         describe = PairDescription(
-    if variant.network == "upt":
-        return _build_upt(network.upt, channels, token_dim, vocabulary)
             token_dim,
             feature_dim,
             pair_dim,
@@ -118,11 +118,6 @@ def build(
     return InteractionNetwork(vocabulary.person, describe, reason)
 
 
-def build_objective(
-    variant: Variant,
-    network: Network,
-    alignment: AlignmentSettings,
-    losses: Losses,
 def _build_upt(upt: Upt | None, channels: int, token_dim: int, vocabulary: Vocabulary) -> InteractionNetwork:
     if upt is None:
         raise ValueError("variant upt needs its sizes: give network.upt")
@@ -134,6 +129,11 @@ def _build_upt(upt: Upt | None, channels: int, token_dim: int, vocabulary: Vocab
     return InteractionNetwork(vocabulary.person, describe, reason)
 
 
+def build_objective(
+    variant: Variant,
+    network: Network,
+    alignment: AlignmentSettings,
+    losses: Losses,
     *,
     vocabulary: Vocabulary,
     text: TextEmbeddings | None,

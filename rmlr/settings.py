@@ -408,12 +408,12 @@ class TrainNode(Section):
     train: Train
     tags: dict[str, str]  # group, run, variant, dataset, backbone, encoder, profile: for the tracker
 
-
     @model_validator(mode="after")
     def _upt_has_sizes(self) -> "TrainNode":
         if self.variant.network == "upt" and self.network.upt is None:
             raise ValueError("variant upt needs its sizes: give network.upt in the profile")
         return self
+
 
 class PredictNode(Section):
     code: str
@@ -515,9 +515,9 @@ class Study(Section):
             "train": _find(profile.train, run.dataset, f"{where}.dataset").model_dump(),
             "tags": {"profile": profile_name, "group": group, "run": name, **named},
         }
-        for path, value in run.overrides.items():
         if content["variant"]["network"] != "upt":
             content["network"]["upt"] = None
+        for path, value in run.overrides.items():
             *parents, last = path.split(".")
             section = content
             for parent in parents:

@@ -1,4 +1,4 @@
-"""Every stage on the twelve real photos that V-COCO has among COCO128: at the paper's sizes, and learnt by heart."""
+"""Every stage on the real photos that V-COCO has among COCO128: at the paper's sizes, and eight learnt by heart."""
 
 import csv
 import dataclasses
@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -42,6 +43,7 @@ ROOT = Path(__file__).parents[1]
 RUN = "runs/shared/rmlr/0"
 OUTPUT = ROOT / "tests" / "output" / "real_photos.png"
 SMALL = ImageSize(shortest=192, longest=256)
+PHOTOS = 8
 BY_HEART = {"steps": 1100, "batch_size": 4, "ema_decay": 0.98}
 
 
@@ -143,10 +145,11 @@ def test_real_photos_pass_through_every_stage_at_the_papers_sizes(real_vcoco_raw
 
 
 def test_real_photos_are_learnt_by_heart(real_vcoco_raw, tmp_path):
-    """The detector from scratch, then the heads, trained and tested on the same twelve photos: by heart, not a result.
+    """The detector from scratch, then the heads, trained and tested on the same eight photos: by heart, not a result.
 
-    All that the reader read goes into `train` and `test` alike. Roles without an object box stay out of the score: no
-    pair can say them. What is predicted is drawn beside what is annotated, for people: tests/output/real_photos.png.
+    They are the first that carry a pair with two boxes, and go into `train` and `test` alike. Roles without an object
+    box stay out of the score: no pair can say them. Drawn for people: what is predicted beside what is annotated, and
+    the losses (tests/output/real_photos.png and real_photos_curves.png).
     """
     nodes, images = Nodes("demo", tmp_path), real_vcoco_raw / "images"
     read = nodes.run(prepare, nodes("vcoco/prepare", PrepareNode), "read", raw=real_vcoco_raw)
@@ -173,18 +176,19 @@ def test_real_photos_are_learnt_by_heart(real_vcoco_raw, tmp_path):
 
     _draw(OUTPUT, annotations, vocabulary, load_triplets(table), images)
     objects, roles = _json(found / "metrics.json"), _json(judged / "metrics.json")
+    _plot(OUTPUT.with_stem("real_photos_curves"), _curves(trained))
     shown = {**objects, **roles, **{name: terms[-1] for name, terms in _curves(trained).items()}}
     OUTPUT.with_suffix(".json").write_text(json.dumps(shown, indent=1) + "\n")
-    assert objects["pair_recall"] >= 0.85
-    assert objects["ap50"] >= 0.7
-    assert roles["vcoco_roles"] == 11
-    assert roles["vcoco_ap_role_1"] >= 0.75
+    assert objects["pair_recall"] >= 0.9
+    assert objects["ap50"] >= 0.8
+    assert roles["vcoco_roles"] == 10
+    assert roles["vcoco_ap_role_1"] > 0.9
 
 
 def _put_into_every_split(read: Path, records: Path, boxed: Path) -> list[Annotation]:
-    """Write all photos as `train` and as `test`, with the HOIs of them all; `boxed` holds roles with a box only."""
+    """Write the photos as `train` and as `test`, with the HOIs of them all; `boxed` holds roles with a box only."""
     splits = [load_annotations(read, split) for split in ("train", "val", "test")]
-    annotations = [annotation for split in splits for annotation in split]
+    annotations = [image for split in splits for image in split if len(annotated_triplets(image).verb)][:PHOTOS]
     everything = [annotated_triplets(annotation) for annotation in annotations]
     vocabulary = load_vocabulary(read)
     hois = {
@@ -205,6 +209,17 @@ def _put_into_every_split(read: Path, records: Path, boxed: Path) -> list[Annota
         for split, part in (("train", kept), ("val", []), ("test", kept)):
             save_annotations(folder / f"{split}.json", part)
     return annotations
+
+
+def _plot(path: Path, curves: dict[str, list[float]]) -> None:
+    """The loss and its terms over the epochs."""
+    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    for name in ("loss", "hoi", "irm_sentence", "irm_word", "ire_sentence", "ire_word"):
+        axes.plot(curves["epoch"], curves[name], label=name, linewidth=2.5 if name == "loss" else 1.2)
+    axes.set(xlabel="epoch", ylabel="loss", yscale="log")
+    axes.legend(ncols=2)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
 
 
 def _draw(path: Path, annotations: list[Annotation], vocabulary: Vocabulary, predicted: Triplets, folder: Path) -> None:

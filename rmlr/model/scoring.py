@@ -1,8 +1,10 @@
 """From a network's output to scored triplets."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rmlr.batch import Batch
@@ -11,7 +13,41 @@ from rmlr.model.network import InteractionNetwork
 from rmlr.model.pairs import detector_prior
 
 
+@dataclass(frozen=True, slots=True)
+class ScoredVerbs:
+    """Scored verbs of a batch's pairs."""
+
+    human: Int[Tensor, " t"]  # index into the batch's instances
+    object: Int[Tensor, " t"]  # likewise
+    image: Int[Tensor, " t"]  # position in the batch, ascending
+    verb: Int[Tensor, " t"]
+    score: Float[Tensor, " t"]
+
+
 @torch.inference_mode()
+def score_verbs(
+    network: InteractionNetwork,
+    batch: Batch,
+    is_valid_verb: Bool[Tensor, "o v"],
+    *,
+    prior_power: float,
+    min_score: float,
+) -> ScoredVerbs:
+    """Every possible verb of every pair: sigmoid(logit) (s_h s_o)^k, sorted by image, pair and verb.
+
+    Verbs that an object's class never takes are left out, and scores below `min_score`.
+
+    Differs: the paper is silent; k is `prior_power`, as UPT.
+    """
+    output = network(batch)
+    pairs = output.pairs
+    prior = detector_prior(batch, pairs, is_valid_verb, prior_power)
+    scores = output.logits.float().sigmoid() * prior  # p v
+    possible = is_valid_verb[batch.instances.labels[pairs.object]]
+    pair, verb = (possible & (scores >= min_score)).nonzero(as_tuple=True)
+    return ScoredVerbs(pairs.human[pair], pairs.object[pair], pairs.image[pair], verb, scores[pair, verb])
+
+
 def score_triplets(
     network: InteractionNetwork,
     batch: Batch,
@@ -20,26 +56,16 @@ def score_triplets(
     prior_power: float,
     min_score: float,
 ) -> Triplets:
-    """Every possible verb of every pair: sigmoid(logit) (s_h s_o)^k, sorted by image, pair and verb.
-
-    Verbs that an object's class never takes are left out, and scores below `min_score`.
-
-    Differs: the paper is silent; k is `prior_power`, as UPT.
-    """
-    output = network(batch)
-    instances, pairs = batch.instances, output.pairs
-    prior = detector_prior(batch, pairs, is_valid_verb, prior_power)
-    scores = output.logits.float().sigmoid() * prior  # p v
-    possible = is_valid_verb[instances.labels[pairs.object]]
-    pair, verb = (possible & (scores >= min_score)).nonzero(as_tuple=True)
-    human, object_ = pairs.human[pair], pairs.object[pair]
+    """What `score_verbs` gives, as rows of the neutral table."""
+    scored = score_verbs(network, batch, is_valid_verb, prior_power=prior_power, min_score=min_score)
+    instances = batch.instances
     columns = (
-        batch.image_ids[pairs.image[pair]],
-        instances.boxes[human],
-        instances.boxes[object_],
-        instances.labels[object_],
-        verb,
-        scores[pair, verb],
+        batch.image_ids[scored.image],
+        instances.boxes[scored.human],
+        instances.boxes[scored.object],
+        instances.labels[scored.object],
+        scored.verb,
+        scored.score,
     )
     return Triplets(*(column.cpu().numpy() for column in columns))
 

@@ -48,7 +48,7 @@ def detector(*, settings: Path, annotations: Path, images: Path, seed: int, out:
         images: folder of the photos.
         seed: of initialisation, order and flips.
         out: folder to write; gets the DETR (config.json and model.safetensors, as `save_pretrained` writes them) and
-            metrics.json: ap50 and ap of the objects by pycocotools, and pair_recall.
+            metrics.json: ap50 and ap of the objects as COCO computes them, and pair_recall.
     """
     chosen = DetectorNode.load(settings)
     with run("detector", chosen, settings=settings, out=out, inputs=[annotations, images], seed=seed) as record:
@@ -247,7 +247,7 @@ def _loss(
 def measure(
     frozen: FrozenDetector, photos: Photos, vocabulary: Vocabulary, features: Features, record: Record
 ) -> dict[str, float]:
-    """Object AP by pycocotools over all queries, and pair recall over what the selection keeps.
+    """COCO's object AP over all queries, and pair recall over what the selection keeps.
 
     `pair_recall` is the share of annotated interactions with two boxes that have a candidate pair with IoU >= 0.5 on
     both, the most that any network over these features can find. A metric without a case is left out.

@@ -1,6 +1,8 @@
 """AP of a detector's objects, and the share of true pairs that it leaves to be recognised."""
 
 import dataclasses
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -79,6 +81,67 @@ def test_images_without_a_box_count_against():
 
 def test_no_image_has_no_ap():
     assert object_ap(np.zeros((0, 7)), [], VOCABULARY) == {}
+
+
+def test_crowds_alone_have_no_ap():
+    crowds = dataclasses.replace(annotation(), is_crowd=np.ones(2, dtype=bool))
+    assert object_ap(np.array([row(PERSON, 0.9, 1)]), [crowds], VOCABULARY) == {}
+
+
+def test_no_detection_has_ap_0():
+    assert object_ap(np.zeros((0, 7)), [annotation()], VOCABULARY) == {"ap50": 0, "ap": 0}
+
+
+def test_a_machine_without_the_scorer_gets_a_warning_and_no_ap(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    assert object_ap(np.array([row(PERSON, 0.9, 1)]), [annotation()], VOCABULARY) == {}
+    assert "Install faster-coco-eval" in caplog.text
+
+
+def draw_objects(seed: int, decimals: int) -> tuple[np.ndarray, list[Annotation]]:
+    """Images with crowds, with many boxes or none, thin boxes, boxes outside; hundreds of detections, many tied."""
+    chance = np.random.default_rng(seed)
+    annotations, rows = [], []
+    for image_id in range(12):
+        count = 0 if image_id % 4 == 0 else int(chance.integers(1, 9))
+        low, sides = chance.uniform(-5, 40, (count, 2)), chance.uniform(0.1, 20, (count, 2))
+        annotations.append(
+            dataclasses.replace(
+                annotation(image_id),
+                boxes=np.concatenate([low, low + sides], axis=1),
+                labels=chance.integers(2, size=count),
+                interactions=np.zeros((0, 3), dtype=np.int64),
+                is_crowd=chance.random(count) < 0.2,
+                is_listed=np.zeros(count, dtype=bool),
+            )
+        )
+        if image_id % 5 == 0:
+            continue  # nothing is found in it
+        found = 250 if image_id == 3 else 30  # of a class, the best hundred of an image count
+        start, extent = chance.uniform(-5, 40, (found, 2)), chance.uniform(0, 20, (found, 2))
+        label = chance.integers(2, size=found)
+        if count:
+            near, of = chance.random(found) < 0.6, chance.integers(count, size=found)
+            start[near], extent[near] = (low[of] + chance.normal(0, 0.5, (found, 2)))[near], sides[of][near]
+            label[near] = annotations[-1].labels[of][near]
+        score = np.round(chance.random(found), decimals)
+        rows.append(np.column_stack([np.full(found, image_id), start, extent, score, label + 1]))
+    return np.concatenate(rows), annotations
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 9])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_figures_are_those_of_pycocotools(monkeypatch, seed, decimals):
+    coco, cocoeval = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
+    rows, annotations = draw_objects(seed, decimals)
+    ours = object_ap(rows, annotations, VOCABULARY)
+
+    def reference(truth, found, kind, print_function):
+        return cocoeval.COCOeval(truth, found, kind)
+
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", SimpleNamespace(COCO=coco.COCO, COCOeval_faster=reference))
+    assert ours == pytest.approx(object_ap(rows, annotations, VOCABULARY), abs=1e-9)
+    assert 0.05 < ours["ap"] < ours["ap50"] < 0.95
 
 
 def test_a_pair_is_found_when_both_boxes_are_whatever_the_objects_class():

@@ -172,7 +172,8 @@ class Train(Section):
     """The schedule of one run."""
 
     split: Split
-    epochs: PositiveInt
+    share: Annotated[float, Field(gt=0, le=1)]  # of the split's images; a smaller share is part of a larger one
+    epochs: PositiveInt  # passes over that share
     batch_size: PositiveInt  # effective: devices x micro-batch x accumulation
     micro_batch_size: PositiveInt
     learning_rate: Positive

@@ -18,13 +18,13 @@ from torch import nn
 import rmlr
 from rmlr.hoi import Vocabulary
 from rmlr.model.network import InteractionNetwork, build
-from rmlr.settings import Alignment, Network, PositiveInt, Section, Variant, View
+from rmlr.settings import Alignment, Losses, NaturalInt, Network, PositiveInt, Section, Train, Variant, View
 
 CARD_FILE, WEIGHTS_FILE, ALIGNMENT_FILE = "checkpoint.json", "weights.safetensors", "alignment.safetensors"
 
 
 class Card(Section):
-    """checkpoint.json: all that is needed to build the network again, and to know what may be given to it."""
+    """checkpoint.json: how the network is built and was trained, and what may be given to it."""
 
     format: Literal[2] = 2
     variant: Variant
@@ -36,6 +36,9 @@ class Card(Section):
     detector_digest: str  # of the frozen detector whose features were learnt from
     view: View  # how it was made to see
     text_encoder: str | None  # by whose text it was taught
+    losses: Losses
+    train: Train
+    seed: NaturalInt
     versions: dict[str, str]
 
     @staticmethod

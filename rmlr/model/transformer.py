@@ -27,7 +27,7 @@ class Layout:
     def of_rows(cls, sequence: Int[Tensor, " r"], sequences: int) -> "Layout":
         """Of rows that say which sequence they belong to, ascending."""
         counts = torch.bincount(sequence, minlength=sequences)
-        slots = max(int(counts.max()), 1)
+        slots = max([1, *counts.tolist()])
         position = torch.arange(len(sequence), device=sequence.device) - (counts.cumsum(0) - counts)[sequence]
         is_padding = torch.arange(slots, device=sequence.device) >= counts.clamp(min=1)[:, None]
         return cls((sequences, slots), sequence * slots + position, is_padding)

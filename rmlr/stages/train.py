@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -27,6 +27,9 @@ def train(*, settings: Path, annotations: Path, features: Path, text: Path, seed
 
     An interrupted run goes on from its last whole epoch if it is called again with the same settings, seed and inputs.
     Images without a candidate pair carry no loss and are left out, counted.
+
+    Several GPUs: `torchrun --nproc-per-node 4 -m rmlr train ...`. The effective batch stays what the settings say, so
+    batch_size must be a multiple of processes x micro_batch_size.
 
     Args:
         settings: this run's settings file: variant, sizes, loss weights, schedule.
@@ -55,6 +58,9 @@ def train(*, settings: Path, annotations: Path, features: Path, text: Path, seed
             detector_digest=cached.detector_digest,
             view=cached.view,
             text_encoder=embeddings and embeddings.encoder,
+            losses=chosen.losses,
+            train=chosen.train,
+            seed=seed,
             versions=Card.versions_here(),
         )
         card.must_fit(
@@ -65,6 +71,8 @@ def train(*, settings: Path, annotations: Path, features: Path, text: Path, seed
             objects=cached.objects,
             vocabulary=vocabulary,
         )
+        drawn = torch.tensor(choose_share(cached.image_ids, chosen.train.share), dtype=torch.long)
+        labels = truths.batch(drawn)
         network = build(
             chosen.variant,
             chosen.network,
@@ -79,10 +87,10 @@ def train(*, settings: Path, annotations: Path, features: Path, text: Path, seed
             chosen.losses,
             vocabulary=vocabulary,
             text=embeddings,
-            phrase_counts=embeddings and embeddings.count_phrases(truths.verbs, truths.objects),
+            phrase_counts=embeddings and embeddings.count_phrases(labels.verbs, labels.objects),
         )
-        usable = cached.pair_counts.nonzero()[:, 0]
-        log.info("%d of %d images have a candidate pair", len(usable), len(cached))
+        usable = drawn[cached.pair_counts[drawn] > 0]
+        log.info("%d of %d images, %d of them with a candidate pair", len(drawn), len(cached), len(usable))
 
         def load(positions: list[int]):
             images = usable[positions]
@@ -108,9 +116,24 @@ def train(*, settings: Path, annotations: Path, features: Path, text: Path, seed
             writer = csv.DictWriter(file, fieldnames=["epoch", *dict.fromkeys(name for row in rows for name in row)])
             writer.writeheader()
             writer.writerows({"epoch": epoch, **row} for epoch, row in enumerate(rows, start=1))
-        counts = {"images": len(usable), "images_without_pair": len(cached) - len(usable)}
+        counts = {
+            "images": len(usable),
+            "images_without_pair": len(drawn) - len(usable),
+            "images_left_out": len(cached) - len(drawn),
+        }
         record.log_metrics({name: float(count) for name, count in counts.items()})
         record.metrics.update({f"final_{name}": value for name, value in rows[-1].items()})  # MLflow has the curves
+
+
+def choose_share(image_ids: Sequence[int], share: float) -> list[int]:
+    """Positions of a share of the images, ascending, one at least: those whose ids have the smallest hashes.
+
+    Nothing else takes part, so all variants, seeds and detectors learn from the same images, and those of a smaller
+    share are among those of a larger one. What is known of the classes stays: the vocabulary with its possible verbs
+    (V-COCO: those that any training image shows) and the phrases by whose words targets are whitened.
+    """
+    by_hash = sorted(range(len(image_ids)), key=lambda at: hashlib.sha256(str(image_ids[at]).encode()).digest())
+    return sorted(by_hash[: max(1, round(share * len(image_ids)))])
 
 
 def _logged(sums: Mapping[str, float], weights: Losses) -> dict[str, float]:

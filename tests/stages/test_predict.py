@@ -12,7 +12,7 @@ from rmlr.data.records import save_vocabulary
 from rmlr.data.triplets import load_triplets
 from rmlr.model.checkpoint import Card, load_card, load_checkpoint, save_checkpoint
 from rmlr.model.network import build
-from rmlr.settings import Alignment, Network, Prediction, PredictNode, TransformerSizes, Variant
+from rmlr.settings import Alignment, Losses, Network, Prediction, PredictNode, Train, TransformerSizes, Variant
 from rmlr.stages.predict import predict
 
 from .conftest import BOXES, CHANNELS, DETECTOR, TOKEN_DIM, VIEW, VOCABULARY, write_features
@@ -31,6 +31,21 @@ CARD = Card(
     detector_digest=DETECTOR,
     view=VIEW,
     text_encoder=None,
+    losses=Losses(
+        focal_balance=0.5, focal_gamma=0.2, hoi=2.0, irm_sentence=1.0, irm_word=1.0, ire_sentence=0.1, ire_word=0.1
+    ),
+    train=Train(
+        split="train",
+        share=1.0,
+        epochs=1,
+        batch_size=4,
+        micro_batch_size=4,
+        learning_rate=1e-3,
+        weight_decay=1e-4,
+        clip_norm=0.1,
+        precision="fp32",
+    ),
+    seed=0,
     versions={},
 )
 

@@ -252,10 +252,9 @@ def _read_head(path: Path) -> dict[str, Tensor]:
     """The interaction head's tensors by their names within it."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}). Does the path exist?") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(f"{path}: not a checkpoint of torch's, or cut off: {str(error).splitlines()[0]}") from error
+    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path}: cannot be read as a checkpoint ({said}). Does it exist, and is it whole?") from error
     state = content.get("model_state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__

@@ -14,7 +14,8 @@ STUDY = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
 VARIANTS = {name: Variant(**switches) for name, switches in STUDY["variants"].items()}
 FORMS = ["anchored", "anchored_attention", "literal"]
 SIZES = {"layers": 1, "dim": 8, "heads": 2, "ffn_dim": 16, "dropout": 0.0}
-NETWORK = Network(pool="covered", feature_dim=4, ire=SIZES, pair_dim=8, irm=SIZES)
+UPT = {"code_dims": [4], "dim": 8, "layers": 2, "heads": 2, "ffn_dim": 16, "dropout": 0.0}
+NETWORK = Network(pool="covered", feature_dim=4, ire=SIZES, pair_dim=8, irm=SIZES, upt=UPT)
 LOSSES = Losses(**STUDY["profiles"]["demo"]["losses"])
 
 

@@ -164,14 +164,14 @@ class FrozenDetector(nn.Module):
 
         A second look at the images: the fused attention of `forward` never holds its weights.
         """
-        detr: Any = self.detr
-        fused = detr.config._attn_implementation
+        decoder: Any = self.detr.model.decoder
+        fused = decoder.config._attn_implementation
         self._maps.clear()
-        detr.set_attn_implementation("eager")
+        decoder.set_attn_implementation({"": "eager"})  # of the backbone, which has none, nothing is said
         try:
-            output = detr(pixels, pixel_mask=(~is_padding).long(), output_attentions=True)
+            output: Any = self.detr(pixels, pixel_mask=(~is_padding).long(), output_attentions=True)
         finally:
-            detr.set_attn_implementation(fused)
+            decoder.set_attn_implementation({"": fused})
         _, is_cell = self._maps.pop()
         return output.cross_attentions[-1].mean(1).unflatten(-1, is_cell.shape[1:])
 

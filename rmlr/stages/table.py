@@ -5,6 +5,7 @@ import json
 import statistics
 from pathlib import Path
 
+from rmlr.evaluation.hicodet import full_of
 from rmlr.run import run
 from rmlr.settings import TableNode, TableRow
 
@@ -20,13 +21,18 @@ METRICS = {  # the paper's columns that are measured, and how a reader knows the
     "hicodet_known_object_rare": "Known Object Rare",
     "hicodet_known_object_nonrare": "Known Object Non-rare",
 }
+HICODET = ("hicodet_default", "hicodet_known_object")
+RARE, NONRARE = 138, 462  # classes of the release, on which the paper's figures are
+PRINTED = 0.02  # points: what rounding three printed means can make of their identity
+MARK = "†"
 
 
 def table(*, settings: Path, runs: Path, paper: Path, out: Path) -> None:
     """Put the metrics of all runs beside the paper's numbers, in points, row by row.
 
     Ours is the mean over the seeds with the sample's deviation (empty for one seed); a number that nobody printed or
-    measured is an empty cell. Controls, which the paper does not have, stand under its rows.
+    measured is an empty cell. Controls, which the paper does not have, stand under its rows. A printed Full of HICO-DET
+    that its own Rare and Non-rare do not give is marked; a measured one is an error.
 
     Args:
         settings: this table's settings file: which run feeds which row.
@@ -64,9 +70,20 @@ def _known(metrics: list[Metrics], name: str) -> list[float]:
 def read_metrics(path: Path) -> Metrics:
     """What `evaluate` measured of one run and seed, as fractions; None where there was nothing to average."""
     try:
-        return json.loads(path.read_text())
+        metrics: Metrics = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not JSON ({error}). Remove its folder and evaluate again") from error
+    for setting in HICODET:
+        full, rare, nonrare = (metrics.get(f"{setting}_{part}") for part in ("full", "rare", "nonrare"))
+        if full is not None and rare is not None and nonrare is not None:
+            classes, rare_classes = (int(metrics[name] or 0) for name in ("hicodet_classes", "hicodet_rare_classes"))
+            expected = full_of(rare, nonrare, rare_classes, classes - rare_classes)
+            if abs(full - expected) > 1e-6:
+                raise ValueError(
+                    f"{path}: {setting}_full is {full}, but Rare and Non-rare give {expected:.6f}. Was the file edited? "
+                    "Remove its folder and evaluate again"
+                )
+    return metrics
 
 
 def read_paper(path: Path) -> tuple[list[str], dict[str, dict[str, str]]]:
@@ -81,6 +98,16 @@ def read_paper(path: Path) -> tuple[list[str], dict[str, dict[str, str]]]:
         if None in row or None in row.values():
             raise ValueError(f"{path}: row '{name}' has not the {len(columns)} cells of the header. Is it cut off?")
     return columns, rows
+
+
+def contradiction(row: dict[str, str], setting: str) -> float | None:
+    """Full as it follows from a printed row's Rare and Non-rare, where the row prints another; in points."""
+    printed = [row.get(f"{setting}_{part}", "") for part in ("full", "rare", "nonrare")]
+    if not all(printed):
+        return None
+    full, rare, nonrare = map(float, printed)
+    expected = full_of(rare, nonrare, RARE, NONRARE)
+    return expected if abs(full - expected) > PRINTED else None
 
 
 def beside(
@@ -109,6 +136,9 @@ def beside(
             comparable = points and printed_points
             difference = statistics.fmean(points) - float(printed_points) if comparable else 0.0
             cells[f"{metric}_difference"] = f"{difference:+.2f}" if comparable else ""
+            if metric.removesuffix("_full") in HICODET:
+                expected = contradiction(theirs, metric.removesuffix("_full"))
+                cells[f"paper_{metric}_by_identity"] = "" if expected is None else f"{expected:.2f}"
         rows.append(cells | {"seeds": str(len(ours[row.row])), "profile": chosen.profile})
     return rows
 
@@ -129,7 +159,8 @@ def markdown(columns: list[str], rows: list[dict[str, str]], chosen: TableNode) 
         for metric in metrics:
             deviation = row[f"{metric}_deviation"]
             ours = row[metric] + (f" ± {deviation}" if deviation else "")
-            line += [row[f"paper_{metric}"], ours, row[f"{metric}_difference"]]
+            mark = f" {MARK}" if row.get(f"paper_{metric}_by_identity") else ""
+            line += [row[f"paper_{metric}"] + mark, ours, row[f"{metric}_difference"]]
         return line
 
     controls = {row.row for row in chosen.table.rows if row.control}
@@ -143,6 +174,17 @@ def markdown(columns: list[str], rows: list[dict[str, str]], chosen: TableNode) 
         f"In points; ours: {spread}; profile `{chosen.profile}`: {where if chosen.drawn else 'real data'}.",
         aligned([head, *theirs]),
     ]
+    notes = [
+        f"{row[columns[0]]}, {METRICS[metric]}: {expected}"
+        for row in rows
+        for metric in metrics
+        if (expected := row.get(f"paper_{metric}_by_identity"))
+    ]
+    if notes:
+        rule = (
+            f"{MARK} is not ({RARE} Rare + {NONRARE} Non-rare) / {RARE + NONRARE} of the same printed row, which gives"
+        )
+        parts.append(f"{rule}: {'; '.join(notes)}.")
     if extra:
         parts += ["Controls, not in the paper:", aligned([head, *extra])]
     return "\n\n".join(parts) + "\n"

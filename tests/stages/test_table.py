@@ -2,11 +2,12 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 
 from rmlr.settings import Table, TableNode, TableRow
-from rmlr.stages.table import table
+from rmlr.stages.table import HICODET, contradiction, table
 
 PAPER = """variant,ire,vcoco_ap_role_1,vcoco_ap_role_2
 Plain model,0,58.51,63.87
@@ -111,3 +112,64 @@ def test_truncated_metrics_are_named(study, tmp_path):
     path.write_text('{"vcoco_ap')
     with pytest.raises(ValueError, match=r"g/plain/0/evaluate/metrics\.json: not JSON"):
         study([0])
+
+
+HICODET_PAPER = """method,hicodet_default_full,hicodet_default_rare,hicodet_default_nonrare,hicodet_known_object_full
+ATL,23.81,17.43,27.42,27.38
+RmLR,36.93,29.03,39.29,
+"""
+
+
+@pytest.fixture
+def hicodet_table(study, tmp_path):
+    """The table of two HICO-DET rows whose runs both measured the given Full, of Rare 0.2 and Non-rare 0.5."""
+
+    def make(full):
+        (tmp_path / "paper.csv").write_text(HICODET_PAPER)
+        metrics = {"hicodet_default_full": full, "hicodet_default_rare": 0.2, "hicodet_default_nonrare": 0.5}
+        metrics |= {"hicodet_classes": 12.0, "hicodet_rare_classes": 4.0}
+        for run in ("g/plain", "shared/rmlr"):
+            (tmp_path / "runs" / run / "0" / "evaluate" / "metrics.json").write_text(json.dumps(metrics))
+        rows = [
+            TableRow(row="ATL", run="g/plain", control=False),
+            TableRow(row="RmLR", run="shared/rmlr", control=False),
+        ]
+        return study([0], rows)
+
+    return make
+
+
+def test_a_printed_full_that_its_rare_and_nonrare_do_not_give_is_marked(hicodet_table):
+    rows, said = hicodet_table(0.4)
+    assert [row["paper_hicodet_default_full_by_identity"] for row in rows] == ["25.12", ""]
+    assert rows[0]["paper_hicodet_default_full"] == "23.81"  # never mended
+    assert "23.81 †" in said
+    assert "36.93 †" not in said
+    assert "ATL, Default Full: 25.12." in said
+
+
+def test_a_measured_full_that_its_rare_and_nonrare_do_not_give_is_refused(hicodet_table):
+    with pytest.raises(
+        ValueError, match=r"g/plain/0/evaluate/metrics\.json: hicodet_default_full is 0\.41, but .* 0\.400000\."
+    ):
+        hicodet_table(0.41)
+
+
+def test_the_contradictions_of_the_papers_tables_are_those_known():
+    found = set()
+    for path in sorted((Path(__file__).parents[2] / "paper").glob("table*.csv")):
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                for setting in HICODET:
+                    if (expected := contradiction(row, setting)) is not None:
+                        found.add((path.stem, next(iter(row.values())), row[f"{setting}_full"], f"{expected:.2f}"))
+    assert found == {
+        ("table1", "ATL", "23.81", "25.12"),
+        ("table1", "FCL", "27.71", "27.41"),
+        ("table1", "SSRT", "31.34", "31.25"),
+        ("table5", "FCMNet", "20.41", "20.59"),
+        ("table5", "FCMNet", "22.04", "22.17"),
+        ("table5", "Peyre et al.", "19.40", "19.43"),
+        ("table9", "ResNet-101", "38.29", "38.23"),
+        ("table9", "ResNet-50", "37.15", "37.92"),
+    }

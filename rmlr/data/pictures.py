@@ -1,6 +1,9 @@
-"""A picture with its strongest triplets drawn on it, for people."""
+"""A picture with its strongest triplets, or with what was looked at, drawn on it for people."""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
 from rmlr.hoi import Annotation, Triplets, Vocabulary
@@ -8,8 +11,9 @@ from rmlr.hoi import Annotation, Triplets, Vocabulary
 # Okabe and Ito's palette, told apart by colour-blind readers; persons are blue, objects take the pair's colour
 PERSON = (0, 114, 178)
 PAIRS = ((230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0), (86, 180, 233), (240, 228, 66))
+COLD, HOT = (48, 18, 59), ((122, 4, 90), (220, 60, 30), (255, 170, 0), (255, 250, 160))  # of weights: none, up to all
 BORDER = 8  # pixels around the picture
-MIN_WIDTH = 360  # pixels; smaller pictures are enlarged, so that labels stay legible
+MIN_WIDTH, MAX_SIDE = 360, 1280  # pixels; other pictures are enlarged or reduced, so that labels stay legible
 
 
 def annotated_triplets(annotation: Annotation) -> Triplets:
@@ -30,40 +34,77 @@ def draw_triplets(
 ) -> Image.Image:
     """One picture, the boxes of its `limit` strongest triplets, and beneath it what they say.
 
-    Triplets of one pair share a number, a line and a colour. `triplets` are those of this picture.
+    `triplets` are those of this picture.
     """
-    scale = max(1.0, MIN_WIDTH / picture.width)
-    canvas = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
     strongest = np.argsort(-triplets.score, kind="stable")[:limit]
-    pairs: dict[tuple[float, ...], list[str]] = {}
-    for row in strongest:
-        pair = (*triplets.human_boxes[row].tolist(), *triplets.object_boxes[row].tolist())
-        phrase = vocabulary.phrase(int(triplets.verb[row]), int(triplets.object_category[row]))
-        pairs.setdefault(pair, []).append(f"{phrase} {triplets.score[row]:.2f}")
+    phrases = [vocabulary.phrase(int(triplets.verb[row]), int(triplets.object_category[row])) for row in strongest]
+    texts = [f"{phrase} {triplets.score[row]:.2f}" for phrase, row in zip(phrases, strongest, strict=True)]
+    boxes = triplets.human_boxes[strongest], triplets.object_boxes[strongest]
+    return draw_phrases(picture, *boxes, texts, title, lines=limit)
 
-    size = max(13, round(canvas.width / 28))
-    font = ImageFont.load_default(size=size)
-    line_height = round(size * 1.35)
-    lines = [(number, text) for number, texts in enumerate(pairs.values(), 1) for text in texts]
-    page_size = (canvas.width + 2 * BORDER, canvas.height + 2 * BORDER + line_height * (1 + limit))
-    page = Image.new("RGB", page_size, "white")
-    page.paste(canvas, (BORDER, BORDER + line_height))
-    pen = ImageDraw.Draw(page)
-    pen.text((BORDER, 2), title, fill="black", font=font)
-    stroke = max(2, canvas.width // 200)
-    for number, pair in enumerate(pairs, 1):
-        colour = PAIRS[(number - 1) % len(PAIRS)]
+
+def draw_phrases(
+    picture: Image.Image,
+    human_boxes: Float[np.ndarray, "t 4"],
+    object_boxes: Float[np.ndarray, "t 4"],
+    texts: Sequence[str],
+    title: str,
+    *,
+    lines: int = 0,
+) -> Image.Image:
+    """One picture with pairs of boxes, and beneath it a text for each, in room for at least so many lines.
+
+    Texts of one pair share a number, a line and a colour.
+    """
+    canvas, scale = _scaled(picture, MIN_WIDTH, MAX_SIDE)
+    pairs: dict[tuple[float, ...], list[str]] = {}
+    for human, object_, text in zip(human_boxes, object_boxes, texts, strict=True):
+        pairs.setdefault((*human.tolist(), *object_.tolist()), []).append(text)
+
+    page, pen, font, line_height = _page([canvas], title, max(lines, len(texts)))
+    size, stroke = font.size, max(2, canvas.width // 200)
+    labels: list[np.ndarray] = []
+    for number, pair in enumerate(pairs):
         corners = np.asarray(pair).reshape(2, 4) * scale + np.tile([BORDER, BORDER + line_height], 2)
-        pen.rectangle(corners[0].tolist(), outline=PERSON, width=stroke)
-        pen.rectangle(corners[1].tolist(), outline=colour, width=stroke)
-        middle = (corners[:, :2] + corners[:, 2:]) / 2
-        pen.line([tuple(point) for point in middle.tolist()], fill=colour, width=stroke)
-        _label(pen, middle.mean(axis=0), str(number), colour, font, 0.55 * size)
-    for row, (number, text) in enumerate(lines):
-        height = page.height - BORDER - line_height * (limit - row)
-        colour = PAIRS[(number - 1) % len(PAIRS)]
-        _label(pen, (BORDER + size * 0.6, height + size * 0.6), str(number), colour, font, 0.55 * size)
-        pen.text((BORDER + size * 1.5, height), text, fill="black", font=font)
+        _draw_pair(pen, corners, _colour(number), stroke)
+        labels.append(_free_place(corners, labels, 1.2 * size))
+    for number, centre in enumerate(labels):
+        _label(pen, centre, str(number + 1), _colour(number), font, 0.55 * size)
+    height = canvas.height + BORDER + line_height
+    for number, said in enumerate(pairs.values()):
+        for text in said:
+            _label(pen, (BORDER + size * 0.6, height + size * 0.6), str(number + 1), _colour(number), font, 0.55 * size)
+            pen.text(
+                (BORDER + size * 1.5, height), _fit(text, font, round(page.width - 2 * size)), fill="black", font=font
+            )
+            height += line_height
+    return page
+
+
+def draw_weights(
+    picture: Image.Image,
+    human_box: Sequence[float],
+    object_box: Sequence[float],
+    maps: Mapping[str, Float[np.ndarray, "h w"]],
+    cell_size: tuple[float, float],
+    title: str,
+) -> Image.Image:
+    """One picture for each map of weights, side by side, its name beneath: grey, and the hotter the more weight.
+
+    A map's cells lie on the picture from its top left corner, `cell_size` (height and width) pixels each. Its largest
+    weight is the hottest colour.
+    """
+    canvas, scale = _scaled(picture, MIN_WIDTH, MAX_SIDE // 2)
+    corners = np.asarray([human_box, object_box]) * scale
+    panels = []
+    for weights in maps.values():
+        panel = _heated(canvas, weights, (cell_size[0] * scale, cell_size[1] * scale))
+        _draw_pair(ImageDraw.Draw(panel), corners, PAIRS[0], max(2, canvas.width // 250), line=False)
+        panels.append(panel)
+    page, pen, font, line_height = _page(panels, title, 1)
+    for position, name in enumerate(maps):
+        place = BORDER + position * (canvas.width + BORDER), canvas.height + BORDER + line_height
+        pen.text(place, _fit(name, font, canvas.width), fill="black", font=font)
     return page
 
 
@@ -75,6 +116,86 @@ def sheet(pages: list[Image.Image], columns: int) -> Image.Image:
     for position, page in enumerate(pages):
         whole.paste(page, (position % columns * width, position // columns * height))
     return whole
+
+
+def _scaled(picture: Image.Image, min_width: int, max_side: int) -> tuple[Image.Image, float]:
+    """A picture at a size at which lines and numbers can be read, and by what it was scaled."""
+    scale = min(max(1.0, min_width / picture.width), max_side / max(picture.size))
+    sides = max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)
+    return picture.resize(sides, Image.Resampling.BICUBIC), scale
+
+
+def _page(panels: Sequence[Image.Image], title: str, lines: int):
+    """White paper with panels side by side beneath a title, room for lines of text, and what to write on it with."""
+    inner = max(sum(panel.width + BORDER for panel in panels) - BORDER, MIN_WIDTH)
+    font = ImageFont.load_default(size=max(13, round(max(panels[0].width, MIN_WIDTH) / 28)))
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    line_height = round(font.size * 1.35)
+    height = panels[0].height + 2 * BORDER + line_height * (1 + lines)
+    page = Image.new("RGB", (inner + 2 * BORDER, height), "white")
+    left = BORDER
+    for panel in panels:
+        page.paste(panel, (left, BORDER + line_height))
+        left += panel.width + BORDER
+    pen = ImageDraw.Draw(page)
+    pen.text((BORDER, 2), _fit(title, font, inner), fill="black", font=font)
+    return page, pen, font, line_height
+
+
+def _draw_pair(
+    pen: ImageDraw.ImageDraw,
+    corners: Float[np.ndarray, "2 4"],
+    colour: tuple[int, int, int],
+    stroke: int,
+    *,
+    line: bool = True,
+) -> None:
+    """Both boxes and the line that joins them, edged in white, for they must be seen on any picture."""
+    ends = [tuple(point) for point in ((corners[:, :2] + corners[:, 2:]) / 2).tolist()]
+    for edge in (2, 0):
+        for box, fill in zip(corners.tolist(), (PERSON, colour), strict=True):
+            low, high = np.array(box[:2]) - edge / 2, np.array(box[2:]) + edge / 2
+            pen.rectangle([*low, *high], outline="white" if edge else fill, width=stroke + edge)
+        if line:
+            pen.line(ends, fill="white" if edge else colour, width=stroke + edge)
+
+
+def _free_place(corners: Float[np.ndarray, "2 4"], taken: Sequence[np.ndarray], distance: float) -> np.ndarray:
+    """Where on a pair its number hides no other: about the middle of the line, else at a corner of the object."""
+    human, object_ = (corners[:, :2] + corners[:, 2:]) / 2
+    places = [human + (object_ - human) * along for along in (0.5, 0.7, 0.3, 0.9, 0.1)]
+    places += [np.array([x, y]) for y in corners[1, [1, 3]] for x in corners[1, [0, 2]]]
+    room = [min((float(np.linalg.norm(place - other)) for other in taken), default=np.inf) for place in places]
+    best = next((index for index, space in enumerate(room) if space >= distance), room.index(max(room)))
+    return places[best]
+
+
+def _heated(canvas: Image.Image, weights: Float[np.ndarray, "h w"], cell: tuple[float, float]) -> Image.Image:
+    """A picture in grey under a map of weights, each cell of which is so many pixels high and wide."""
+    height, width = weights.shape
+    share = Image.fromarray((weights / max(weights.max(), 1e-12)).astype(np.float32))
+    box = (0, 0, min(canvas.width / cell[1], width), min(canvas.height / cell[0], height))
+    heat = np.asarray(share.resize(canvas.size, Image.Resampling.BILINEAR, box=box))[..., None]
+    grey = np.asarray(canvas.convert("L"), dtype=np.float32)[..., None]
+    steps = np.linspace(0, 1, 1 + len(HOT))
+    colour = np.concatenate([np.interp(heat, steps, channel) for channel in zip(COLD, *HOT, strict=True)], axis=-1)
+    cover = 0.2 + 0.55 * heat
+    mixed = (1 - cover) * grey + cover * colour
+    return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
+
+
+def _fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """A text that is not wider than so many pixels: its middle left out, if need be."""
+    kept = len(text)
+    shown = text
+    while kept > 2 and font.getlength(shown) > width:
+        kept -= 1
+        shown = f"{text[: (kept + 1) // 2]}...{text[len(text) - kept // 2 :]}"
+    return shown
+
+
+def _colour(number: int) -> tuple[int, int, int]:
+    return PAIRS[number % len(PAIRS)]
 
 
 def _label(pen: ImageDraw.ImageDraw, centre, text: str, colour: tuple[int, int, int], font, radius: float) -> None:

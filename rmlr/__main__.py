@@ -6,6 +6,7 @@ Paths and identities come by flag, a stage's numbers by file.
 import logging
 import os
 import sys
+import time
 
 from cyclopts import App, Group
 
@@ -31,7 +32,9 @@ STAGES = {
     "figure": "Pictures and triplets of one run -> predictions drawn beside what was annotated.",
 }
 
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "compare": "Two evaluations -> is one better, or is it noise?",
+}
 
 
 def command_line(named: str | None = None) -> App:
@@ -50,7 +53,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one command. What a user gave wrongly is one message and exit status 1; RMLR_DEBUG=1 adds a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("rmlr").setLevel(logging.INFO)
+    helps = int(os.environ.get("RANK", "0")) > 0  # in a distributed run, whose first process speaks for all
+    logging.getLogger("rmlr").setLevel(logging.ERROR if helps else logging.INFO)
     named = arguments[0] if arguments and not arguments[0].startswith("-") else None
     try:
         if named is not None:
@@ -63,6 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("RMLR_DEBUG", "") not in ("", "0"):
             raise
+        if helps or isinstance(error, ConnectionResetError):
+            time.sleep(5)  # who has the cause to tell is first; the launcher ends the others then
         sys.exit(f"rmlr: {error}")
     except KeyboardInterrupt:
         sys.stderr.write("rmlr: stopped; the same command goes on from here\n")

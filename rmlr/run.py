@@ -141,6 +141,7 @@ def run(
                 "metrics": record.metrics,
                 "began": began.isoformat(timespec="seconds"),
                 **meter.read(),
+                "processes": processes(),
                 "threads": _threads(),
                 "device": device,
                 "host": {"system": platform.platform(), "machine": platform.machine(), "cores": os.cpu_count()},
@@ -202,12 +203,12 @@ def _swap(folder: Path, out: Path) -> None:
 def _device(stage: str) -> Iterator[str]:
     """Take a GPU for oneself, or wait for one; on a machine without any, or for a stage that needs none, the CPU.
 
-    CUDA_VISIBLE_DEVICES set from outside says which may be taken. Processes of one distributed run (`accelerate
-    launch`) get theirs from the launcher.
+    CUDA_VISIBLE_DEVICES set from outside says which may be taken. Processes of one distributed run (`torchrun`) share
+    what is visible, one each, and lock nothing: whoever launches several means these.
     """
-    gpus = visible_gpus() if stage in GPU_STAGES and int(os.environ.get("WORLD_SIZE", "1")) == 1 else []
-    if not gpus:
-        yield "cpu"
+    gpus = visible_gpus() if stage in GPU_STAGES else []
+    if not gpus or processes() > 1:
+        yield ", ".join(gpus[: processes()]) or "cpu"
         return
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpu, lock = take_one(gpus, Path(tempfile.gettempdir()))
@@ -220,6 +221,11 @@ def _device(stage: str) -> Iterator[str]:
             del os.environ["CUDA_VISIBLE_DEVICES"]
         else:
             os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
+def processes() -> int:
+    """How many work on this stage together: one, but for a launcher's."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def visible_gpus() -> list[str]:

@@ -1,19 +1,25 @@
 """The trainer: devices, precision, accumulation, schedule and resume for all that learns.
 
-It knows nothing of networks: whatever gives sums and counts of loss terms can be trained.
+It knows nothing of networks: whatever gives sums and counts of loss terms can be trained. Several processes train
+together wherever a launcher started them (`torchrun --nproc-per-node 4 -m rmlr train ...`), else one does.
+
+Differs: distributed training is torch's DistributedDataParallel through Accelerate, not through Lightning, which does
+the same and takes seconds to import, in every process.
 """
 
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from rmlr.batch import Batch, Truth
@@ -48,12 +54,33 @@ def load_resume(path: Path, *, identity: str) -> dict[str, Any] | None:
     """What `save_resume` wrote under the same `identity`; None where there is none of this run.
 
     `identity` stands in the state under that key: a digest of everything that must be equal for the run to go on
-    (settings, seed, inputs).
+    (settings, seed, inputs). A file that a failing disk spoilt is as good as none, and is told.
     """
     if not path.exists():
         return None
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        log.warning("%s: cannot be read, so training begins anew (%s)", path, str(error).partition("\n")[0])
+        return None
     return state if state.get("identity") == identity else None
+
+
+@contextmanager
+def reproducible() -> Iterator[None]:
+    """Only algorithms that give the same numbers every time, on CUDA as well as on several threads of a CPU.
+
+    Torch adds up gradients of indexed rows in any order by default. What has no such algorithm is a RuntimeError.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    mode, fills = torch.get_deterministic_debug_mode(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.set_deterministic_debug_mode("error")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads it
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+        torch.utils.deterministic.fill_uninitialized_memory = fills
 
 
 # ---- the heads
@@ -112,11 +139,13 @@ def fit(
 
     Over processes and micro-batches, losses are normalised by what the whole effective batch holds: the gradient is
     that of one process with the whole batch (model specification, section 7). The last batch of an epoch is filled up
-    with its first images, so that every process always has work.
+    with its first images, so that every process always has work. The first process writes.
 
-    Raises ValueError where the effective batch cannot be reached, and on a loss or gradient that is not finite.
+    Raises ValueError where the effective batch cannot be reached, and, in all processes alike, on a loss or gradient
+    that is not finite; ConnectionResetError where another process is gone.
     """
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    has_none = not torch.accelerator.is_available()
+    accelerator = Accelerator(cpu=has_none, mixed_precision="no")  # the launcher's is not ours
     processes, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
     accumulation, left = divmod(schedule.batch_size, processes * schedule.micro_batch_size)
     if left or not accumulation:
@@ -140,7 +169,8 @@ def fit(
     for epoch, row in enumerate(rows):
         record.log_metrics(row, step=epoch + 1)
     steps = math.ceil(number / schedule.batch_size)
-    with record.progress((schedule.epochs - first) * steps, "training") as bar:
+    progress = record.progress((schedule.epochs - first) * steps, "training")
+    with reproducible(), _company(processes), progress as bar:
         for epoch in range(first, schedule.epochs):
             note = f"epoch {epoch + 1} of {schedule.epochs}"
             torch.manual_seed(_seed(seed, epoch, rank))
@@ -155,15 +185,15 @@ def fit(
                     group["lr"] = schedule.learning_rate * factor
                 loaded = map(load, positions)
                 micro_batches = [(batch.to(device), truth.to(device)) for batch, truth in loaded]
-                _backward(accelerator, parallel, objective, micro_batches, weights, sums)
+                losses = _backward(accelerator, parallel, objective, micro_batches, weights, sums)
                 norm = nn.utils.clip_grad_norm_(parameters, schedule.clip_norm)
-                _check_finite("gradient", norm, micro_batches)
+                _check_finite(accelerator, losses, norm, micro_batches)
                 optimiser.step()
                 optimiser.zero_grad()
                 norms += norm
                 bar.advance(1, note)
             names = sorted(sums)
-            totals = _over_processes(accelerator, torch.stack([sums[name] for name in names]).double()).tolist()
+            totals = _over_processes(accelerator, torch.stack([sums[name] for name in names])).tolist()
             rows.append(means(dict(zip(names, totals, strict=True))) | {"gradient_norm": float(norms) / steps})
             record.log_metrics(rows[-1], step=epoch + 1)
             if accelerator.is_main_process:
@@ -180,13 +210,13 @@ def _backward(
     micro_batches: list[tuple[Batch, Truth]],
     weights: Losses,
     sums: dict[str, Tensor],
-) -> None:
-    """Add the gradient of one effective batch to the parameters, and its log's numbers to `sums`.
+) -> list[Tensor]:
+    """Add the gradient of one effective batch to the parameters, and its log's numbers to `sums`; gives the losses.
 
     What terms are divided by must be known before the first backward pass: one micro-batch counts as it goes, several
     are counted beforehand.
     """
-    scale = None
+    scale, losses = None, []
     if len(micro_batches) > 1:
         scale = _scale(accelerator, [objective.count(batch, truth) for batch, truth in micro_batches])
     for number, (batch, truth) in enumerate(micro_batches):
@@ -195,10 +225,11 @@ def _backward(
             terms: Terms = parallel(batch, truth)
             scale = scale or _scale(accelerator, [terms.counts])
             loss = terms.total(weights, *scale)
-            _check_finite("loss", loss, [(batch, truth)])
-            accelerator.backward(loss)
+            loss.backward()
+        losses.append(loss.detach())
         for name, value in terms.sums().items():
             sums[name] = sums[name] + value if name in sums else value
+    return losses
 
 
 def _scale(accelerator: Accelerator, counts: list[Any]) -> tuple[float, float]:
@@ -213,13 +244,36 @@ def _over_processes(accelerator: Accelerator, here: Tensor) -> Tensor:
     return cast(Tensor, accelerator.reduce(here, "sum"))
 
 
-def _check_finite(what: str, value: Tensor, micro_batches: list[tuple[Batch, Truth]]) -> None:
-    if not torch.isfinite(value):
-        images = [image for batch, _ in micro_batches for image in batch.image_ids.tolist()]
-        raise ValueError(
-            f"the {what} is {value.item()} on images {images}. Look at their features and annotations, or lower the "
-            "learning rate"
-        )
+def _check_finite(
+    accelerator: Accelerator, losses: list[Tensor], norm: Tensor, micro_batches: list[tuple[Batch, Truth]]
+) -> None:
+    """ValueError in every process if a loss of any, or the gradient, is not finite."""
+    is_bad = ~torch.stack([norm, *losses]).isfinite().all()
+    if not _over_processes(accelerator, is_bad.int()):
+        return
+    shares = [(loss.item(), batch.image_ids.tolist()) for loss, (batch, _) in zip(losses, micro_batches, strict=True)]
+    shares = cast(list[tuple[float, list[int]]], gather_object(shares))
+    what, found = "loss", [(loss, images) for loss, images in shares if not math.isfinite(loss)]
+    if not found:
+        what, found = "gradient", [(norm.item(), images) for _, images in shares]
+    raise ValueError(
+        f"the {what} is {found[0][0]} on images {[image for _, images in found for image in images]}. Look at their "
+        "features and annotations, or lower the learning rate"
+    )
+
+
+@contextmanager
+def _company(processes: int) -> Iterator[None]:
+    """ConnectionResetError in place of what torch says when another process of the run is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        is_lost = isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
+        if processes > 1 and is_lost:
+            raise ConnectionResetError(
+                "another process of this run is gone; what it said, or its launcher, tells why"
+            ) from error
+        raise
 
 
 def _seed(*parts: int) -> int:

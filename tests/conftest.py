@@ -5,7 +5,9 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.io import savemat
 
 os.environ["RMLR_TRACKING"] = "off"  # no test leaves a run in MLflow, but those of the tracker
 
@@ -152,6 +154,31 @@ def tiny_hicodet_raw(tmp_path) -> Path:
     write_json(raw / "hicodet" / "instances_train2015.json", train)
     write_json(raw / "hicodet" / "instances_test2015.json", classes | hicodet_images("test", {1: [hug], 3: []}))
     return raw
+
+
+@pytest.fixture
+def write_tiny_anno(tiny_hicodet_raw):
+    """Writes the anno.mat that belongs to `tiny_hicodet_raw`, with some variables replaced.
+
+    Labelled 1 is what is visible, and eating an apple in image 5 of train and 3 of test, where nothing is visible.
+    """
+
+    def write(**variables) -> None:
+        actions = np.zeros((4, 1), dtype=[("nname", object), ("vname", object)])
+        nouns, verbs = ("person", "person", "apple", "apple"), ("hug", "no_interaction", "eat", "no_interaction")
+        actions[:, 0] = list(zip(nouns, verbs, strict=True))
+        content = {
+            "list_train": [f"HICO_train2015_{n:08d}.jpg" for n in (1, 2, 5, 7)],
+            "list_test": [f"HICO_test2015_{n:08d}.jpg" for n in (1, 3)],
+            "list_action": actions,
+            "anno_train": [[1, np.nan, 0, -1], [-1, -1, -1, -1], [1, 0, 1, 1], [0, 1, -1, np.nan]],
+            "anno_test": [[1, 0], [0, -1], [np.nan, 1], [0, 0]],
+        } | variables
+        for name in ("list_train", "list_test"):
+            content[name] = np.array(content[name], dtype=object)[:, None]  # a cell array
+        savemat(tiny_hicodet_raw / "hicodet" / "anno.mat", content)
+
+    return write
 
 
 def write_json(path: Path, content) -> None:

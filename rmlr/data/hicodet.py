@@ -1,16 +1,24 @@
-"""HICO-DET in the JSON form of fredzzhang/hicodet (instances_train2015.json, instances_test2015.json)."""
+"""HICO-DET in the JSON form of fredzzhang/hicodet (instances_train2015.json, instances_test2015.json).
+
+The official release's anno.mat, where it lies beside them, says besides which whole images hold an object.
+"""
 
 import re
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
+from rmlr.data.matlab import read_variables
 from rmlr.data.records import Corpus, Natural, PositiveInt, read_json
 from rmlr.hoi import Annotation, Vocabulary
 
 PERSON = "person"  # the file's name of it: object 49 of 80 in the release
+
+RELEASE = "hico_20160224_det"  # the official archive, which holds anno.mat
 
 Box = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]  # x1, y1, x2, y2, 1-based, both corners inside
 _STRICT = ConfigDict(strict=True)
@@ -41,7 +49,10 @@ class _File(BaseModel):
 
 
 def read_hicodet(raw: Path, val_images: int) -> Corpus:
-    """The HICO-DET-format dataset under `raw`/hicodet; the last `val_images` images of train become val."""
+    """The HICO-DET-format dataset under `raw`/hicodet; the last `val_images` images of train become val.
+
+    With `image_objects` where anno.mat is there.
+    """
     paths = {name: raw / "hicodet" / f"instances_{name}2015.json" for name in ("train", "test")}
     files = {name: read_file(path) for name, path in paths.items()}
     for key in ("objects", "verbs", "correspondence"):
@@ -57,7 +68,24 @@ def read_hicodet(raw: Path, val_images: int) -> Corpus:
         )
     border = len(train) - val_images
     splits = {"train": train[:border], "val": train[border:], "test": test}
-    return Corpus(vocabulary, splits, {"trainval_dropped_rows": train_dropped, "test_dropped_rows": test_dropped})
+    notes, image_objects = {"trainval_dropped_rows": train_dropped, "test_dropped_rows": test_dropped}, None
+    anno = raw / "hicodet" / "anno.mat"
+    if anno.exists():
+        labelled = read_image_objects(anno, files, vocabulary)
+        image_objects = {
+            "train": labelled["train"][:border],
+            "val": labelled["train"][border:],
+            "test": labelled["test"],
+        }
+        notes["trainval_unlabelled_objects"] = len(unlabelled_objects(train, labelled["train"]))
+        if missing := unlabelled_objects(test, labelled["test"]):
+            image_id, object_ = missing[0]
+            raise ValueError(
+                f"{anno}: image {image_id} of test has a visible pair with '{vocabulary.objects[object_]}', but none "
+                f"of that object's classes is labelled 1 ({len(missing)} such pairs); the official program stops "
+                f"there, too. Take the anno.mat of {RELEASE}"
+            )
+    return Corpus(vocabulary, splits, notes, image_objects)
 
 
 def read_file(path: Path) -> _File:
@@ -146,3 +174,56 @@ def read_rows(path: Path, content: _File, vocabulary: Vocabulary) -> tuple[list[
             )
         )
     return annotations, dropped
+
+
+def read_image_objects(
+    path: Path, files: Mapping[str, _File], vocabulary: Vocabulary
+) -> dict[str, Bool[np.ndarray, "b o"]]:
+    """Which objects each image of train and test holds by anno.mat: a class of the object is labelled 1 there.
+
+    The other labels (-1 no, 0 uncertain, NaN unknown) say that it does not. Raises one ValueError with all that does
+    not fit the files beside it.
+    """
+    content = read_variables(path, ["list_action", *(f"{kind}_{name}" for kind in ("list", "anno") for name in files)])
+    objects = [vocabulary.objects[object_] for _, object_ in vocabulary.hois]
+    actions = content["list_action"]
+    nouns = _texts(actions["nname"]) if "nname" in (actions.dtype.names or ()) else []
+    faults = _differences("list_action.nname", [noun.replace(" ", "_") for noun in nouns], objects)
+    for name, file in files.items():
+        faults += _differences(f"list_{name}", _texts(content[f"list_{name}"]), file.filenames)
+        labels, shape = content[f"anno_{name}"], (len(objects), len(file.filenames))
+        if labels.shape != shape or labels.dtype.kind not in "iuf":
+            faults.append(
+                f"anno_{name} is {labels.dtype} of {labels.shape}, expected numbers of (classes, images) {shape}"
+            )
+    if faults:
+        raise ValueError(
+            f"{path}: does not fit instances_*2015.json beside it: {'; '.join(faults)}. Take the anno.mat of {RELEASE}"
+        )
+    is_of = np.equal.outer(objects, vocabulary.objects).astype(np.float32)  # h o; numbers, for the product's speed
+    return {name: (content[f"anno_{name}"] == 1).T.astype(np.float32) @ is_of > 0 for name in files}
+
+
+def unlabelled_objects(annotations: Sequence[Annotation], labelled: Bool[np.ndarray, "b o"]) -> list[tuple[int, int]]:
+    """(image id, object) of every visible pair whose object its image is not labelled as holding."""
+    return [
+        (annotation.image_id, int(object_))
+        for annotation, row in zip(annotations, labelled, strict=True)
+        for object_ in annotation.labels[annotation.interactions[:, 2]]
+        if not row[object_]
+    ]
+
+
+def _texts(cells: np.ndarray) -> list[str]:
+    """The texts of a cell array, or of a field of a struct array."""
+    return [str(cell.item()) if isinstance(cell, np.ndarray) and cell.size == 1 else "" for cell in cells.ravel()]
+
+
+def _differences(name: str, found: list[str], expected: Sequence[str]) -> list[str]:
+    """What a list of names has otherwise than expected, in words; nothing where it is the same."""
+    faults = [f"{len(found)} entries, expected {len(expected)}"] if len(found) != len(expected) else []
+    pairs = zip(found, expected, strict=False)
+    first = next((number for number, (one, other) in enumerate(pairs, start=1) if one != other), None)
+    if first is not None:
+        faults.append(f"entry {first} is '{found[first - 1]}', expected '{expected[first - 1]}'")
+    return [f"{name}: {', '.join(faults)}"] if faults else []

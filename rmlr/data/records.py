@@ -1,8 +1,11 @@
-"""Our records on disk: vocabulary.json and one {split}.json per split, checked whenever they are read."""
+"""Our records on disk: vocabulary.json and one {split}.json per split, checked whenever they are read.
+
+Beside them, where the release has labels of whole images (HICO-DET's anno.mat), image_objects.json.
+"""
 
 import json
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -25,6 +28,7 @@ class Corpus:
     vocabulary: Vocabulary
     splits: dict[str, list[Annotation]]  # train, val, test
     notes: dict[str, int]  # what the reader left out or had to do without, counted
+    image_objects: dict[str, Bool[np.ndarray, "b o"]] | None = None  # by split: labelled as holding an object
 
 
 class _Vocabulary(BaseModel):
@@ -61,6 +65,12 @@ class _Image(BaseModel):
 
 class _Images(RootModel[list[_Image]]):
     """{split}.json."""
+
+
+class _ImageObjects(RootModel[dict[str, dict[int, list[Natural]]]]):
+    """image_objects.json: by split and image id, the objects that the image is labelled as holding."""
+
+    model_config = ConfigDict(strict=True)
 
 
 def read_json(path: Path, form: type[Form]) -> Form:
@@ -147,6 +157,38 @@ def load_annotations(folder: Path, split: str) -> list[Annotation]:
     ]
     check_annotations(path, annotations, vocabulary)
     return annotations
+
+
+def save_image_objects(
+    path: Path, splits: Mapping[str, Sequence[Annotation]], tables: Mapping[str, Bool[np.ndarray, "b o"]]
+) -> None:
+    """Write image_objects.json, a split a line; a row of a table is an image of the split."""
+    lines = []
+    for split, annotations in splits.items():
+        rows = zip(annotations, tables[split], strict=True)
+        objects = {annotation.image_id: np.flatnonzero(row).tolist() for annotation, row in rows}
+        lines.append(f"{json.dumps(split)}: {json.dumps(objects)}")
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def load_image_objects(folder: Path, split: str) -> dict[int, list[int]] | None:
+    """The objects that each image of a split is labelled as holding, by image id; `trainval` is train and val.
+
+    None where the release that was prepared has no labels of whole images.
+    """
+    path = folder / "image_objects.json"
+    if not path.exists():
+        return None
+    num_objects = len(load_vocabulary(folder).objects)
+    splits, found = read_json(path, _ImageObjects).root, {}
+    for name in ("train", "val") if split == "trainval" else (split,):
+        if name not in splits:
+            raise ValueError(f"{path}: has no split '{name}', but {', '.join(splits) or 'none'}. Prepare it again")
+        found |= splits[name]
+    for image_id, objects in found.items():
+        if objects and max(objects) >= num_objects:
+            raise ValueError(f"{path}: image {image_id} holds object {max(objects)} of {num_objects}. Prepare it again")
+    return found
 
 
 def check_annotations(source: Path, annotations: Sequence[Annotation], vocabulary: Vocabulary) -> None:

@@ -72,7 +72,9 @@ class HoiScores:
     def summary(self) -> str:
         """The headline with its protocol, in a few lines."""
         metrics = self.metrics()
-        images = "HICO's image-level labels" if self.is_image_level else "visible pairs, so at least the official figure"
+        images = (
+            "HICO's image-level labels" if self.is_image_level else "visible pairs, so at least the official figure"
+        )
         lines = [
             f"{title}: {metrics[f'hicodet_{setting}_full']:.2%} full, {metrics[f'hicodet_{setting}_rare']:.2%} rare, "
             f"{metrics[f'hicodet_{setting}_nonrare']:.2%} non-rare"

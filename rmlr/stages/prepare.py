@@ -4,7 +4,13 @@ import logging
 from pathlib import Path
 
 from rmlr.data.hicodet import read_hicodet
-from rmlr.data.records import check_annotations, count_annotations, save_annotations, save_vocabulary
+from rmlr.data.records import (
+    check_annotations,
+    count_annotations,
+    save_annotations,
+    save_image_objects,
+    save_vocabulary,
+)
 from rmlr.data.vcoco import read_vcoco
 from rmlr.run import run
 from rmlr.settings import PrepareNode
@@ -19,7 +25,8 @@ def prepare(*, settings: Path, raw: Path, out: Path) -> None:
     vcoco/splits/vcoco_{train,val,test}.ids. Where an official split is absent: vcoco/instances_vcoco_{split}.json of
     fredzzhang/vcoco (pairs with a visible object only; images that COCO's files lack take their size from images/).
 
-    HICO-DET: hicodet/instances_{train,test}2015.json of fredzzhang/hicodet.
+    HICO-DET: hicodet/instances_{train,test}2015.json of fredzzhang/hicodet. Where hicodet/anno.mat of the official
+    release is there as well, image_objects.json holds its labels of whole images, for Known Object.
 
     Args:
         settings: this node's settings file: which dataset, and what is true of its release.
@@ -42,4 +49,6 @@ def prepare(*, settings: Path, raw: Path, out: Path) -> None:
             counts = count_annotations(annotations, corpus.vocabulary)
             numbers |= {f"{split}_{name}": count for name, count in counts.items()}
             log.info("%s: %s", split, ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
+        if corpus.image_objects is not None:
+            save_image_objects(record.folder / "image_objects.json", corpus.splits, corpus.image_objects)
         record.log_metrics({name: float(number) for name, number in numbers.items()})

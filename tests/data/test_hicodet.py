@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from scipy.io import savemat
 
 from rmlr.data.hicodet import read_classes, read_file, read_hicodet, read_rows
 from rmlr.data.records import check_annotations, count_annotations
@@ -115,6 +116,81 @@ def test_a_train_file_that_val_takes_whole_is_refused(tiny_hicodet_raw):
 def test_an_absent_file_is_refused(tiny_hicodet_raw):
     (tiny_hicodet_raw / "hicodet" / "instances_train2015.json").unlink()
     with pytest.raises(ValueError, match=r"instances_train2015.json: cannot be read \(No such file"):
+        read_hicodet(tiny_hicodet_raw, 1)
+
+
+# ---- labels of whole images
+
+
+def test_without_anno_mat_there_are_no_labels_of_images(tiny_hicodet_raw):
+    corpus = read_hicodet(tiny_hicodet_raw, 1)
+    assert corpus.image_objects is None
+    assert "trainval_unlabelled_objects" not in corpus.notes
+
+
+def test_an_image_holds_the_objects_of_which_a_class_is_labelled_1(tiny_hicodet_raw, write_tiny_anno):
+    write_tiny_anno()
+    corpus = read_hicodet(tiny_hicodet_raw, 2)
+    assert {split: table.tolist() for split, table in corpus.image_objects.items()} == {  # apple, person
+        "train": [[True, True], [True, False]],
+        "val": [[True, False], [True, False]],
+        "test": [[False, True], [True, False]],
+    }
+    assert corpus.notes["trainval_unlabelled_objects"] == 0
+
+
+def test_labels_may_be_whole_numbers_and_names_have_spaces(tiny_hicodet_raw, write_tiny_anno):
+    for name in ("train", "test"):
+        change(tiny_hicodet_raw / "hicodet" / f"instances_{name}2015.json", edit_of("objects", 0, "dining_table"))
+    actions = np.zeros((4, 1), dtype=[("nname", object)])
+    actions["nname"][:, 0] = ["person", "person", "dining table", "dining_table"]
+    write_tiny_anno(list_action=actions, anno_test=np.array([[1, 0], [0, -1], [0, 1], [0, 0]], dtype=np.int8))
+    assert read_hicodet(tiny_hicodet_raw, 1).image_objects["test"].tolist() == [[False, True], [True, False]]
+
+
+def test_a_visible_pair_of_an_unlabelled_object_is_counted_in_train_and_refused_in_test(
+    tiny_hicodet_raw, write_tiny_anno
+):
+    none = np.zeros((4, 4))
+    write_tiny_anno(anno_train=none)
+    assert read_hicodet(tiny_hicodet_raw, 1).notes["trainval_unlabelled_objects"] == 4
+    write_tiny_anno(anno_test=none[:, :2])
+    with pytest.raises(ValueError, match=r"anno\.mat: image 1 of test has a visible pair with 'person', .*\(1 such"):
+        read_hicodet(tiny_hicodet_raw, 1)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"list_test": ["HICO_test2015_00000001.jpg"]}, r"list_test: 1 entries, expected 2\."),
+        (
+            {"list_test": ["HICO_test2015_00000003.jpg", "HICO_test2015_00000001.jpg"]},
+            r"list_test: entry 1 is 'HICO_test2015_00000003.jpg', expected 'HICO_test2015_00000001.jpg'\.",
+        ),
+        (
+            {"list_action": np.zeros((1, 3), dtype=[("nname", object)])},
+            r"list_action.nname: 3 entries, expected 4, entry",
+        ),
+        ({"list_action": np.zeros((1, 3))}, r"list_action.nname: 0 entries, expected 4\."),
+        ({"anno_test": np.zeros((2, 4))}, r"anno_test is \S+ of \(2, 4\), expected numbers of .* \(4, 2\)\."),
+        ({"anno_train": "labels"}, r"anno_train is <U6 of \(1,\), expected"),
+        (
+            {"list_train": [1, 2, 3], "anno_train": np.zeros((4, 3))},
+            r"list_train: 3 entries, expected 4, entry 1 is '1', .*; anno_train is \S+ of \(4, 3\), expected",
+        ),
+    ],
+)
+def test_an_anno_mat_of_something_else_is_refused_with_all_that_differs(
+    tiny_hicodet_raw, write_tiny_anno, variables, message
+):
+    write_tiny_anno(**variables)
+    with pytest.raises(ValueError, match=rf"anno\.mat: does not fit instances_.*{message}.*hico_20160224_det"):
+        read_hicodet(tiny_hicodet_raw, 1)
+
+
+def test_an_anno_mat_without_its_variables_is_refused(tiny_hicodet_raw):
+    savemat(tiny_hicodet_raw / "hicodet" / "anno.mat", {"list_test": 1})
+    with pytest.raises(ValueError, match=r"anno\.mat: has no variable 'list_action'"):
         read_hicodet(tiny_hicodet_raw, 1)
 
 

@@ -8,8 +8,10 @@ import pytest
 from rmlr.data.records import (
     count_annotations,
     load_annotations,
+    load_image_objects,
     load_vocabulary,
     save_annotations,
+    save_image_objects,
     save_vocabulary,
 )
 from rmlr.hoi import NO_BOX, Annotation, Vocabulary
@@ -184,3 +186,43 @@ def test_a_vocabulary_that_does_not_fit_is_refused(folder, edit, message):
         load_vocabulary(folder)
     with pytest.raises(ValueError, match=f"vocabulary.json: .*{message}"):
         load_annotations(folder, "train")
+
+
+# ---- labels of whole images
+
+
+@pytest.fixture
+def labelled(folder):
+    """The folder with the objects of its images."""
+    splits = {split: load_annotations(folder, split) for split in ("train", "val", "test")}
+    tables = {"train": [[1, 1], [0, 0]], "val": [[0, 1]], "test": np.zeros((0, 2))}
+    save_image_objects(
+        folder / "image_objects.json", splits, {split: np.array(table, dtype=bool) for split, table in tables.items()}
+    )
+    return folder
+
+
+def test_the_objects_of_images_come_back_by_image_id(labelled):
+    assert load_image_objects(labelled, "train") == {7: [0, 1], 8: []}
+    assert load_image_objects(labelled, "trainval") == {7: [0, 1], 8: [], 9: [1]}
+    assert load_image_objects(labelled, "test") == {}
+
+
+def test_a_release_without_labels_of_images_has_none(folder):
+    assert load_image_objects(folder, "train") is None
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda splits: splits["train"].update({"7": [2]}), "image 7 holds object 2 of 2"),
+        (lambda splits: splits["train"].update({"7": [-1]}), r"train.7.0: .*greater than or equal to 0, got -1"),
+        (lambda splits: splits["train"].update({"7": ["1"]}), r"train.7.0: .*integer, got '1'"),
+        (lambda splits: splits["train"].update({"seven": [1]}), r"train.seven.*: .*integer"),
+        (lambda splits: splits.pop("train"), "has no split 'train', but val, test"),
+    ],
+)
+def test_objects_of_images_that_do_not_fit_are_refused(labelled, edit, message):
+    change(labelled / "image_objects.json", edit)
+    with pytest.raises(ValueError, match=f"image_objects.json: {message}"):
+        load_image_objects(labelled, "train")

@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from rmlr.data.records import load_annotations, load_vocabulary
+from rmlr.data.records import load_annotations, load_image_objects, load_vocabulary
 from rmlr.stages.prepare import prepare
 
 
@@ -50,6 +50,18 @@ def test_hicodet_becomes_records_with_their_counts(tiny_hicodet_raw, settings, t
     assert [image.image_id for image in load_annotations(out, "val")] == [7]
     numbers = metrics(out)
     assert (numbers["train_images"], numbers["train_interactions"], numbers["trainval_dropped_rows"]) == (3, 3, 0)
+
+
+def test_labels_of_whole_images_are_stored_while_there_are_any(tiny_hicodet_raw, write_tiny_anno, settings, tmp_path):
+    out = tmp_path / "prepare"
+    write_tiny_anno()
+    prepare(settings=settings("hicodet"), raw=tiny_hicodet_raw, out=out)
+    assert load_image_objects(out, "test") == {1: [1], 3: [0]}
+    assert load_image_objects(out, "val") == {7: [0]}
+    assert metrics(out)["trainval_unlabelled_objects"] == 0
+    (tiny_hicodet_raw / "hicodet" / "anno.mat").unlink()
+    prepare(settings=settings("hicodet"), raw=tiny_hicodet_raw, out=out)
+    assert load_image_objects(out, "test") is None
 
 
 def test_preparing_twice_gives_the_same_bytes(tiny_vcoco_raw, settings, tmp_path):

@@ -35,7 +35,7 @@ ALL_RUNS = {f"{group}/{name}": run for group, runs in STUDY.runs.items() for nam
 ANNOTATIONS = ("vocabulary.json", "train.json", "val.json", "test.json")
 RAW_FILES = {
     "vcoco": ("coco/*.json", "vcoco/*.json", "vcoco/splits/*.ids"),
-    "hicodet": ("hicodet/*.json",),
+    "hicodet": ("hicodet/*.json", "hicodet/anno.mat"),
 }
 LONG_AGO = 946684800  # 1 January 2000: older than whatever a stage writes
 

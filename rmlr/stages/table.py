@@ -80,7 +80,7 @@ def read_metrics(path: Path) -> Metrics:
             expected = full_of(rare, nonrare, rare_classes, classes - rare_classes)
             if abs(full - expected) > 1e-6:
                 raise ValueError(
-                    f"{path}: {setting}_full is {full}, but Rare and Non-rare give {expected:.6f}. Was the file edited? "
+                    f"{path}: {setting}_full is {full}, but Rare and Non-rare give {expected:.6f}. Was it edited? "
                     "Remove its folder and evaluate again"
                 )
     return metrics

@@ -83,6 +83,7 @@ class HoiScores:
         return (
             f"11-point AP on the official recall grid ('step'), mean over {len(self.names)} classes, of which "
             f"{metrics['hicodet_classes_with_positives']:.0f} have a positive; {'; '.join(lines)}. "
+            f"On UPT's grid ('linspace') Default is {metrics['hicodet_default_full_linspace']:.2%} full. "
             f"{self.dropped} rows whose verb and object make no class were dropped"
         )
 
@@ -110,7 +111,18 @@ class TruePairs:
     human_boxes: Float[np.ndarray, "g 4"]
     object_boxes: Float[np.ndarray, "g 4"]
     positives: Int[np.ndarray, " h"]
-    holds_object: Bool[np.ndarray, "b o"]  # where an image has a pair of an object class
+    holds_object: Bool[np.ndarray, "b o"]  # Known Object's images
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """Rows grouped by ascending class, in descending order of score within it."""
+
+    truth: TruePairs
+    hoi: Int[np.ndarray, " t"]
+    image: Int[np.ndarray, " t"]
+    is_hit: Bool[np.ndarray, " t"]  # by the annotations of the image
+    is_known: Bool[np.ndarray, " t"]  # counts under Known Object
 
 
 def full_of(rare: float, nonrare: float, rare_classes: int, nonrare_classes: int) -> float:
@@ -133,19 +145,9 @@ def evaluate(
     `image_objects` has, by image id, the objects that an image holds by HICO's labels of whole images. A class without
     a positive has AP 0 and stays in the means, as officially; the test set has none.
     """
-    image = image_of_rows(triplets, annotations)
-    hoi = vocabulary.hoi_of[triplets.object_category, triplets.verb]
-    truth = gather_pairs(annotations, vocabulary)
-    holds_object = truth.holds_object
-    if image_objects is not None:
-        holds_object = labelled_objects(annotations, image_objects, len(vocabulary.objects))
-
-    is_class = np.flatnonzero(hoi >= 0)
-    ranked = is_class[rank_by_score(hoi[is_class], triplets.score[is_class])]
-    hoi, image = hoi[ranked], image[ranked]
-    is_hit = judge(truth, hoi * len(annotations) + image, triplets.human_boxes[ranked], triplets.object_boxes[ranked])
-    is_known = holds_object[image, triplets.object_category[ranked]]
-    settings = {"default": (hoi, is_hit), "known_object": (hoi[is_known], is_hit[is_known])}
+    rows = judge(annotations, vocabulary, triplets, image_objects)
+    known = rows.hoi[rows.is_known]
+    settings = {"default": (rows.hoi, rows.is_hit), "known_object": (known, rows.is_hit[rows.is_known])}
     grids: dict[str, Interpolation] = {"": "step", "_linspace": "linspace"}
     classes = range(len(vocabulary.hois))
     ap = {}
@@ -153,7 +155,7 @@ def evaluate(
         bounds = np.searchsorted(hoi_of_row, np.arange(len(vocabulary.hois) + 1))
         for suffix, grid in grids.items():
             values = [
-                ranked_average_precision(is_right[bounds[c] : bounds[c + 1]], int(truth.positives[c]), grid)
+                ranked_average_precision(is_right[bounds[c] : bounds[c + 1]], int(rows.truth.positives[c]), grid)
                 for c in classes
             ]
             ap[setting + suffix] = np.nan_to_num(np.array(values, dtype=np.float64))
@@ -163,10 +165,10 @@ def evaluate(
         names=tuple(f"{vocabulary.verbs[verb]} {vocabulary.objects[object_]}" for verb, object_ in vocabulary.hois),
         is_rare=is_rare,
         **ap,
-        positives=truth.positives,
-        detections=np.bincount(hoi, minlength=len(classes)),
-        known_object_detections=np.bincount(hoi[is_known], minlength=len(classes)),
-        dropped=len(triplets.verb) - len(ranked),
+        positives=rows.truth.positives,
+        detections=np.bincount(rows.hoi, minlength=len(classes)),
+        known_object_detections=np.bincount(known, minlength=len(classes)),
+        dropped=len(triplets.verb) - len(rows.hoi),
         is_image_level=image_objects is not None,
     )
 
@@ -178,20 +180,11 @@ def rank(
     image_objects: Mapping[int, Sequence[int]] | None = None,
 ) -> tuple[Ranking, ...]:
     """Default and Known Object, as `evaluate` judges them on the official recall grid, for resampling."""
-    image = image_of_rows(triplets, annotations)
-    hoi = vocabulary.hoi_of[triplets.object_category, triplets.verb]
-    truth = gather_pairs(annotations, vocabulary)
-    holds_object = truth.holds_object
-    if image_objects is not None:
-        holds_object = labelled_objects(annotations, image_objects, len(vocabulary.objects))
-    is_class = np.flatnonzero(hoi >= 0)
-    ranked = is_class[rank_by_score(hoi[is_class], triplets.score[is_class])]
-    hoi, image = hoi[ranked], image[ranked]
-    is_hit = judge(truth, hoi * len(annotations) + image, triplets.human_boxes[ranked], triplets.object_boxes[ranked])
-    is_known = holds_object[image, triplets.object_category[ranked]]
+    rows = judge(annotations, vocabulary, triplets, image_objects)
     is_rare = np.isin(np.arange(len(vocabulary.hois)), vocabulary.rare)
     sets = {"full": np.ones_like(is_rare), "rare": is_rare, "nonrare": ~is_rare}
-    positive_class, positive_image = np.divmod(truth.group, len(annotations)) if annotations else (truth.group,) * 2
+    group = rows.truth.group
+    positive_class, positive_image = np.divmod(group, len(annotations)) if annotations else (group, group)
     return tuple(
         Ranking(
             names=tuple(f"{vocabulary.verbs[verb]} {vocabulary.objects[object_]}" for verb, object_ in vocabulary.hois),
@@ -201,39 +194,50 @@ def rank(
             ),
             interpolation="step",
             without_positive=0.0,
-            row_class=hoi[counts],
-            row_image=image[counts],
-            is_hit=is_hit[counts],
+            row_class=rows.hoi[counts],
+            row_image=rows.image[counts],
+            is_hit=rows.is_hit[counts],
             positive_class=positive_class,
             positive_image=positive_image,
         )
         for setting, title, counts in (
-            ("default", "Default", np.ones_like(is_known)),
-            ("known_object", "Known Object", is_known),
+            ("default", "Default", np.ones_like(rows.is_known)),
+            ("known_object", "Known Object", rows.is_known),
         )
     )
 
 
 def judge(
-    truth: TruePairs,
-    group: Int[np.ndarray, " t"],
-    human_boxes: Float[np.ndarray, "t 4"],
-    object_boxes: Float[np.ndarray, "t 4"],
-) -> Bool[np.ndarray, " t"]:
-    """True where a row is right, of rows that stand in descending order of score within their class."""
+    annotations: Sequence[Annotation],
+    vocabulary: Vocabulary,
+    triplets: Triplets,
+    image_objects: Mapping[int, Sequence[int]] | None,
+) -> Judged:
+    """The rows of a table that are of a class, each with whether it is right."""
+    image = image_of_rows(triplets, annotations)
+    hoi = vocabulary.hoi_of[triplets.object_category, triplets.verb]
+    is_class = np.flatnonzero(hoi >= 0)
+    ranked = is_class[rank_by_score(hoi[is_class], triplets.score[is_class])]
+    hoi, image = hoi[ranked], image[ranked]
+    truth = gather_pairs(annotations, vocabulary, image_objects)
+    group = hoi * len(annotations) + image
     first = np.searchsorted(truth.group, group)
     count = np.searchsorted(truth.group, group, side="right") - first
+    human_boxes, object_boxes = triplets.human_boxes[ranked], triplets.object_boxes[ranked]
 
     def pair_iou(rows: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         human_iou = overlap(human_boxes[rows], truth.human_boxes[pairs], pixel=PIXEL)
         return np.minimum(human_iou, overlap(object_boxes[rows], truth.object_boxes[pairs], pixel=PIXEL))
 
     pair, similarity = best_candidate(first, count, pair_iou)
-    return first_claims(np.where(similarity >= MIN_IOU, pair, -1))
+    is_hit = first_claims(np.where(similarity >= MIN_IOU, pair, -1))
+    return Judged(truth, hoi, image, is_hit, truth.holds_object[image, triplets.object_category[ranked]])
 
 
-def gather_pairs(annotations: Sequence[Annotation], vocabulary: Vocabulary) -> TruePairs:
-    """The annotated pairs of every class.
+def gather_pairs(
+    annotations: Sequence[Annotation], vocabulary: Vocabulary, image_objects: Mapping[int, Sequence[int]] | None
+) -> TruePairs:
+    """The annotated pairs of every class, and the objects that images hold: those labelled, or those of the pairs.
 
     Raises ValueError on an annotated (verb, object class) that is no class of the vocabulary.
     """
@@ -255,8 +259,11 @@ def gather_pairs(annotations: Sequence[Annotation], vocabulary: Vocabulary) -> T
         )
     group = hoi * len(annotations) + image
     order = np.argsort(group, kind="stable")
-    holds_object = np.zeros((len(annotations), len(vocabulary.objects)), dtype=bool)
-    holds_object[image, labels[object_]] = True
+    if image_objects is not None:
+        holds_object = labelled_objects(annotations, image_objects, len(vocabulary.objects))
+    else:
+        holds_object = np.zeros((len(annotations), len(vocabulary.objects)), dtype=bool)
+        holds_object[image, labels[object_]] = True
     return TruePairs(
         group=group[order],
         human_boxes=boxes[human[order]],

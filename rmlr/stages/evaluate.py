@@ -5,42 +5,72 @@ import json
 import logging
 import math
 from pathlib import Path
+from typing import Literal
 
-from rmlr.data.records import load_annotations, load_vocabulary
-from rmlr.data.triplets import load_triplets
+from rmlr.data.detections import load_detections, save_official, save_tables
+from rmlr.data.records import load_annotations, load_image_objects, load_vocabulary
 from rmlr.evaluation import hicodet, vcoco
 from rmlr.run import run
-from rmlr.settings import EvaluateNode
+from rmlr.settings import EvaluateNode, Split
 
 log = logging.getLogger(__name__)
 
+OFFICIAL_SPLIT: Split = "test"
 
-def evaluate(*, settings: Path, annotations: Path, triplets: Path, out: Path) -> None:
-    """Score a table of triplets, of any method, over all images of a split.
+
+def evaluate(
+    *,
+    annotations: Path,
+    triplets: Path,
+    out: Path,
+    agents: Path | None = None,
+    settings: Path | None = None,
+    split: Split | None = None,
+    export: tuple[Literal["tables", "official"], ...] = (),
+) -> None:
+    """Score detections, of any method, over all images of a split.
 
     Args:
-        settings: this node's settings file: which split.
         annotations: folder made by `prepare`; its vocabulary says by which benchmark's protocol.
-        triplets: Parquet table of scored triplets (docs/evaluation.md), such as `predict` makes.
-        out: folder to write; gets metrics.json (fractions; null where there is nothing to average) and a table,
-            per_verb.csv of V-COCO's action-roles or per_class.csv of HICO-DET's HOIs.
+        triplets: scored triplets (docs/evaluation.md): our table (Parquet), such as `predict` makes; V-COCO's official
+            pickle; or a folder with HICO-DET's official .mat files.
+        out: folder to write; gets metrics.json (fractions; null where there is nothing to average) and tables:
+            per_verb.csv of V-COCO's action-roles and per_action.csv of its agents, or per_class.csv of HICO-DET's HOIs.
+        agents: V-COCO's agent scores (Parquet), where the triplets are a table; a pickle has its own.
+        settings: this node's settings file, which names the split. Only the study needs one.
+        split: the split, where no settings are given; test if left out.
+        export: also write the detections to `out`, as our tables or as the dataset's official program reads them.
     """
-    chosen = EvaluateNode.load(settings)
-    with run("evaluate", chosen, settings=settings, out=out, inputs=[annotations, triplets]) as record:
+    if settings is not None and split is not None:
+        raise ValueError(f"--split {split}: {settings} names the split. Give only one of both")
+    chosen = EvaluateNode.load(settings) if settings else EvaluateNode(code="", split=split or OFFICIAL_SPLIT)
+    inputs = [annotations, triplets, *([agents] if agents else [])]
+    with run("evaluate", chosen, settings=settings, out=out, inputs=inputs) as record:
         vocabulary, images = load_vocabulary(annotations), load_annotations(annotations, chosen.split)
         image_ids = [image.image_id for image in images]
-        table = load_triplets(triplets, vocabulary=vocabulary, image_ids=image_ids)
+        table, people = load_detections(triplets, agents, vocabulary, image_ids)
         log.info("%d triplets on %d images of %s %s", len(table.score), len(images), vocabulary.dataset, chosen.split)
+        scores: dict[str, vcoco.RoleScores | vcoco.AgentScores | hicodet.HoiScores] = {}
         if vocabulary.dataset == "vcoco":
-            scores, name = vcoco.evaluate(images, vocabulary, table), "per_verb.csv"
+            scores["per_verb.csv"] = vcoco.evaluate(images, vocabulary, table)
+            if people is not None and len(people.score):
+                scores["per_action.csv"] = vcoco.evaluate_agents(images, vocabulary, people)
         else:
-            scores, name = hicodet.evaluate(images, vocabulary, table), "per_class.csv"
-        log.info("%s", scores.summary())
-        rows, metrics = scores.rows(), scores.metrics()
-        with (record.folder / name).open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+            image_objects = load_image_objects(annotations, chosen.split)
+            scores["per_class.csv"] = hicodet.evaluate(images, vocabulary, table, image_objects)
+        metrics: dict[str, float] = {}
+        for name, part in scores.items():
+            log.info("%s", part.summary())
+            metrics |= part.metrics()
+            rows = part.rows()
+            with (record.folder / name).open("w", newline="") as file:
+                writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
         text = json.dumps({key: None if math.isnan(value) else value for key, value in metrics.items()}, indent=2)
         (record.folder / "metrics.json").write_text(text + "\n")
         record.log_metrics({key: value for key, value in metrics.items() if not math.isnan(value)})
+        if "tables" in export:
+            save_tables(record.folder, table, people)
+        if "official" in export:
+            save_official(record.folder, table, people, vocabulary, image_ids)

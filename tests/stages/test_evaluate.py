@@ -5,14 +5,15 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from rmlr.data.hicodet import read_hicodet
 from rmlr.data.records import Corpus, save_annotations, save_vocabulary
-from rmlr.data.triplets import load_triplets, save_triplets
+from rmlr.data.triplets import load_agents, load_triplets, save_agents, save_triplets
 from rmlr.data.vcoco import read_vcoco
-from rmlr.hoi import Triplets
+from rmlr.hoi import Agents, Triplets
 from rmlr.stages.evaluate import evaluate
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -100,3 +101,58 @@ def test_triplets_of_another_split_are_an_error_and_leave_nothing(vcoco_records,
     with pytest.raises(ValueError, match=r"triplets_val\.parquet: row 0 .*not one of the 25 of the split"):
         evaluate(settings=settings("test"), annotations=vcoco_records, triplets=table, out=out)
     assert not out.exists()
+
+
+def read_metrics(out: Path) -> dict:
+    return json.loads((out / "metrics.json").read_text())
+
+
+@pytest.fixture
+def agents(vcoco_records, tmp_path) -> Path:
+    """An agent score for the person of every row of the val table."""
+    rows = load_triplets(GOLDEN / "vcoco" / "triplets_val.parquet")
+    save_agents(tmp_path / "agents.parquet", Agents(rows.image_id, rows.human_boxes, rows.verb, rows.score))
+    return tmp_path / "agents.parquet"
+
+
+def test_vcoco_exported_as_the_official_pickle_scores_the_same(vcoco_records, agents, tmp_path):
+    table, one, two = GOLDEN / "vcoco" / "triplets_val.parquet", tmp_path / "one", tmp_path / "two"
+    official: tuple[Literal["official"]] = ("official",)
+    evaluate(annotations=vcoco_records, triplets=table, agents=agents, split="val", out=one, export=official)
+    evaluate(annotations=vcoco_records, triplets=one / "vcoco.pkl", split="val", out=two, export=("tables",))
+    assert read_metrics(one) == read_metrics(two)
+    assert read_metrics(one)["vcoco_actions"] > 0
+    assert [row["action"] for row in read_rows(two / "per_action.csv")][:3] == ["hold", "stand", "sit"]
+    assert len(load_triplets(two / "triplets.parquet").score) == len(load_triplets(table).score)
+    assert len(load_agents(two / "agents.parquet").score) == len(load_agents(agents).score)
+
+
+def test_hicodet_exported_as_the_official_files_scores_the_same(hicodet_records, tmp_path):
+    table, one, two = GOLDEN / "hicodet" / "clean" / "triplets.parquet", tmp_path / "one", tmp_path / "two"
+    evaluate(annotations=hicodet_records, triplets=table, out=one, export=("official",))
+    assert sorted(path.name for path in (one / "hicodet").iterdir())[0] == "detections_01.mat"
+    evaluate(annotations=hicodet_records, triplets=one / "hicodet", out=two)
+    assert read_metrics(one) == read_metrics(two)
+    assert "split: test" in (two / "settings.yaml").read_text()
+
+
+def test_detections_in_the_form_of_the_other_benchmark_are_refused(vcoco_records, hicodet_records, tmp_path):
+    out, pickle, folder = tmp_path / "out", tmp_path / "some.pkl", tmp_path / "some"
+    pickle.touch()
+    folder.mkdir()
+    with pytest.raises(ValueError, match=r"some\.pkl: a pickle is V-COCO's form; the annotations are of hicodet"):
+        evaluate(annotations=hicodet_records, triplets=pickle, out=out)
+    with pytest.raises(ValueError, match=r"some: a folder of \.mat files is HICO-DET's form"):
+        evaluate(annotations=vcoco_records, triplets=folder, out=out)
+    table = GOLDEN / "hicodet" / "clean" / "triplets.parquet"
+    with pytest.raises(ValueError, match=r"agent AP is V-COCO's; the annotations are of hicodet"):
+        evaluate(annotations=hicodet_records, triplets=table, agents=pickle, out=out)
+    with pytest.raises(ValueError, match="has agent scores of its own"):
+        evaluate(annotations=vcoco_records, triplets=pickle, agents=folder, out=out)
+    assert not out.exists()
+
+
+def test_a_split_is_named_once(vcoco_records, settings, tmp_path):
+    table = GOLDEN / "vcoco" / "triplets_val.parquet"
+    with pytest.raises(ValueError, match=r"--split val: .*evaluate\.yaml names the split"):
+        evaluate(annotations=vcoco_records, triplets=table, settings=settings("val"), split="val", out=tmp_path / "out")

@@ -202,7 +202,7 @@ def rank(
         )
         for setting, title, counts in (
             ("default", "Default", np.ones_like(rows.is_known)),
-            ("known_object", "Known Object", rows.is_known),
+            ("known_object", f"Known Object{'' if image_objects is not None else ' (visible pairs)'}", rows.is_known),
         )
     )
 

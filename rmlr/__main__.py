@@ -34,6 +34,7 @@ STAGES = {
 
 COMMANDS: dict[str, str] = {
     "photo": "Photos and a trained run -> what people do in them: a table, and pictures with boxes.",
+    "export": "A trained run and its detector -> one folder to carry away and serve, an MLflow model.",
     "compare": "Two evaluations -> is one better, or is it noise?",
     "cost": "This machine -> what the networks of Table 4, or a training run, cost on it.",
 }

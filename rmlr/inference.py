@@ -36,8 +36,15 @@ from rmlr.settings import PredictNode
 
 MIN_SCORE = 0.1  # what people want to read, unless they ask for more
 BATCH_SIZE = 8  # pictures at once
+PREDICTION = "predict/settings.yaml"  # of a run
 
 Box = tuple[float, float, float, float]
+EDGES = ("x1", "y1", "x2", "y2")
+COLUMNS: dict[str, type] = {  # of a table of triplets
+    **dict.fromkeys((f"{who}_{edge}" for who in ("human", "object") for edge in EDGES), float),
+    **dict.fromkeys(("object", "verb", "phrase"), str),
+    **dict.fromkeys(("score", "human_score", "object_score"), float),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,13 @@ class Triplet:
     score: float
     human_score: float  # the detector's
     object_score: float
+
+    def row(self) -> dict[str, float | str]:
+        """As a line of a table: `COLUMNS`."""
+        row: dict[str, float | str] = {}
+        for who, box in (("human", self.human_box), ("object", self.object_box)):
+            row |= {f"{who}_{edge}": at for edge, at in zip(EDGES, box, strict=True)}
+        return row | {name: getattr(self, name) for name in COLUMNS if name not in row}
 
     def __str__(self) -> str:
         human, object_ = (",".join(f"{edge:.0f}" for edge in box) for box in (self.human_box, self.object_box))
@@ -217,14 +231,20 @@ def load(
 
     Raises ValueError where something lacks or does not fit.
     """
-    checkpoint = _find_checkpoint(Path(run))
-    card = load_card(checkpoint)
-    folder = _find_detector(checkpoint, card.detector_digest, None if detector is None else Path(detector))
+    parts = find_parts(Path(run), None if detector is None else Path(detector))
+    card = load_card(parts.checkpoint)
+    if prior_power is None:
+        if parts.prediction is None:
+            raise ValueError(
+                f"{parts.checkpoint.parent / PREDICTION}: does not exist, so the power of the detector's scores "
+                "(prediction.prior_power in params.yaml) is not known. Give it: --prior-power, or prior_power="
+            )
+        prior_power = PredictNode.load(parts.prediction).prediction.prior_power
     return Model(
-        FrozenDetector(load_detector(str(folder)), card.vocabulary.objects),
-        load_checkpoint(checkpoint),
+        FrozenDetector(load_detector(str(parts.detector)), card.vocabulary.objects),
+        load_checkpoint(parts.checkpoint),
         card,
-        _find_prior_power(checkpoint) if prior_power is None else prior_power,
+        prior_power,
         torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")),
     )
 
@@ -232,27 +252,31 @@ def load(
 # ---- where the parts of a run lie
 
 
-def _find_checkpoint(run: Path) -> Path:
-    """The folder with the card: of a run, of training, or of what `rmlr export` wrote."""
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Where the parts of a run lie."""
+
+    checkpoint: Path  # folder
+    detector: Path  # folder
+    prediction: Path | None  # settings file
+
+
+def find_parts(run: Path, detector: Path | None) -> Parts:
+    """The parts of what `load` takes; ValueError where checkpoint or detector is not to be found or does not fit."""
     if (model := run / "MLmodel").is_file():
         run = run / yaml.safe_load(model.read_text())["flavors"]["python_function"]["data"]
-    for folder in (run, run / "train"):
-        if (folder / CARD_FILE).is_file():
-            return folder
-    raise ValueError(
-        f"{run}: holds no trained network: expected {CARD_FILE}, train/{CARD_FILE} or an exported model. "
-        "Give a run's folder, such as results/demo/runs/shared/rmlr/0"
-    )
-
-
-def _find_prior_power(checkpoint: Path) -> float:
-    path = checkpoint.parent / "predict" / "settings.yaml"
-    if not path.is_file():
+    checkpoint = next((folder for folder in (run, run / "train") if (folder / CARD_FILE).is_file()), None)
+    if checkpoint is None:
         raise ValueError(
-            f"{path}: does not exist, so the power of the detector's scores (prediction.prior_power in params.yaml) is "
-            "not known. Give it: --prior-power, or prior_power="
+            f"{run}: holds no trained network: expected {CARD_FILE}, train/{CARD_FILE} or an exported model. "
+            "Give a run's folder, such as results/demo/runs/shared/rmlr/0"
         )
-    return PredictNode.load(path).prediction.prior_power
+    prediction = checkpoint.parent / PREDICTION
+    return Parts(
+        checkpoint,
+        _find_detector(checkpoint, load_card(checkpoint).detector_digest, detector),
+        prediction if prediction.is_file() else None,
+    )
 
 
 def _find_detector(checkpoint: Path, digest: str, given: Path | None) -> Path:

@@ -465,12 +465,17 @@ class Tracker:
             log.warning("MLflow: %s failed, this stage goes on untracked (its numbers are in files): %s", doing, error)
 
 
+def tracking_uri() -> str:
+    """The user's tracking server, else `mlflow.db` here; call it before mlflow is imported, whose defaults it sets."""
+    for name, value in MLFLOW_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+
+
 @contextmanager
 def _connected() -> Iterator[Any]:
     """A client of the user's tracking server, else of `mlflow.db` here."""
-    for name, value in MLFLOW_DEFAULTS.items():
-        os.environ.setdefault(name, value)
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+    uri = tracking_uri()
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):

@@ -128,7 +128,7 @@ def _scaled(picture: Image.Image, min_width: int, max_side: int) -> tuple[Image.
 def _page(panels: Sequence[Image.Image], title: str, lines: int):
     """White paper with panels side by side beneath a title, room for lines of text, and what to write on it with."""
     inner = max(sum(panel.width + BORDER for panel in panels) - BORDER, MIN_WIDTH)
-    font = ImageFont.load_default(size=max(13, round(max(panels[0].width, MIN_WIDTH) / 28)))
+    font = ImageFont.load_default(size=min(max(round(panels[0].width / 28), 13), 28))
     assert isinstance(font, ImageFont.FreeTypeFont)
     line_height = round(font.size * 1.35)
     height = panels[0].height + 2 * BORDER + line_height * (1 + lines)

@@ -1,0 +1,137 @@
+"""A trained run with its detector as one folder: to carry away, to serve, and for MLflow's registry to hold.
+
+The folder is an MLflow model (flavour `pyfunc`) whose data is laid out as a run's folder, the detector in it. So
+`rmlr photo --run FOLDER` and `rmlr.load` take it as well, without MLflow.
+"""
+
+import importlib.metadata
+import io
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+
+import rmlr
+from rmlr.inference import COLUMNS, MIN_SCORE, find_parts, load
+from rmlr.model.checkpoint import CARD_FILE, WEIGHTS_FILE
+from rmlr.model.detector import WEIGHTS_FILE as DETECTOR_FILE
+from rmlr.run import tracking_uri
+
+INPUT = "image"  # the column of a request
+ROW = "row"  # of the request, from 0: the column that an answer has before those of a triplet
+
+
+def export(*, run: Path, out: Path, detector: Path | None = None, register: str | None = None) -> None:
+    """Write a trained run and its detector as one folder, an MLflow model, that works on any machine.
+
+    It takes pictures, the bytes of image files, and gives the table that `rmlr photo` writes. Needs MLflow.
+
+    Args:
+        run: a run's folder, such as results/demo/runs/shared/rmlr/0: trained, and predicted with.
+        out: folder to write; must not exist.
+        detector: folder of the detector that the run was trained with, where it is not found from the run.
+        register: name under which MLflow's registry shall hold it, too: of MLFLOW_TRACKING_URI, else of `mlflow.db`.
+    """
+    if out.exists():
+        raise ValueError(f"{out}: exists already. Give a folder that does not, or remove it")
+    uri = tracking_uri()  # before mlflow is imported, for it also turns telemetry off
+    try:
+        import mlflow.pyfunc
+    except ImportError as error:
+        raise ValueError("MLflow is not installed, and what is written is its model. `pip install mlflow`") from error
+    parts = find_parts(run, detector)
+    if parts.prediction is None:
+        raise ValueError(f"{run}: has no predict/settings.yaml, which says how scores are made. Run `rmlr predict`")
+    load(run, detector=detector)  # whatever does not fit is said before anything is written
+    aside = out.with_name(f".{out.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        wanted = {f"train/{name}": parts.checkpoint / name for name in (CARD_FILE, WEIGHTS_FILE)}
+        wanted |= {f"detector/{name}": parts.detector / name for name in ("config.json", DETECTOR_FILE)}
+        wanted |= {"predict/settings.yaml": parts.prediction}
+        for name, path in wanted.items():
+            link = Path(scratch, "run", name)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path.resolve())
+        model: dict[str, Any] = {
+            "loader_module": __name__,
+            "data_path": str(Path(scratch, "run")),
+            "code_paths": [str(Path(rmlr.__file__).parent)],
+            "pip_requirements": _requirements(),
+            "signature": _signature(),
+            "input_example": pd.DataFrame({INPUT: [_blank()]}),
+        }
+        try:
+            mlflow.pyfunc.save_model(path=str(aside), **model)
+            aside.rename(out)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        if register is not None:
+            mlflow.set_tracking_uri(uri)
+            try:
+                mlflow.pyfunc.log_model(name=register, registered_model_name=register, **model)
+            except mlflow.MlflowException as error:
+                raise ValueError(f"{uri}: did not take the model, which is in {out}: {error}") from error
+
+
+def _signature():
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import DataType
+
+    kinds = {int: DataType.long, float: DataType.double, str: DataType.string}
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.binary, INPUT)]),
+        outputs=Schema([ColSpec(kinds[kind], name) for name, kind in ({ROW: int} | COLUMNS).items()]),
+        params=ParamSchema([ParamSpec("min_score", DataType.double, MIN_SCORE)]),
+    )
+
+
+def _blank() -> bytes:
+    """The smallest request: an empty picture."""
+    content = io.BytesIO()
+    Image.new("RGB", (64, 48), "white").save(content, format="PNG")
+    return content.getvalue()
+
+
+def _requirements() -> list[str]:
+    """What the package needs, as it is installed here; builds such as 2.9+cpu are the reader's own choice."""
+    needed = [line for line in importlib.metadata.requires("rmlr") or [] if "extra ==" not in line]
+    names = sorted(re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in [*needed, "mlflow"])
+    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in names]
+
+
+# ---- what MLflow loads and calls
+
+
+class Served:
+    """Tables in, tables out: what MLflow calls."""
+
+    def __init__(self, folder: Path) -> None:
+        self._model = load(folder)
+
+    def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """The triplets of every picture, strongest first; `row` says of which row of the request, from 0."""
+        min_score = float((params or {}).get("min_score", MIN_SCORE))
+        answers = self._model.many(
+            (_picture(content, row) for row, content in enumerate(model_input[INPUT])), min_score=min_score
+        )
+        rows = [{ROW: row} | triplet.row() for row, triplets in enumerate(answers) for triplet in triplets]
+        return pd.DataFrame(rows, columns=[ROW, *COLUMNS]).astype({ROW: int} | COLUMNS)
+
+
+def _picture(content: bytes, row: int) -> Image.Image:
+    try:
+        picture = Image.open(io.BytesIO(content))
+        picture.load()
+    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
+        raise ValueError(f"row {row}: not the bytes of a readable image file ({error})") from error
+    return picture
+
+
+def _load_pyfunc(path: str) -> Served:
+    return Served(Path(path))

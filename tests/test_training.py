@@ -1,4 +1,4 @@
-"""The trainer: what it computes, what it survives. Run as a script, this file is one process of a training run."""
+"""The trainer: what it computes, what it survives. Run as a script, this file is one process of training runs."""
 
 import json
 import os
@@ -20,8 +20,9 @@ from rmlr.model.network import build, build_objective
 from rmlr.model.text import OBJECT, SUBJECT, VERB, TextEmbeddings
 from rmlr.run import Record, seed_everything
 from rmlr.settings import Alignment, Losses, Network, Train, TransformerSizes, Variant
-from rmlr.training import cosine_schedule, fit, load_resume, save_resume
+from rmlr.training import cosine_schedule, fit, load_resume, reproducible, save_resume
 
+NOTHING_DONE = {0, 4, 8, 9}  # positions of images without an interaction; that at 8 shows a person alone
 IMAGES, CHANNELS, TOKEN_DIM, TEXT_DIM = 10, 6, 5, 7
 VOCABULARY = Vocabulary("vcoco", ("person", "ball"), 0, ("hold obj", "throw obj"), ((0, 1), (1, 1)))
 LOSSES = Losses(
@@ -29,6 +30,7 @@ LOSSES = Losses(
 )
 SCHEDULE = Train(
     split="train",
+    share=1.0,
     epochs=3,
     batch_size=4,
     micro_batch_size=4,
@@ -44,9 +46,9 @@ def changed(**values) -> Train:
 
 
 class World:
-    """Ten images of a person and two balls each, the first of which is thrown where its token says so.
+    """Ten images of a person and two balls, the first of which is thrown where its token says so.
 
-    Images differ in how many interactions are annotated, the last has none, so that rows are dealt unevenly.
+    Images differ in how many interactions are annotated, so that rows are dealt unevenly.
     """
 
     def __init__(self):
@@ -60,7 +62,7 @@ class World:
     def load(self, positions: list[int]) -> tuple[Batch, Truth]:
         self.asked.append(positions)
         number = len(positions)
-        image = torch.arange(number).repeat_interleave(3)
+        kept = torch.tensor([[position != 8 or instance == 0 for instance in range(3)] for position in positions])
         batch = Batch(
             image_ids=100 + torch.tensor(positions),
             maps=self.maps[positions],
@@ -68,12 +70,12 @@ class World:
             cell_sizes=torch.full((number, 2), 16.0),
             image_sizes=torch.full((number, 2), 64.0),
             instances=Instances(
-                self.boxes[positions].flatten(0, 1),
-                torch.full((3 * number,), 0.9),
-                torch.tensor([0, 1, 1]).repeat(number),
-                self.tokens[positions].flatten(0, 1),
+                self.boxes[positions][kept],
+                torch.full((int(kept.sum()),), 0.9),
+                torch.tensor([0, 1, 1]).expand(number, 3)[kept],
+                self.tokens[positions][kept],
             ),
-            instance_image=image,
+            instance_image=kept.nonzero()[:, 0],
         )
         rows = [
             (position, at, ball, verb)
@@ -200,6 +202,48 @@ def test_frozen_parameters_stay_as_they_are_and_take_no_part(tmp_path):
     assert len(state["optimiser"]["state"]) == len(trainable)
 
 
+def test_numbers_are_the_same_every_time_on_several_threads_too():
+    """Where gradients of many rows are added up, the order of which torch leaves to chance by default."""
+    generator = torch.Generator().manual_seed(0)
+    index, weights = torch.randint(0, 120, (900,), generator=generator), torch.randn(900, 512, generator=generator)
+
+    def gradient():
+        rows = torch.zeros(120, 512, requires_grad=True)
+        (rows[index] * weights).sum().backward()
+        return rows.grad
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with reproducible():
+            first = gradient()
+            assert all(torch.equal(gradient(), first) for _ in range(20))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_training_asks_for_reproducible_numbers_and_leaves_torch_as_it_was(tmp_path):
+    asked, world = [], World()
+
+    def load(positions):
+        asked.append(torch.are_deterministic_algorithms_enabled())
+        return world.load(positions)
+
+    train(tmp_path, changed(epochs=1), load=load)
+    assert asked == [True] * 3
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("form", ["literal", "anchored"])
+def test_a_collapse_shows_in_the_curve_of_the_spread(tmp_path, form):
+    """Read literally, the word term is met by rows that no longer differ; anchored ones keep apart."""
+    schedule = changed(epochs=30, learning_rate=3e-2, clip_norm=1.0)
+    rows, _ = train(tmp_path, schedule, modules=make_modules(0.0, form))
+    for name in ("ire_word_spread", "irm_word_spread"):
+        left = rows[-1][name] / rows[0][name]
+        assert left < 0.1 if form == "literal" else left > 0.5
+
+
 def test_bfloat16_learns_like_float32_and_keeps_float32_weights(tmp_path):
     rows, weights = train(tmp_path / "a", changed(precision="bf16"), dropout=0.0)
     exact, _ = train(tmp_path / "b", dropout=0.0)
@@ -212,46 +256,70 @@ def test_bfloat16_learns_like_float32_and_keeps_float32_weights(tmp_path):
 
 
 WHOLE = changed(epochs=1, batch_size=12, micro_batch_size=12, clip_norm=1e9)  # one step, nothing clipped
+TERMS = ("hoi", "irm_sentence", "irm_word", "ire_sentence", "ire_word", "gradient_norm")
 
 
 def gradients(folder: Path) -> list[torch.Tensor]:
-    """Those of the only step of a run, times 1 - beta_1."""
+    """Of a run whose learning rate is next to 0 or that takes one step: the weighted mean over its steps."""
     state = torch.load(folder / "resume" / "epoch.pt", weights_only=True)["optimiser"]["state"]
     return [state[parameter]["exp_avg"] for parameter in sorted(state)]
 
 
-def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path):
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 4])
+def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path, micro_batch_size):
     whole_row = train(tmp_path / "whole", WHOLE, dropout=0.0)[0][0]
-    row = train(tmp_path / "parts", WHOLE.model_copy(update={"micro_batch_size": 1}), dropout=0.0)[0][0]
+    parts = WHOLE.model_copy(update={"micro_batch_size": micro_batch_size})
+    row = train(tmp_path / "parts", parts, dropout=0.0)[0][0]
     for part, whole in zip(gradients(tmp_path / "parts"), gradients(tmp_path / "whole"), strict=True):
         torch.testing.assert_close(part, whole, atol=1e-6, rtol=1e-4)
-    for term in ("hoi", "irm_sentence", "irm_word", "ire_sentence", "ire_word", "gradient_norm"):
-        assert row[term] == pytest.approx(whole_row[term], rel=1e-4)
+    assert {term: row[term] for term in TERMS} == pytest.approx({term: whole_row[term] for term in TERMS}, rel=1e-4)
 
 
-def test_two_processes_give_the_gradient_of_one_with_the_whole_batch(tmp_path):
+def test_accumulation_in_bfloat16_gives_the_losses_of_the_whole_batch(tmp_path):
+    schedule = WHOLE.model_copy(update={"precision": "bf16"})
+    whole_row = train(tmp_path / "whole", schedule, dropout=0.0)[0][0]
+    row = train(tmp_path / "parts", schedule.model_copy(update={"micro_batch_size": 2}), dropout=0.0)[0][0]
+    assert {term: row[term] for term in TERMS} == pytest.approx({term: whole_row[term] for term in TERMS}, rel=0.02)
+
+
+def test_two_processes_give_the_gradients_of_one_with_the_whole_batch(tmp_path):
+    """Also where one has no pair, no positive and no row in a step, and the other has."""
+    still = {"learning_rate": 1e-12, "micro_batch_size": 1}  # gradients of all steps are taken at the same weights
+    schedules = [WHOLE.model_copy(update=still | {"batch_size": size, "epochs": 2}) for size in (2, 4)]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     rendezvous = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    schedule = WHOLE.model_copy(update={"micro_batch_size": 2})
     processes = [
         subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path / rank), schedule.model_dump_json()],
+            [sys.executable, __file__, str(tmp_path / rank), *(each.model_dump_json() for each in schedules)],
             env=os.environ | rendezvous | {"RANK": rank, "LOCAL_RANK": rank},
         )
         for rank in "01"
     ]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    whole_row = train(tmp_path / "whole", WHOLE, dropout=0.0)[0][0]
-    for part, whole in zip(gradients(tmp_path / "0"), gradients(tmp_path / "whole"), strict=True):
-        torch.testing.assert_close(part, whole, atol=1e-6, rtol=1e-4)
-    assert same(*(load_file(tmp_path / rank / "weights.safetensors") for rank in "01"))
-    assert not (tmp_path / "1" / "resume").exists()  # the first process writes
-    for rank in "01":
-        row = json.loads((tmp_path / rank / "curves.json").read_text())[0]
-        for term in ("hoi", "irm_sentence", "irm_word", "ire_sentence", "ire_word", "gradient_norm"):
-            assert row[term] == pytest.approx(whole_row[term], rel=1e-4)
+    for run, schedule in enumerate(schedules):
+        folders = [tmp_path / rank / str(run) for rank in "01"]
+        asked = [json.loads((folder / "asked.json").read_text()) for folder in folders]
+        accumulation = schedule.batch_size // 2
+        idle = [
+            [{*chain(*calls[at : at + accumulation])} <= NOTHING_DONE for at in range(0, len(calls), accumulation)]
+            for calls in asked
+        ]
+        assert any(one != other for one, other in zip(*idle, strict=True))
+        assert [8] in chain(*asked)
+        whole = schedule.model_copy(update={"micro_batch_size": schedule.batch_size})
+        whole_rows, _ = train(tmp_path / f"whole{run}", whole, dropout=0.0)
+        for part, whole in zip(gradients(folders[0]), gradients(tmp_path / f"whole{run}"), strict=True):
+            torch.testing.assert_close(part, whole, atol=1e-6, rtol=1e-4)
+        assert same(*(load_file(folder / "weights.safetensors") for folder in folders))
+        assert not (folders[1] / "resume").exists()  # the first process writes
+        for folder in folders:
+            for row, whole_row in zip(json.loads((folder / "curves.json").read_text()), whole_rows, strict=True):
+                names = [name for name in whole_row if "spread" not in name]  # a spread is that of a micro-batch
+                assert {name: row[name] for name in names} == pytest.approx(
+                    {name: whole_row[name] for name in names}, rel=1e-4, abs=1e-6
+                )
 
 
 @pytest.mark.parametrize("sizes", [{"micro_batch_size": 3}, {"micro_batch_size": 8}])
@@ -316,14 +384,16 @@ def test_an_interrupted_run_goes_on_from_its_last_epoch_and_ends_byte_for_byte_w
     assert same(weights_again, weights)
 
 
-def test_a_run_that_was_killed_loses_at_most_an_epoch(tmp_path):
-    command = [sys.executable, __file__, str(tmp_path), SCHEDULE.model_dump_json(), "7"]
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    killed = subprocess.run(command, env=os.environ | threads, check=False, timeout=120)
+@pytest.mark.parametrize(("moment", "left"), [("load 7", 3), ("save 2", 6)])
+def test_a_run_that_was_killed_loses_at_most_an_epoch(tmp_path, moment, left):
+    """In the third epoch, or in the middle of writing down what the second one learnt."""
+    command = [sys.executable, __file__, str(tmp_path), SCHEDULE.model_dump_json()]
+    environment = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "KILLED_AT": moment}
+    killed = subprocess.run(command, env=os.environ | environment, check=False, timeout=120)
     assert killed.returncode == -signal.SIGKILL
     world = World()
-    rows, weights = train(tmp_path, load=world.load, dropout=0.0)
-    assert len(world.asked) == 3
+    rows, weights = train(tmp_path / "0", load=world.load, dropout=0.0)
+    assert len(world.asked) == left
     whole_rows, whole = train(tmp_path / "whole", dropout=0.0)
     assert rows == whole_rows
     assert same(weights, whole)
@@ -361,6 +431,17 @@ def test_a_resume_file_is_whole_or_not_there(tmp_path, monkeypatch):
     assert load_resume(tmp_path / "nothing.pt", identity="a") is None
 
 
+@pytest.mark.parametrize("length", [0, 10, 1000])
+def test_a_resume_file_that_a_disk_spoilt_is_told_and_begun_anew(tmp_path, caplog, length):
+    train(tmp_path)
+    path = tmp_path / "resume" / "epoch.pt"
+    path.write_bytes(path.read_bytes()[:length])
+    world = World()
+    train(tmp_path, load=world.load)
+    assert len(world.asked) == 9
+    assert f"{path}: cannot be read, so training begins anew" in caplog.text
+
+
 # ---- schedule
 
 
@@ -378,10 +459,31 @@ def test_warm_up_rises_to_where_the_cosine_starts():
     assert factors[100] == pytest.approx(0.01)
 
 
+def dying(at: int, action):
+    """`action` until its `at`-th call, which writes one byte and no more."""
+    calls = []
+
+    def until(state, file):
+        calls.append(None)
+        if len(calls) == at:
+            file.write(b"h")
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        action(state, file)
+
+    return until
+
+
 if __name__ == "__main__":
-    out, schedule, kill_at = Path(sys.argv[1]), Train.model_validate_json(sys.argv[2]), int((sys.argv[3:] or [-1])[0])
-    load = interrupting(kill_at, lambda: os.kill(os.getpid(), signal.SIGKILL))
-    out.mkdir(exist_ok=True)
-    rows, weights = train(out, schedule, load=load, dropout=0.0)
-    save_file(weights, out / "weights.safetensors")
-    (out / "curves.json").write_text(json.dumps(rows))
+    kind, _, moment = os.environ.get("KILLED_AT", "never 0").partition(" ")
+    if kind == "save":
+        torch.save = dying(int(moment), torch.save)
+    out = Path(sys.argv[1])
+    for number, schedule in enumerate(map(Train.model_validate_json, sys.argv[2:])):
+        folder, world = out / str(number), World()
+        folder.mkdir(parents=True)
+        load = interrupting(int(moment), lambda: os.kill(os.getpid(), signal.SIGKILL)) if kind == "load" else world.load
+        rows, weights = train(folder, schedule, load=load, dropout=0.0)
+        save_file(weights, folder / "weights.safetensors")
+        (folder / "curves.json").write_text(json.dumps(rows))
+        (folder / "asked.json").write_text(json.dumps(world.asked))

@@ -7,6 +7,7 @@ cases are drawn by Python's own generator, whose numbers do not change between v
 """
 
 import argparse
+import io
 import json
 import random
 import shutil
@@ -18,19 +19,27 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat, savemat
 
+from rmlr.data.hicodet_results import write_hicodet_results
 from rmlr.data.triplets import save_triplets
-from rmlr.hoi import Triplets
+from rmlr.hoi import Triplets, Vocabulary
 
 HERE = Path(__file__).parent
 OBJECTS = ["airplane", "bicycle", "cup", "person"]
+OBJECTS_IN_COCO = ["person", "bicycle", "airplane", "cup"]  # the order of the files of results
 VERBS = ["hold", "no_interaction", "ride", "wash"]
 HOIS = [(2, 0), (1, 0), (3, 0), (2, 1), (1, 1), (0, 2), (3, 2), (1, 2), (0, 3), (1, 3)]  # verb, object
 WITHOUT_ROW, WITHOUT_DETECTION = 3, 6  # HOIs
-# name, seed, test images, rows and detections an image, tied scores
-CASES = [("clean", 1, 60, 9, 25, False), ("crowded", 2, 4, 60, 600, False), ("tied", 3, 40, 9, 25, True)]
+# name, seed, test images, rows and detections an image, what a good detection scores more, scores are tied, images have
+# labels of their own
+CASES = [
+    ("clean", 1, 60, 9, 25, 0.5, False, False),
+    ("crowded", 2, 4, 60, 600, 0.5, False, False),
+    ("tied", 3, 40, 9, 25, 0.5, True, False),
+    ("labelled", 4, 60, 4, 25, 0.1, False, True),
+]
 EXPERIMENT = """
     addpath('evaluation'); addpath('common'); save_default_options('-mat7-binary');
-    image_set = 'test2015'; iter = 1; exp_name = 'x'; exp_dir = 'x'; prefix = 'x'; format = 'all'; score_blob = 'n/a';
+    image_set = 'test2015'; iter = 1; exp_name = 'x'; exp_dir = 'x'; prefix = 'x'; format = 'obj'; score_blob = 'n/a';
     eval_mode = 'def'; eval_one;
     eval_mode = 'ko'; eval_one;
 """
@@ -61,7 +70,7 @@ def draw_images(chance, split, number, most):
     return images
 
 
-def draw_detections(chance, images, most, is_tied):
+def draw_detections(chance, images, most, bonus, is_tied):
     """Rows (image index, HOI, human box, object box, score), by image; boxes are edges, rounded to 32 bits."""
     found = []
     for index, image in enumerate(images):
@@ -83,7 +92,7 @@ def draw_detections(chance, images, most, is_tied):
             if hoi == WITHOUT_DETECTION:
                 continue
             by = chance.choice([0, 0.05, 0.25])
-            score = chance.random() + (0.5 if is_good else 0)
+            score = chance.random() + (bonus if is_good else 0)
             found.append((index, hoi, near(human, by), near(object_, by), round(score, 1) if is_tied else score))
     return found
 
@@ -139,6 +148,22 @@ def as_cells(rows):
     return array
 
 
+def is_invisible(index, hoi):
+    """Whether a class of which an image has no row is annotated there nevertheless, but cannot be seen."""
+    return (index + hoi) % 7 == 0
+
+
+def as_labels(images, with_invisible):
+    """anno_train or anno_test: 1 where a class is annotated, be it invisible or not; else -1, 0 or NaN."""
+    labels = np.resize([-1, 0, np.nan], (len(HOIS), len(images)))
+    for index, image in enumerate(images):
+        rows = [row[0] for row in image["rows"]]
+        labels[
+            [hoi for hoi in range(len(HOIS)) if hoi in rows or (with_invisible and is_invisible(index, hoi))], index
+        ] = 1
+    return labels
+
+
 def as_boxes(images):
     """bbox_train or bbox_test: the rows of each class, and an invisible entry here and there."""
     result = []
@@ -151,14 +176,32 @@ def as_boxes(images):
                 for k in (1, 2)
             ]
             connection = np.array([[k + 1.0, k + 1.0] for k in range(len(rows))])
-            if rows or (index + hoi) % 7 == 0:
+            if rows or is_invisible(index, hoi):
                 keys = ("id", "bboxhuman", "bboxobject", "connection", "invis")
                 entries.append(dict(zip(keys, (hoi + 1.0, *boxes, connection, float(not rows)), strict=True)))
         result.append({"filename": image["name"], "hoi": as_structs(entries)})
     return as_structs(result)
 
 
-def run_official(checkout, folder, train, test, table):
+def write_variables(path, variables):
+    """A MATLAB file; SciPy's would say when it was made."""
+    content = io.BytesIO()
+    savemat(content, variables, do_compression=True)
+    path.write_bytes(b"MATLAB 5.0 MAT-file".ljust(116) + content.getvalue()[116:])
+
+
+def write_anno(path, train, test, with_invisible):
+    """anno.mat: the labels of whole images."""
+    names = {"list_train": train, "list_test": test}
+    write_variables(
+        path,
+        {name: as_cells([[image["name"]] for image in images]) for name, images in names.items()}
+        | {"list_action": as_structs([{"nname": OBJECTS[o], "vname_ing": VERBS[v]} for v, o in HOIS])}
+        | {"anno_train": as_labels(train, with_invisible), "anno_test": as_labels(test, with_invisible)},
+    )
+
+
+def run_official(checkout, folder, train, test, table, with_invisible):
     """AP of every class under both settings, by the official program in GNU Octave."""
     for name in ("evaluation", "common"):
         shutil.copytree(checkout / name, folder / name)
@@ -169,34 +212,13 @@ def run_official(checkout, folder, train, test, table):
     )
     data, output = folder / "data/hico_20160224_det", folder / "output/x/hico_det_test2015/x_iter_1"
     cache = folder / "cache/det_base_caffenet/train2015"
-    for made in (data, output, cache):
+    for made in (data, cache):
         made.mkdir(parents=True)
-    savemat(cache / "HICO_train2015_00000001.mat", {"cls": as_cells([["__background__", *OBJECTS]])})
-    labels = np.zeros((len(HOIS), len(test)))
-    for index, image in enumerate(test):
-        for hoi, *_ in image["rows"]:
-            labels[hoi, index] = 1  # visible pairs only: the rule of ours
-    actions = as_structs([{"nname": OBJECTS[o], "vname_ing": VERBS[v]} for v, o in HOIS])
-    names = {
-        f"list_{name}": as_cells([[image["name"]] for image in images])
-        for name, images in (("train", train), ("test", test))
-    }
-    savemat(
-        data / "anno.mat",
-        names | {"list_action": actions, "anno_test": labels, "anno_train": np.zeros((len(HOIS), len(train)))},
-    )
+    savemat(cache / "HICO_train2015_00000001.mat", {"cls": as_cells([["__background__", *OBJECTS_IN_COCO]])})
+    write_anno(data / "anno.mat", train, test, with_invisible)
     savemat(data / "anno_bbox.mat", {"bbox_train": as_boxes(train), "bbox_test": as_boxes(test)})
-    cells = [[np.zeros((0, 0)) for _ in test] for _ in HOIS]
-    inside = np.array([0, 0, 1, 1, 0, 0, 1, 1, 0])  # the last pixel is inside the box
-    every = (
-        np.concatenate([table.human_boxes, table.object_boxes, table.score[:, None]], axis=1).astype(np.float64)
-        - inside
-    )
-    for hoi, (verb, object_) in enumerate(HOIS):
-        for index in range(len(test)):
-            rows = every[(table.verb == verb) & (table.object_category == object_) & (table.image_id == index + 1)]
-            cells[hoi][index] = rows if len(rows) else np.zeros((0, 0))
-    savemat(output / "detections.mat", {"all_boxes": as_cells(cells)})
+    vocabulary = Vocabulary("hicodet", tuple(OBJECTS), OBJECTS.index("person"), tuple(VERBS), tuple(HOIS))
+    write_hicodet_results(output, table, vocabulary, range(1, len(test) + 1))
     subprocess.run(
         ["octave-cli", "--norc", "--quiet", "--eval", EXPERIMENT], cwd=folder, check=True, capture_output=True
     )
@@ -206,27 +228,34 @@ def run_official(checkout, folder, train, test, table):
     return result
 
 
+def record(case, checkout, folder):
+    """Write the raw folder and table of a case to `folder`; what the official program says of it."""
+    _, seed, number, most_rows, most, bonus, is_tied, with_labels = case
+    chance = random.Random(seed)
+    train, test = draw_images(chance, "train", 20, 9), draw_images(chance, "test", number, most_rows)
+    table = as_triplets(draw_detections(chance, test, most, bonus, is_tied))
+    counts = [sum(row[0] == hoi for image in train for row in image["rows"]) for hoi in range(len(HOIS))]
+    rare = [hoi for hoi, count in enumerate(counts) if count < 10]
+    (folder / "hicodet").mkdir(parents=True, exist_ok=True)
+    for split, images in (("train", train), ("test", test)):
+        text = json.dumps(as_json(images, rare), separators=(",", ":"))
+        (folder / "hicodet" / f"instances_{split}2015.json").write_text(text + "\n")
+    if with_labels:
+        write_anno(folder / "hicodet" / "anno.mat", train, test, with_labels)
+    save_triplets(folder / "triplets.parquet", table)
+    with tempfile.TemporaryDirectory() as scratch:
+        return run_official(checkout, Path(scratch), train, test, table, with_labels)
+
+
 def main():
     """Write the raw folder and table of each case, and official.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path, help="folder that holds evaluation/eval_one.m")
     checkout = parser.parse_args().checkout
     recorded = {}
-    for name, seed, number, most_rows, most, is_tied in CASES:
-        chance = random.Random(seed)
-        train, test = draw_images(chance, "train", 20, 9), draw_images(chance, "test", number, most_rows)
-        table = as_triplets(draw_detections(chance, test, most, is_tied))
-        counts = [sum(row[0] == hoi for image in train for row in image["rows"]) for hoi in range(len(HOIS))]
-        rare = [hoi for hoi, count in enumerate(counts) if count < 10]
-        folder = HERE / name / "hicodet"
-        folder.mkdir(parents=True, exist_ok=True)
-        for split, images in (("train", train), ("test", test)):
-            text = json.dumps(as_json(images, rare), separators=(",", ":"))
-            (folder / f"instances_{split}2015.json").write_text(text + "\n")
-        save_triplets(HERE / name / "triplets.parquet", table)
-        with tempfile.TemporaryDirectory() as scratch:
-            recorded[name] = run_official(checkout, Path(scratch), train, test, table)
-        sys.stderr.write(f"{name}: {len(table.score)} rows on {number} images, rare {rare}\n")
+    for case in CASES:
+        recorded[case[0]] = record(case, checkout, HERE / case[0])
+        sys.stderr.write(f"{case[0]}: recorded\n")
     (HERE / "official.json").write_text(json.dumps(recorded, indent=1) + "\n")
 
 

@@ -96,9 +96,10 @@ def upt(folder: Path, images: Sequence[Annotation], words: Vocabulary, table: Tr
         def __call__(self, pixels: list) -> list[dict]:
             return [next(self._outputs)]
 
+    positives = np.bincount(torch.cat([truths[0]["hoi"] for _, truths in batches]), minlength=len(words.hois))
     tables = types.SimpleNamespace(
         object_n_verb_to_interaction=[[hoi if hoi >= 0 else None for hoi in row] for row in words.hoi_of.tolist()],
-        anno_interaction=hicodet.gather_pairs(images, words).positives.tolist(),
+        anno_interaction=positives.tolist(),
     )
 
     class Loader(list):

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from rmlr.evaluation.average_precision import Interpolation
-from rmlr.hoi import Annotation, Triplets
+from rmlr.hoi import Agents, Annotation, Triplets
 
 MIN_IOU = 0.5  # at least, in both official programs, whatever their texts say
 
@@ -43,7 +43,7 @@ class Ranking:
     positive_image: Int[np.ndarray, " g"]
 
 
-def image_of_rows(triplets: Triplets, annotations: Sequence[Annotation]) -> Int[np.ndarray, " t"]:
+def image_of_rows(table: Triplets | Agents, annotations: Sequence[Annotation]) -> Int[np.ndarray, " t"]:
     """Index of each row's image among `annotations`.
 
     Raises ValueError on an image that is not among them. Differs: the official V-COCO program passes over such rows,
@@ -51,14 +51,14 @@ def image_of_rows(triplets: Triplets, annotations: Sequence[Annotation]) -> Int[
     """
     ids = np.array([annotation.image_id for annotation in annotations], dtype=np.int64)
     order = np.argsort(ids)
-    place = np.searchsorted(ids, triplets.image_id, sorter=order).clip(max=max(len(ids) - 1, 0))
+    place = np.searchsorted(ids, table.image_id, sorter=order).clip(max=max(len(ids) - 1, 0))
     image = order[place] if len(ids) else place
-    is_unknown = ids[image] != triplets.image_id if len(ids) else np.ones(len(place), dtype=bool)
+    is_unknown = ids[image] != table.image_id if len(ids) else np.ones(len(place), dtype=bool)
     if is_unknown.any():
         row = int(np.argmax(is_unknown))
         raise ValueError(
-            f"triplets, row {row} (from 0): image {triplets.image_id[row]} is not one of the {len(ids)} annotated "
-            f"images; {int(is_unknown.sum())} row(s) like it. Were they predicted on another split?"
+            f"{type(table).__name__.lower()}, row {row} (from 0): image {table.image_id[row]} is not one of the "
+            f"{len(ids)} annotated images; {int(is_unknown.sum())} row(s) like it. Were they of another split?"
         )
     return image
 

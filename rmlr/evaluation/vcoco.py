@@ -1,4 +1,4 @@
-"""V-COCO's AP_role, scenario 1 and 2, by the rules of the official program (s-gupta/v-coco, `vsrl_eval.py`).
+"""V-COCO's AP_role, scenario 1 and 2, and agent AP, by the official program's rules (s-gupta/v-coco, `vsrl_eval.py`).
 
 A verb here is an action-role ("hit instr"). For each, in each image, every detection is judged by the person whose
 box overlaps its person box most, be it by nothing at all:
@@ -9,6 +9,8 @@ box overlaps its person box most, be it by nothing at all:
 
 Where the verb was annotated without an object box, scenario 1 asks for "no object" (four NaN, or four zeros) and
 scenario 2 accepts any box. Neither object class nor detector score is looked at.
+
+Agent AP asks of every action, role-less ones included, only for the person, by the same rules and scores of its own.
 """
 
 from collections.abc import Sequence
@@ -28,7 +30,7 @@ from rmlr.evaluation.matching import (
     join,
     overlap,
 )
-from rmlr.hoi import NO_BOX, Annotation, Triplets, Vocabulary
+from rmlr.hoi import NO_BOX, Agents, Annotation, Triplets, Vocabulary
 
 PIXEL = 1  # the last pixel is inside a box: sides are x2 - x1 + 1
 
@@ -84,6 +86,47 @@ class RoleScores:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class AgentScores:
+    """Agent AP of every action: fractions, NaN where the split holds no positive."""
+
+    actions: tuple[str, ...]
+    ap_agent: Float[np.ndarray, " a"]
+    positives: Int[np.ndarray, " a"]  # annotated persons who do it
+    detections: Int[np.ndarray, " a"]
+    ignored: Int[np.ndarray, " a"]  # of the detections, those at persons whose actions were not annotated
+
+    def metrics(self) -> dict[str, float]:
+        """The mean over actions that have a positive, and over how many they are; NaN where over none.
+
+        Differs: the official program divides the sum by the number of all actions. On the released splits, where each
+        has a positive, that is the same; where one has none, the program stops.
+        """
+        return {
+            "vcoco_ap_agent": known_mean(self.ap_agent),
+            "vcoco_actions": float((self.positives > 0).sum()),
+        }
+
+    def summary(self) -> str:
+        """The headline with its protocol, in one sentence."""
+        metrics = self.metrics()
+        return (
+            f"agent AP {metrics['vcoco_ap_agent']:.2%}, person boxes only, "
+            f"mean over {metrics['vcoco_actions']:.0f} of {len(self.actions)} actions (those with a positive)"
+        )
+
+    def rows(self) -> list[dict[str, object]]:
+        """One row per action, for a table."""
+        columns = {
+            "action": self.actions,
+            "ap_agent": self.ap_agent.tolist(),
+            "positives": self.positives.tolist(),
+            "detections": self.detections.tolist(),
+            "ignored": self.ignored.tolist(),
+        }
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class People:
     """The persons of all images in annotation order, image by image, and what they do."""
 
@@ -91,6 +134,7 @@ class People:
     count: Int[np.ndarray, " b"]
     boxes: Float[np.ndarray, "n 4"]  # with the last pixel inside
     is_listed: Bool[np.ndarray, " n"]  # others are don't-care
+    acts: Bool[np.ndarray, "n a"]
     does: Bool[np.ndarray, "n v"]
     object_boxes: Float[np.ndarray, "n v 4"]  # NaN where the annotated verb has none
 
@@ -114,25 +158,50 @@ def evaluate(annotations: Sequence[Annotation], vocabulary: Vocabulary, triplets
 
     ranked = rank_by_score(triplets.verb, triplets.score)
     ranked = ranked[~judgement.is_ignored[ranked]]
-    bounds = np.searchsorted(triplets.verb[ranked], np.arange(len(verbs) + 1))
-    ap = [
-        [
-            ranked_average_precision(
-                is_hit[ranked[bounds[verb] : bounds[verb + 1]]], int(positives[verb]), "all_points"
-            )
-            for verb in range(len(verbs))
-        ]
-        for is_hit in (judgement.is_hit_1, judgement.is_hit_2)
-    ]
+    verb = triplets.verb[ranked]
     return RoleScores(
         verbs=verbs,
         headline=len(vocabulary.verbs),
-        ap_role_1=np.array(ap[0]),
-        ap_role_2=np.array(ap[1]),
+        ap_role_1=precision_of_classes(verb, judgement.is_hit_1[ranked], positives),
+        ap_role_2=precision_of_classes(verb, judgement.is_hit_2[ranked], positives),
         positives=positives,
         detections=np.bincount(triplets.verb, minlength=len(verbs)),
         ignored=np.bincount(triplets.verb[judgement.is_ignored], minlength=len(verbs)),
     )
+
+
+def evaluate_agents(annotations: Sequence[Annotation], vocabulary: Vocabulary, agents: Agents) -> AgentScores:
+    """Agent AP of a table of agents over all images of `annotations`, also those without a positive or a person."""
+    people = gather_people(annotations, vocabulary)
+    positives = people.acts.sum(axis=0)
+    person, human_iou, is_ignored = nearest_persons(people, image_of_rows(agents, annotations), agents.human_boxes)
+
+    ranked = rank_by_score(agents.action, agents.score)
+    ranked = ranked[~is_ignored[ranked]]
+    person, action = person[ranked], agents.action[ranked]
+    rows = np.flatnonzero(human_iou[ranked] >= MIN_IOU)
+    rows = rows[people.acts[person[rows], action[rows]]]
+    claim = np.full(len(ranked), -1)
+    claim[rows] = person[rows] * len(positives) + action[rows]
+    return AgentScores(
+        actions=vocabulary.actions,
+        ap_agent=precision_of_classes(action, first_claims(claim), positives),
+        positives=positives,
+        detections=np.bincount(agents.action, minlength=len(positives)),
+        ignored=np.bincount(agents.action[is_ignored], minlength=len(positives)),
+    )
+
+
+def precision_of_classes(
+    classes: Int[np.ndarray, " t"], is_hit: Bool[np.ndarray, " t"], positives: Int[np.ndarray, " c"]
+) -> Float[np.ndarray, " c"]:
+    """AP of every class, of rows that stand grouped by ascending class, in each by descending score."""
+    bounds = np.searchsorted(classes, np.arange(len(positives) + 1))
+    ap = [
+        ranked_average_precision(is_hit[bounds[index] : bounds[index + 1]], int(count), "all_points")
+        for index, count in enumerate(positives)
+    ]
+    return np.array(ap, dtype=np.float64)
 
 
 def rank(annotations: Sequence[Annotation], vocabulary: Vocabulary, triplets: Triplets) -> tuple[Ranking, ...]:
@@ -167,17 +236,9 @@ def rank(annotations: Sequence[Annotation], vocabulary: Vocabulary, triplets: Tr
 
 def judge(people: People, image: Int[np.ndarray, " t"], triplets: Triplets) -> Judgement:
     """Match rows with persons: which rows do not count, and which are right under scenario 1 and under 2."""
-    human_boxes, object_boxes, verb = triplets.human_boxes, triplets.object_boxes, triplets.verb
-    person, human_iou = best_candidate(
-        people.first[image],
-        people.count[image],
-        lambda rows, candidates: overlap(human_boxes[rows], people.boxes[candidates], pixel=PIXEL),
-    )
-    has_person = person >= 0
-    is_ignored = has_person.copy()
-    is_ignored[has_person] = ~people.is_listed[person[has_person]]
-
-    rows = np.flatnonzero(has_person & (human_iou >= MIN_IOU))
+    object_boxes, verb = triplets.object_boxes, triplets.verb
+    person, human_iou, is_ignored = nearest_persons(people, image, triplets.human_boxes)
+    rows = np.flatnonzero(human_iou >= MIN_IOU)
     rows = rows[people.does[person[rows], verb[rows]]]
     rows = rows[np.argsort(-triplets.score[rows], kind="stable")]
     person, verb, object_boxes = person[rows], verb[rows], object_boxes[rows]
@@ -196,8 +257,29 @@ def judge(people: People, image: Int[np.ndarray, " t"], triplets: Triplets) -> J
     return Judgement(image, is_ignored, *hits)
 
 
+def nearest_persons(
+    people: People, image: Int[np.ndarray, " t"], boxes: Float[np.ndarray, "t 4"]
+) -> tuple[Int[np.ndarray, " t"], Float[np.ndarray, " t"], Bool[np.ndarray, " t"]]:
+    """The person that judges each box, the overlap of the two, and whether it is one whose actions are not annotated.
+
+    In an image without a person: -1, -1.0, False.
+    """
+    is_new = np.ones(len(image), dtype=bool)  # tables tell many things of one person in a row
+    is_new[1:] = (image[1:] != image[:-1]) | (boxes[1:] != boxes[:-1]).any(axis=1)
+    one_box, one_image = boxes[is_new], image[is_new]
+    person, human_iou = best_candidate(
+        people.first[one_image],
+        people.count[one_image],
+        lambda rows, candidates: overlap(one_box[rows], people.boxes[candidates], pixel=PIXEL),
+    )
+    is_ignored = person >= 0
+    is_ignored[is_ignored] = ~people.is_listed[person[is_ignored]]
+    of_row = np.cumsum(is_new) - 1
+    return person[of_row], human_iou[of_row], is_ignored[of_row]
+
+
 def gather_people(annotations: Sequence[Annotation], vocabulary: Vocabulary) -> People:
-    """The persons that the official program matches with, and their annotated verbs.
+    """The persons that the official program matches with, and their annotated actions and verbs.
 
     As there, a box ends one pixel before its edge, is clipped to the last pixel of the image, and is dropped, with
     what it does, unless it is then wider and higher than 0. An object whose box is dropped counts as without a box
@@ -221,6 +303,11 @@ def gather_people(annotations: Sequence[Annotation], vocabulary: Vocabulary) -> 
     count = np.bincount(image[is_person], minlength=len(annotations))
     person_of_box = np.where(is_person, np.cumsum(is_person) - 1, -1)
 
+    actions = join([a.actions for a in annotations], (0, 2), np.int64)
+    person = person_of_box[actions[:, 0] + offsets.repeat(np.array([len(a.actions) for a in annotations], dtype=int))]
+    acts = np.zeros((is_person.sum(), len(vocabulary.actions)), dtype=bool)
+    acts[person[person >= 0], actions[person >= 0, 1]] = True
+
     interactions = join([a.interactions for a in annotations], (0, 3), np.int64)
     offset = offsets.repeat(np.array([len(a.interactions) for a in annotations], dtype=np.int64))
     person, verb = person_of_box[interactions[:, 0] + offset], interactions[:, 1]
@@ -232,4 +319,4 @@ def gather_people(annotations: Sequence[Annotation], vocabulary: Vocabulary) -> 
     has_box = np.flatnonzero(is_matched & (interactions[:, 2] != NO_BOX))
     has_box = has_box[is_kept[object_[has_box]]]
     object_boxes[person[has_box], verb[has_box]] = boxes[object_[has_box]]
-    return People(np.cumsum(count) - count, count, boxes[is_person], is_listed[is_person], does, object_boxes)
+    return People(np.cumsum(count) - count, count, boxes[is_person], is_listed[is_person], acts, does, object_boxes)

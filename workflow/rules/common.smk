@@ -37,6 +37,7 @@ RAW_FILES = {
     "vcoco": ("coco/*.json", "vcoco/*.json", "vcoco/splits/*.ids"),
     "hicodet": ("hicodet/*.json", "hicodet/anno.mat"),
 }
+IMAGE_LABELS = f"{RESULTS}/settings/hicodet/anno.txt"  # says whether hicodet/anno.mat is there, which may be old
 LONG_AGO = 946684800  # 1 January 2000: older than whatever a stage writes
 
 
@@ -84,6 +85,10 @@ def write_settings():
         content = section.dump()
         copy = Path(RESULTS, node, "settings.yaml")
         want(settings(node), content, made=copy.is_file() and copy.read_text() == content)
+    if not CHOSEN.world:
+        is_there = Path(RAW, "hicodet/anno.mat").is_file()
+        was_there = Path(RESULTS, "hicodet/prepare/image_objects.json").is_file()
+        want(IMAGE_LABELS, f"anno.mat: {is_there}\n", made=is_there == was_there)
     for table in STUDY.tables:
         pairs = [(f"{RESULTS}/tables/{table}/{table}.{kind}", f"results/{table}.{kind}") for kind in ("csv", "md")]
         want(
@@ -103,7 +108,9 @@ def real_files(dataset):
 
 def raw_files(wildcards):
     """What `prepare` reads."""
-    return [f"{RAW}/run.json"] if CHOSEN.world else real_files(wildcards.dataset)
+    if CHOSEN.world:
+        return [f"{RAW}/run.json"]
+    return real_files(wildcards.dataset) + ([IMAGE_LABELS] if wildcards.dataset == "hicodet" else [])
 
 
 def images_mark(wildcards):

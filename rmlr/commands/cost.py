@@ -90,7 +90,8 @@ def cost(
     without attention, heads, norms and queries; what ours has by that count is said under the table. What the paper
     adds for UPT and RmLR cannot hold their networks.
 
-    With --train some steps of the real `rmlr train` are run and timed, in a process and a temporary folder of its own.
+    With --train some steps of the real `rmlr train` are run and timed, in a process and a temporary folder of its own,
+    on one GPU or the CPU; flags that shape the table have no part in it.
 
     Args:
         rows: which rows: a method, a backbone, or both as in "RmLR ResNet-50"; all if left out.
@@ -199,7 +200,7 @@ def _measure(row: Row, study: Study, profile: str, scene: Scene, device: torch.d
 
 def _find(table: Mapping[str, Any], name: str, what: str) -> Any:
     if name not in table:
-        raise ValueError(f"params.yaml has no {what} '{name}'. There are: {', '.join(table)}")
+        raise ValueError(f"the study has no {what} '{name}'. There are: {', '.join(table)}")
     return table[name]
 
 
@@ -275,7 +276,8 @@ class Estimate:
     longest_step: float
     startup_seconds: float  # up to the first step's end
     hours: float
-    memory_gb: float  # at most; of the GPU where there is one, else of the process, mapped pages of features included
+    memory_gb: float  # at most
+    memory_of: str  # the GPU, where there is one, else the process, mapped pages of features included
     weights_mb: float
     resume_mb: float  # what an interrupted run goes on from
     features_gb: float  # of all splits
@@ -286,7 +288,7 @@ class Estimate:
             f"a step   {self.seconds_a_step:.3g} s ({self.shortest_step:.3g} to {self.longest_step:.3g}, "
             f"{self.timed_steps} timed), {self.startup_seconds:.3g} s up to the end of the first\n"
             f"in all   {self.hours:.2g} hours ({60 * self.hours:.2g} minutes)\n"
-            f"memory   {self.memory_gb:.2f} GB at most\n"
+            f"memory   {self.memory_gb:.2f} GB of the {self.memory_of} at most\n"
             f"disk     {self.weights_mb:.1f} MB of weights, {self.resume_mb:.1f} MB to go on from while it runs; "
             f"{self.features_gb:.2f} GB of features are read"
         )
@@ -322,6 +324,7 @@ def _estimate(settings: Path, inputs: dict[str, Path], steps: int) -> Estimate:
         startup_seconds=laps[0],
         hours=(laps[0] + (total - 1) * mean) / 3600,
         memory_gb=memory / 1e9,
+        memory_of="GPU" if torch.cuda.is_available() else "process",
         weights_mb=weights / 1e6,
         resume_mb=resume / 1e6,
         features_gb=sum(file.stat().st_size for file in files) / 1e9,
@@ -348,7 +351,7 @@ def _rehearse(settings: Path, inputs: dict[str, Path], steps: int) -> tuple[int,
     with tempfile.TemporaryDirectory() as folder, suppress(_EnoughError):
         stage.train(settings=settings, **inputs, seed=0, out=Path(folder, "train"))
     if torch.cuda.is_available():
-        return totals[-1], times, torch.cuda.max_memory_reserved()
+        return totals[-1], times, torch.cuda.max_memory_allocated()
     return totals[-1], times, 1e6 * run.Meter().read()["peak_memory_mb"]
 
 

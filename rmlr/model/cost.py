@@ -95,8 +95,12 @@ class Method(nn.Module):
         self.detector = detector
         self.network = network
         self.scene, self.vocabulary, self.selection, self.prediction = scene, vocabulary, selection, prediction
+        number, queries = scene.people + scene.things, detector.detr.config.num_queries
+        if number > queries:
+            raise ValueError(
+                f"{scene.people} people and {scene.things} things: DETR has {queries} queries, so it cannot find more"
+            )
         generator = torch.Generator().manual_seed(0)
-        number = scene.people + scene.things
         extent = SMALLEST_BOX + (LARGEST_BOX - SMALLEST_BOX) * torch.rand(number, 2, generator=generator)
         corner = (1 - extent) * torch.rand(number, 2, generator=generator)
         thing = (vocabulary.person + 1) % len(vocabulary.objects)

@@ -1,0 +1,179 @@
+"""`rmlr cost`: Table 4 beside the paper's, and a training run told from some of its steps."""
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from rmlr import run
+from rmlr.commands import cost as command
+from rmlr.commands.cost import cost
+from rmlr.settings import Alignment, Encoder, Losses, Network, TextNode, Train, TrainNode, TransformerSizes, Variant
+from rmlr.stages.text import text
+from rmlr.stages.train import train
+
+from ..stages import conftest as stages
+
+study, settings_of = stages.study, stages.settings_of  # fixtures: a small study up to training
+ROOT = Path(__file__).parents[2]
+PARAMS, PAPER = ROOT / "params.yaml", ROOT / "paper" / "table4.csv"
+SIZES = TransformerSizes(layers=1, dim=8, heads=2, ffn_dim=8, dropout=0.1)
+
+
+def measured(out: Path, *rows: str, **more) -> tuple[list[dict[str, str]], dict]:
+    """Rows of the table and what was measured, of small photos."""
+    how = {"side": 64, "passes": 1, "warmup": 0, "people": 2, "things": 1, "device": "cpu"} | more
+    cost(rows=rows, params=PARAMS, paper=PAPER, out=out, **how)
+    with out.open(newline="") as file:
+        return list(csv.DictReader(file)), json.loads(out.with_suffix(".json").read_text())
+
+
+def test_rows_stand_beside_the_papers_with_their_difference(tmp_path, capsys):
+    table, about = measured(tmp_path / "deep" / "table4.csv", "ResNet-50")
+    assert [row["method"] for row in table] == ["DETR", "UPT", "RmLR"]
+    with PAPER.open(newline="") as file:
+        paper = {row["method"]: row for row in csv.DictReader(file) if row["backbone"] == "ResNet-50"}
+    for row in table:
+        for column in ("macs_g", "params_m", "fps"):
+            assert float(row[f"paper_{column}"]) == float(paper[row["method"]][column])
+            difference = float(row[column]) - float(row[f"paper_{column}"])
+            assert float(row[f"{column}_difference"]) == pytest.approx(difference, abs=0.011)
+        assert row["detr_params_m_as_printed"] == paper["DETR"]["params_m"]
+        assert float(row["paper_fps_by_detr"]) == pytest.approx(float(paper[row["method"]]["fps"]) / 29.1, abs=5e-4)
+        assert 0 < float(row["fps_by_detr"]) <= 1
+    detr, upt, rmlr = table
+    assert (detr["params_m"], detr["trained_params_m"], detr["fps_by_detr"]) == ("41.52", "0.00", "1.000")
+    assert (upt["trained_params_m"], rmlr["trained_params_m"]) == ("13.13", "13.94")
+    assert (about["side"], about["people"], about["things"], about["pairs"]) == (64, 2, 1, 4)
+    assert about["weights"] == "random"
+    assert [[part["name"] for part in row["parts"]] for row in about["rows"]] == [
+        ["detector"],
+        ["detector", "pairs", "reasoning"],
+        ["detector", "IRE", "pairs", "reasoning"],
+    ]
+    said = capsys.readouterr().out
+    for words in ("random weights", "64 x 64", "2 people and 1 other instances", "4 pairs", "36.59 M", "IRE"):
+        assert words in said
+    assert not list(tmp_path.glob("**/*.part"))
+
+
+def test_a_row_is_chosen_by_method_backbone_or_both():
+    printed = command._read_paper(PAPER)
+    assert len(command._chosen(printed, [])) == 6
+    assert command._chosen(printed, ["RmLR ResNet-101", "DETR"]) == [
+        ("DETR", "ResNet-50"),
+        ("DETR", "ResNet-101"),
+        ("RmLR", "ResNet-101"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"rows": ("QPIC",)}, "--rows 'QPIC': .*DETR ResNet-50, .*RmLR ResNet-101"),
+        ({"passes": 0}, "--passes 0 .*1 at least"),
+        ({"people": -1}, "--people -1 .*the others 0"),
+        ({"profile": "poster"}, "no profile 'poster'. There are: demo, tiny, paper"),
+        ({"paper": PARAMS}, "params.yaml: expected columns method, backbone, macs_g, params_m, fps"),
+        ({"paper": Path("nowhere.csv")}, "nowhere.csv: cannot be read"),
+        ({"out": Path("table4.json")}, "must end with .csv"),
+        ({"text": Path("text")}, "--text: of a training run"),
+        ({"train": Path("train.yaml"), "text": Path("text")}, "give --annotations, --features as well"),
+        ({"people": 99, "things": 9, "rows": ("DETR",)}, "99 people and 9 things: DETR has 100 queries"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(flags, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        cost(**{"params": PARAMS, "paper": PAPER, "side": 32, "passes": 1, "device": "cpu"} | flags)
+
+
+def test_a_row_that_is_not_ours_and_a_study_without_a_variant_are_refused(tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("method,backbone,macs_g,params_m,fps\nQPIC,ResNet-50,1,2,3\n")
+    with pytest.raises(ValueError, match=r"table.csv: QPIC with ResNet-50 cannot be measured; only DETR, UPT, RmLR"):
+        cost(params=PARAMS, paper=table)
+    params = tmp_path / "params.yaml"
+    params.write_text(re.sub(r"(?m)^  upt: .*\n", "", PARAMS.read_text()).replace("variant: upt", "variant: boxes"))
+    with pytest.raises(ValueError, match=r"no variant 'upt'\. There are: plain, "):
+        cost(params=params, paper=PAPER, rows=("UPT ResNet-50",), side=32, passes=1, device="cpu")
+
+
+# ---- a training run
+
+
+def node(**schedule) -> TrainNode:
+    values = {"split": "trainval", "share": 1.0, "epochs": 7, "batch_size": 4, "micro_batch_size": 2}
+    values |= {"learning_rate": 1e-2, "weight_decay": 1e-4, "clip_norm": 0.1, "precision": "fp32"} | schedule
+    switches = ("global_context", "ire", "ire_sentence", "ire_word", "irm_sentence", "irm_word")
+    return TrainNode(
+        code="",
+        variant=Variant.model_validate({"network": "rmlr"} | dict.fromkeys(switches, True)),
+        network=Network(pool="covered", feature_dim=8, ire=SIZES, pair_dim=8, irm=SIZES),
+        alignment=Alignment(form="anchored", residual=False, whiten=True, stack=SIZES),
+        losses=Losses(
+            focal_balance=0.5, focal_gamma=0.2, hoi=2.0, irm_sentence=1.0, irm_word=1.0, ire_sentence=0.1, ire_word=0.1
+        ),
+        train=Train.model_validate(values),
+        tags={"variant": "rmlr"},
+    )
+
+
+@pytest.fixture
+def inputs(study, settings_of, tmp_path) -> dict[str, Path]:
+    encoder = Encoder(name="random vectors", model="random:6", revision=None, sha256=None, pooling="mean")
+    text(settings=settings_of(TextNode(code="", encoder=encoder)), annotations=study.prepare, out=tmp_path / "text")
+    return {"annotations": study.prepare, "features": study.features, "text": tmp_path / "text"}
+
+
+def test_an_estimate_knows_the_steps_and_files_of_a_real_run(
+    inputs,
+    settings_of,
+    tmp_path,
+    monkeypatch,
+    capsys,
+):
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
+    out, settings = tmp_path / "estimate.csv", settings_of(node())
+    before = {path: path.stat().st_mtime_ns for folder in inputs.values() for path in folder.rglob("*")}
+    cost(train=settings, **inputs, steps=6, out=out)
+    assert {path: path.stat().st_mtime_ns for folder in inputs.values() for path in folder.rglob("*")} == before
+    assert not list((tmp_path / "scratch").glob("tmp*"))
+    found = json.loads(out.with_suffix(".json").read_text())
+    assert "35 steps in 7 epochs" in capsys.readouterr().out
+
+    done = []
+    monkeypatch.setattr(run.Progress, "advance", lambda bar, count=1, note="": done.append(bar.total))
+    train(settings=settings, **inputs, seed=0, out=tmp_path / "train")
+    assert found["steps"] == len(done) == done[0] == 7 * 5  # 18 images with a pair, by fours
+    assert (found["epochs"], found["timed_steps"], found["variant"]) == (7, 3, "rmlr")
+    assert 0 < found["shortest_step"] <= found["seconds_a_step"] <= found["longest_step"]
+    assert 3600 * found["hours"] == pytest.approx(found["startup_seconds"] + 34 * found["seconds_a_step"])
+    assert found["startup_seconds"] > 0 < found["memory_gb"]
+    files = [tmp_path / "train" / name for name in ("weights.safetensors", "alignment.safetensors")]
+    assert 0 <= sum(file.stat().st_size for file in files) - 1e6 * found["weights_mb"] < 10_000  # names of tensors
+    resume = (tmp_path / ".train.resume" / "epoch.pt").stat().st_size
+    assert found["weights_mb"] < found["resume_mb"] <= resume / 1e6
+    features = sum(file.stat().st_size for file in inputs["features"].rglob("*.*"))
+    assert found["features_gb"] == pytest.approx(features / 1e9)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10])
+def test_a_rehearsal_ends_after_the_steps_asked_for_or_with_the_run(inputs, settings_of, steps, monkeypatch):
+    monkeypatch.setattr(run, "Progress", run.Progress)  # to be put back
+    total, times, memory = command._rehearse(settings_of(node(epochs=2, batch_size=10)), inputs, steps)
+    assert total == 4
+    assert len(times) == 1 + min(steps, 4)
+    assert times == sorted(times)
+    assert memory > 0
+
+
+def test_what_training_refuses_an_estimate_refuses(inputs, settings_of, tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere: input of training does not exist"):
+        cost(train=settings_of(node()), **inputs | {"features": tmp_path / "nowhere"})
+    shutil.copytree(inputs["features"] / "test", tmp_path / "features" / "train")
+    with pytest.raises(ValueError, match=r"index.json: cannot be read"):
+        cost(train=settings_of(node()), **inputs | {"features": tmp_path / "features"})

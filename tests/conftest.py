@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +180,89 @@ def write_tiny_anno(tiny_hicodet_raw):
         savemat(tiny_hicodet_raw / "hicodet" / "anno.mat", content)
 
     return write
+
+
+@dataclass(frozen=True)
+class PhotoRun:
+    """Where a trained run and what it was made from lie."""
+
+    root: Path
+
+    @property
+    def run(self) -> Path:
+        return self.root / "results" / "runs" / "group" / "name" / "0"
+
+    @property
+    def detector(self) -> Path:
+        return self.root / "results" / "detector"
+
+    @property
+    def photos(self) -> list[Path]:
+        """Of the test split."""
+        return sorted((self.root / "raw" / "images").glob("drawn_test*"))
+
+
+@pytest.fixture(scope="session")
+def photo_run(tmp_path_factory) -> PhotoRun:
+    """A run of the tiny profile, made by the stages themselves on the drawn world; only its detector learnt nothing."""
+    import torch
+
+    from rmlr.model.detector import FrozenDetector, build_detector, save_detector
+    from rmlr.settings import DetectorNode, FeaturesNode, Study
+    from rmlr.stages import draw, features, predict, prepare, train
+
+    made = PhotoRun(tmp_path_factory.mktemp("photo_run"))
+    params = Path(__file__).parents[1] / "params.yaml"
+    stages = ("draw", "prepare", "detector", "features", "text", "train", "predict", "evaluate", "table", "figure")
+    nodes = Study.load(params).nodes("tiny", dict.fromkeys(stages, "digest"))
+    results, raw = made.root / "results", made.root / "raw"
+    (results / "text").mkdir(parents=True)
+
+    def settings(name: str) -> Path:
+        path = made.root / "settings.yaml"
+        path.write_text(nodes[name].dump())
+        return path
+
+    draw.draw(settings=settings("world/draw"), out=raw)
+    prepare.prepare(settings=settings("vcoco/prepare"), raw=raw, out=results / "prepare")
+
+    node = nodes["detector/base"]
+    assert isinstance(node, DetectorNode)
+    assert node.detector.architecture is not None
+    names = json.loads((results / "prepare" / "vocabulary.json").read_text())["objects"]
+    torch.manual_seed(0)
+    detr = build_detector(node.detector.architecture, names, no_object_weight=0.1)
+    torch.nn.init.normal_(detr.bbox_predictor.layers[-1].weight, std=0.3)  # boxes that follow the picture
+    person, ball, head = names.index("person"), names.index("ball"), detr.class_labels_classifier
+    shape = (2, node.detector.image.shortest, node.detector.image.shortest)
+    sizes = torch.tensor([shape[1:]] * 2)
+    seen = FrozenDetector(detr, names)(torch.rand(2, 3, *shape[1:]), torch.zeros(shape, dtype=torch.bool), sizes, sizes)
+    tokens = seen.tokens.flatten(0, 1)
+    with torch.no_grad():  # about half of the queries say person, the others ball
+        centred = tokens - tokens.mean(0)
+        direction = torch.linalg.svd(centred).Vh[0]
+        direction /= (centred @ direction).std()
+        head.weight.zero_()
+        head.bias.zero_()
+        for label, sign in ((person, 1), (ball, -1)):
+            head.weight[label] = sign * direction
+            head.bias[label] = 2 - sign * tokens.mean(0) @ direction
+    save_detector(detr, made.detector)
+
+    given = {"annotations": results / "prepare"}
+    for split in ("train", "val", "test"):
+        name = f"vcoco/features/base/{split}"
+        node = nodes[name]
+        assert isinstance(node, FeaturesNode)
+        nodes[name] = node.model_copy(update={"features": node.features.model_copy(update={"batch_size": 1})})
+        where = {"images": raw / "images", "detector": made.detector, "out": results / "features" / split}
+        features.features(settings=settings(name), **given, split=split, **where)
+    given["features"] = results / "features"
+    name = "runs/table2/wo_cl/0"
+    out = made.run / "train"
+    train.train(settings=settings(f"{name}/train"), **given, text=results / "text", seed=0, out=out)
+    predict.predict(settings=settings(f"{name}/predict"), **given, weights=out, out=made.run / "predict")
+    return made
 
 
 def write_json(path: Path, content) -> None:

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import os
+import pickle
+import random
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -13,10 +15,11 @@ import pytest
 from rmlr.data.hicodet import read_hicodet
 from rmlr.data.hicodet_results import read_hicodet_results, write_hicodet_results
 from rmlr.data.records import Corpus, load_image_objects, save_image_objects, save_vocabulary
-from rmlr.data.triplets import load_triplets
+from rmlr.data.triplets import load_agents, load_triplets
 from rmlr.data.vcoco import read_vcoco
+from rmlr.data.vcoco_results import read_vcoco_results, write_vcoco_results
 from rmlr.evaluation import hicodet, vcoco
-from rmlr.hoi import Annotation, Triplets, Vocabulary
+from rmlr.hoi import Agents, Annotation, Triplets, Vocabulary
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -25,46 +28,124 @@ def official(benchmark: str) -> dict:
     return json.loads((GOLDEN / benchmark / "official.json").read_text())
 
 
+def load_record(benchmark: str):
+    """record.py beside the cases, as a module."""
+    spec = importlib.util.spec_from_file_location(f"record_{benchmark}", GOLDEN / benchmark / "record.py")
+    record = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(record)
+    return record
+
+
 @pytest.fixture(scope="module")
 def vcoco_cases() -> Corpus:
     return read_vcoco(GOLDEN / "vcoco", ["point instr"])
 
 
-def score_vcoco(cases: Corpus, split: str) -> vcoco.RoleScores:
-    images = cases.splits[split]
-    table = load_triplets(
-        GOLDEN / "vcoco" / f"triplets_{split}.parquet",
-        vocabulary=cases.vocabulary,
-        image_ids=[image.image_id for image in images],
+def load_vcoco(cases: Corpus, split: str) -> tuple[Triplets, Agents]:
+    known = {"vocabulary": cases.vocabulary, "image_ids": [image.image_id for image in cases.splits[split]]}
+    folder = GOLDEN / "vcoco"
+    return (
+        load_triplets(folder / f"triplets_{split}.parquet", **known),
+        load_agents(folder / f"agents_{split}.parquet", **known),
     )
-    return vcoco.evaluate(images, cases.vocabulary, table)
+
+
+def meets(scores: vcoco.RoleScores, agents: vcoco.AgentScores, expected: dict, tolerance: float) -> None:
+    """Assert that every role, every action, and their means are as expected."""
+    for ap, scenario in ((scores.ap_role_1, "scenario_1"), (scores.ap_role_2, "scenario_2")):
+        assert ap == pytest.approx([expected[scenario][verb] for verb in scores.verbs], abs=tolerance)
+    assert agents.ap_agent == pytest.approx([expected["agent"][action] for action in agents.actions], abs=tolerance)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_ap_role_is_that_of_the_official_program(vcoco_cases, split):
-    scores, expected = score_vcoco(vcoco_cases, split), official("vcoco")[split]
-    assert scores.ap_role_1 == pytest.approx([expected["scenario_1"][verb] for verb in scores.verbs], abs=1e-6)
-    assert scores.ap_role_2 == pytest.approx([expected["scenario_2"][verb] for verb in scores.verbs], abs=1e-6)
-    metrics = scores.metrics()
-    assert metrics["vcoco_ap_role_1_all_roles"] == pytest.approx(
-        np.mean(list(expected["scenario_1"].values())), abs=1e-6
-    )
-    assert metrics["vcoco_ap_role_2_all_roles"] == pytest.approx(
-        np.mean(list(expected["scenario_2"].values())), abs=1e-6
-    )
+def test_ap_role_and_ap_agent_are_those_of_the_official_program(vcoco_cases, split):
+    images, words, expected = vcoco_cases.splits[split], vcoco_cases.vocabulary, official("vcoco")[split]
+    triplets, agents = load_vcoco(vcoco_cases, split)
+    scores, agent_scores = vcoco.evaluate(images, words, triplets), vcoco.evaluate_agents(images, words, agents)
+    meets(scores, agent_scores, expected, 1e-6)
+    metrics = scores.metrics() | agent_scores.metrics()
+    means = {name: np.mean(list(values.values())) for name, values in expected.items()}
+    assert metrics["vcoco_ap_role_1_all_roles"] == pytest.approx(means["scenario_1"], abs=1e-6)
+    assert metrics["vcoco_ap_role_2_all_roles"] == pytest.approx(means["scenario_2"], abs=1e-6)
+    assert metrics["vcoco_ap_agent"] == pytest.approx(means["agent"], abs=1e-6)
     headline = [value for verb, value in expected["scenario_1"].items() if verb != "point instr"]
     assert metrics["vcoco_ap_role_1"] == pytest.approx(np.mean(headline), abs=1e-6)
-    assert (metrics["vcoco_roles"], metrics["vcoco_all_roles"]) == (24, 25)
+    assert (metrics["vcoco_roles"], metrics["vcoco_all_roles"], metrics["vcoco_actions"]) == (24, 25, 26)
 
 
-def test_ap_role_with_tied_scores_is_near_one_of_the_official_answers(vcoco_cases):
-    metrics, expected = score_vcoco(vcoco_cases, "test").metrics(), official("vcoco")["test"]
-    assert metrics["vcoco_ap_role_1_all_roles"] == pytest.approx(
-        np.mean(list(expected["scenario_1"].values())), abs=0.02
-    )
-    assert metrics["vcoco_ap_role_2_all_roles"] == pytest.approx(
-        np.mean(list(expected["scenario_2"].values())), abs=0.02
-    )
+def test_ap_with_tied_scores_is_near_one_of_the_official_answers(vcoco_cases):
+    images, words, expected = vcoco_cases.splits["test"], vcoco_cases.vocabulary, official("vcoco")["test"]
+    triplets, agents = load_vcoco(vcoco_cases, "test")
+    metrics = vcoco.evaluate(images, words, triplets).metrics() | vcoco.evaluate_agents(images, words, agents).metrics()
+    for metric, name in (
+        ("vcoco_ap_role_1_all_roles", "scenario_1"),
+        ("vcoco_ap_role_2_all_roles", "scenario_2"),
+        ("vcoco_ap_agent", "agent"),
+    ):
+        assert metrics[metric] == pytest.approx(np.mean(list(expected[name].values())), abs=0.02)
+
+
+# ---- the official V-COCO program itself, where it is at hand
+
+
+@pytest.fixture
+def vcoco_program():
+    """record.py, and the folder of the program that it runs: v-coco/ in RMLR_PEERS."""
+    if "RMLR_PEERS" not in os.environ:
+        pytest.skip("needs RMLR_PEERS set to a folder with a checkout of s-gupta/v-coco, v-coco/")
+    return load_record("vcoco"), Path(os.environ["RMLR_PEERS"]) / "v-coco"
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_the_official_vcoco_program_says_what_is_recorded(vcoco_cases, vcoco_program, tmp_path, split):
+    record, checkout = vcoco_program
+    write_vcoco_results(tmp_path / "d.pkl", *load_vcoco(vcoco_cases, split), vcoco_cases.vocabulary)
+    said = record.run_official(checkout, GOLDEN / "vcoco", split, tmp_path / "d.pkl")
+    assert {name: pytest.approx(ap, abs=1e-9) for name, ap in said.items()} == official("vcoco")[split]
+
+
+class CacheTemplate(dict):
+    """What UPT and PViC write: the official program gets the answers for absent keys from it."""
+
+    def __missing__(self, key: str):
+        return 0.0 if key.endswith("_agent") else [0.0, 0.0, 0.1, 0.1, 0.0]
+
+
+def as_written_by_qpic(items: list[dict]) -> list[dict]:
+    """All roles and agents of every item scored, those that were not with no object or some."""
+    chance = random.Random(0)
+    for item in items:
+        for key in item.keys() - {"image_id", "person_box"}:
+            score = chance.random() * 0.5
+            if key.endswith("_agent") and np.isnan(item[key]):
+                item[key] = score
+            elif not key.endswith("_agent") and np.isnan(item[key][4]):
+                item[key] = [*chance.choice([[float("nan")] * 4, item["person_box"]]), score]
+    return items
+
+
+def as_written_by_upt(items: list[dict]) -> list[CacheTemplate]:
+    """Image by image, the program's order; only what is scored stands in an item."""
+    items = sorted(items, key=lambda item: item["image_id"])
+    return [CacheTemplate({key: value for key, value in item.items() if not np.isnan(value).any()}) for item in items]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("convert", [list, as_written_by_qpic, as_written_by_upt])
+def test_pickles_of_any_method_score_as_officially_if_the_program_sorts_equal_scores_stably(
+    vcoco_cases, vcoco_program, tmp_path, split, convert
+):
+    """UPT's answers for absent keys tie, as do the scores of `test`; the program's own sort leaves their order open."""
+    record, checkout = vcoco_program
+    images, words = vcoco_cases.splits[split], vcoco_cases.vocabulary
+    write_vcoco_results(tmp_path / "plain.pkl", *load_vcoco(vcoco_cases, split), words)
+    items = convert(pickle.loads((tmp_path / "plain.pkl").read_bytes()))
+    (tmp_path / "d.pkl").write_bytes(pickle.dumps(items, protocol=2))
+    triplets, agents = read_vcoco_results(tmp_path / "d.pkl", words, [image.image_id for image in images])
+    scores, agent_scores = vcoco.evaluate(images, words, triplets), vcoco.evaluate_agents(images, words, agents)
+    patches = record.PATCHES + record.STABLE
+    said = record.run_official(checkout, GOLDEN / "vcoco", split, tmp_path / "d.pkl", patches)
+    meets(scores, agent_scores, said, 1e-6)
 
 
 class HicodetCase(NamedTuple):
@@ -130,9 +211,7 @@ def test_the_official_hicodet_program_says_what_is_recorded(case, tmp_path):
     peers = os.environ.get("RMLR_PEERS")
     if peers is None or shutil.which("octave-cli") is None:
         pytest.skip("needs GNU Octave, and RMLR_PEERS set to a folder with a checkout of ywchao/ho-rcnn, ho-rcnn/")
-    spec = importlib.util.spec_from_file_location("record", GOLDEN / "hicodet" / "record.py")
-    record = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(record)
+    record = load_record("hicodet")
     (chosen,) = (one for one in record.CASES if one[0] == case)
     said = record.record(chosen, Path(peers) / "ho-rcnn", tmp_path)
     assert {setting: pytest.approx(ap, abs=1e-12) for setting, ap in said.items()} == official("hicodet")[case]

@@ -3,14 +3,14 @@
     python tests/golden/vcoco/record.py PATH/TO/v-coco
 
 Needs a checkout of s-gupta/v-coco, of which only vsrl_eval.py is read, and pycocotools. The cases are drawn by Python's
-own generator, whose numbers do not change between versions, so the same content comes out each time.
+own generator, whose numbers do not change between versions, so the same content comes out each time. The program is
+given pickles that our own writer made, so what is recorded is also that it reads them.
 """
 
 import argparse
 import contextlib
 import io
 import json
-import pickle
 import random
 import sys
 import tempfile
@@ -20,8 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rmlr.data.triplets import save_triplets
-from rmlr.hoi import Triplets
+from rmlr.data.triplets import save_agents, save_triplets
+from rmlr.data.vcoco_results import write_vcoco_results
+from rmlr.hoi import Agents, Triplets, Vocabulary
 
 HERE = Path(__file__).parent
 UNSCORED = "point instr"
@@ -62,7 +63,18 @@ PATCHES = [  # what today's NumPy no longer takes
     ("np.bool)", "bool)"),
     ("role_id[i, j - 1] = aid", "role_id[i, j - 1] = aid[0]"),
 ]
+STABLE = [(".argsort()[::-1]", ".__neg__().argsort(kind='stable')")]  # for tests: our order of equal scores
 NO_BOX = [float("nan")] * 4
+VERBS = [f"{action} {role}" for action, role in ROLES]
+VOCABULARY = Vocabulary(
+    dataset="vcoco",
+    objects=tuple(name for _, name in CATEGORIES),
+    person=0,
+    verbs=tuple(verb for verb in VERBS if verb != UNSCORED),
+    hois=(),
+    unscored_verbs=(UNSCORED,),
+    actions=tuple(action for action, *_ in ACTIONS),
+)
 
 
 def draw_box(chance, width, height):
@@ -122,6 +134,13 @@ def draw_image(chance, image_id, next_id):
     return image, annotations, rows
 
 
+def near(chance, box, by):
+    """A box x, y, w, h as edges, each moved by at most a share of its side."""
+    sides = (*box[2:], *box[2:])
+    x, y, w, h = (value + chance.uniform(-by, by) * side for value, side in zip(box, sides, strict=True))
+    return [x, y, x + max(w, 0), y + max(h, 0)]
+
+
 def draw_detections(chance, image, annotations, rows, persons):
     """Rows (merit, image id, human box, object box, role index), right and wrong, some twice over."""
     width, height = image["width"], image["height"]
@@ -130,18 +149,13 @@ def draw_detections(chance, image, annotations, rows, persons):
     if not people:
         return []  # the official program stops at a detection in an image without a person
 
-    def near(box, by):
-        x, y, w, h = box
-        x, y, w, h = (
-            value + chance.uniform(-by, by) * side for value, side in zip((x, y, w, h), (w, h, w, h), strict=True)
-        )
-        return [x, y, x + max(w, 0), y + max(h, 0)]
-
     found = []
     for _ in range(chance.randrange(persons + 1)):
         person = chance.choice(people)
         is_random = chance.random() < 0.2
-        human = near(draw_box(chance, width, height) if is_random else valid[person], chance.choice([0, 0.05, 0.2]))
+        human = near(
+            chance, draw_box(chance, width, height) if is_random else valid[person], chance.choice([0, 0.05, 0.2])
+        )
         for index, (action, role) in enumerate(ROLES):
             done = rows.get(person, {}).get(action)
             if chance.random() > (0.1 if done is None else 0.8):
@@ -149,34 +163,59 @@ def draw_detections(chance, image, annotations, rows, persons):
             annotated = done and done[dict(ACTION_ROLES)[action].index(role)]
             kind = chance.random()
             if annotated and kind < 0.8:
-                object_ = near(valid[annotated], chance.choice([0, 0.05, 0.2]))
+                object_ = near(chance, valid[annotated], chance.choice([0, 0.05, 0.2]))
             elif kind < 0.5:
                 object_ = NO_BOX
             elif kind < 0.6:
                 object_ = [0.0] * 4
             else:
-                object_ = near(draw_box(chance, width, height), 0)
+                object_ = near(chance, draw_box(chance, width, height), 0)
             merit = chance.random() + (0.4 if done and not is_random else 0)
             found.append((merit, image["id"], human, object_, index))
             if chance.random() < 0.15:
                 thing = valid[annotated] if annotated else draw_box(chance, width, height)
-                found.append((merit + chance.uniform(-0.3, 0.1), image["id"], human, near(thing, 0.1), index))
+                found.append((merit + chance.uniform(-0.3, 0.1), image["id"], human, near(chance, thing, 0.1), index))
     return found
 
 
+def draw_agents(chance, image, annotations, rows, persons, humans):
+    """Rows (merit, image id, human box, action index), some at boxes of `humans`, with triplets; some twice over."""
+    width, height = image["width"], image["height"]
+    valid = {item["id"]: item["bbox"] for item in annotations if is_valid(item, width, height)}
+    people = [item["id"] for item in annotations if item["category_id"] == 1 and item["id"] in valid]
+    if not people:
+        return []
+    found = []
+    for _ in range(chance.randrange(persons + 1)):
+        person = chance.choice(people)
+        human, done = near(chance, valid[person], chance.choice([0, 0.05, 0.2])), rows.get(person, {})
+        if chance.random() < 0.4:
+            human, done = chance.choice([*humans, near(chance, draw_box(chance, width, height), 0)]), {}
+        for index, action in enumerate(VOCABULARY.actions):
+            if chance.random() < (0.8 if action in done else 0.15):
+                found.append((chance.random() + (0.4 if action in done else 0), image["id"], human, index))
+    return found + [(row[0] - chance.random() / 3, *row[1:]) for row in found if chance.random() < 0.1]
+
+
+def as_scores(rows, is_tied):
+    """Scores between 0 and 1 by the rows' merit, no two alike; or of one decimal."""
+    rank = {row: place for place, row in enumerate(sorted(range(len(rows)), key=lambda row: rows[row][0]))}
+    scores = [(rank[row] + 1) / (len(rows) + 1) for row in range(len(rows))]
+    return np.array([round(score, 1) for score in scores] if is_tied else scores, dtype=np.float32)
+
+
 def draw_case(seed, images, persons, is_tied):
-    """COCO's images and annotations, the official rows, and scored detections."""
+    """COCO's images and annotations, the official rows, scored detections, and scored agents."""
     chance = random.Random(seed)
     drawn, next_id = [], 1 + seed * 10_000
     for number in range(images):
         drawn.append(draw_image(chance, seed * 1000 + 7 * number, next_id))
         next_id += 20
     detections = [row for image, items, rows in drawn for row in draw_detections(chance, image, items, rows, persons)]
-    rank = {row: place for place, row in enumerate(sorted(range(len(detections)), key=lambda row: detections[row][0]))}
-    scores = [(rank[row] + 1) / (len(detections) + 1) for row in range(len(detections))]
-    detections = [row[1:] for row in detections]
-    if is_tied:
-        scores = [round(score, 1) for score in scores]
+    chance, agents = random.Random(seed + 1000), []
+    for image, items, rows in drawn:
+        humans = [row[2] for row in detections if row[1] == image["id"]]
+        agents += draw_agents(chance, image, items, rows, persons, humans)
     listed = [(image["id"], person, done) for image, _, rows in drawn for person, done in rows.items()]
     people = [person for _, person, _ in listed]
     vcoco = [
@@ -193,39 +232,44 @@ def draw_case(seed, images, persons, is_tied):
         for action, *roles in ACTIONS
     ]
     coco = {"images": [item[0] for item in drawn], "annotations": [row for item in drawn for row in item[1]]}
-    return coco, vcoco, detections, np.array(scores, dtype=np.float32)
+    return (
+        coco,
+        vcoco,
+        as_triplets(detections, as_scores(detections, is_tied)),
+        as_agents(agents, as_scores(agents, is_tied)),
+    )
 
 
 def as_triplets(detections, scores):
     """The neutral table; verbs in the literature's order, the left-out role last."""
-    names = [f"{action} {role}" for action, role in ROLES]
-    order = [name for name in names if name != UNSCORED] + [UNSCORED]
+    order = VOCABULARY.verbs + VOCABULARY.unscored_verbs
     return Triplets(
-        image_id=np.array([row[0] for row in detections], dtype=np.int64),
-        human_boxes=np.array([row[1] for row in detections], dtype=np.float32),
-        object_boxes=np.array([row[2] for row in detections], dtype=np.float32),
+        image_id=np.array([row[1] for row in detections], dtype=np.int64),
+        human_boxes=np.array([row[2] for row in detections], dtype=np.float32),
+        object_boxes=np.array([row[3] for row in detections], dtype=np.float32),
         object_category=np.zeros(len(detections), dtype=np.int64),
-        verb=np.array([order.index(names[row[3]]) for row in detections], dtype=np.int64),
+        verb=np.array([order.index(VERBS[row[4]]) for row in detections], dtype=np.int64),
         score=scores,
     )
 
 
-def as_pickle(detections, scores):
-    """The official list, one item per row: every other action-role is absent (NaN)."""
-    empty = {f"{action}_agent": float("nan") for action, *_ in ACTIONS}
-    empty |= {f"{action}_{role}": [*NO_BOX, float("nan")] for action, role in ROLES}
-    return [
-        empty
-        | {"image_id": image_id, "person_box": np.array(human, dtype=np.float32)}
-        | {"_".join(ROLES[index]): np.array([*object_, score], dtype=np.float32)}
-        for (image_id, human, object_, index), score in zip(detections, scores, strict=True)
-    ]
+def as_agents(rows, scores):
+    """The neutral table of agents."""
+    return Agents(
+        image_id=np.array([row[1] for row in rows], dtype=np.int64),
+        human_boxes=np.array([row[2] for row in rows], dtype=np.float32),
+        action=np.array([row[3] for row in rows], dtype=np.int64),
+        score=scores,
+    )
 
 
-def run_official(checkout, coco_file, vcoco_file, ids_file, detections):
-    """AP of every action-role under both scenarios, by the official program, its NumPy names patched."""
+def run_official(checkout, folder, split, detections, patches=PATCHES):
+    """What the official program, its NumPy names patched, says of a pickle: AP of every action-role and agent.
+
+    `folder` holds coco/ and vcoco/ as this one does.
+    """
     source = (checkout / "vsrl_eval.py").read_text()
-    for old, new in PATCHES:
+    for old, new in patches:
         if old not in source:
             raise ValueError(f"{checkout / 'vsrl_eval.py'}: '{old}' is not in it. Is it the released program?")
         source = source.replace(old, new)
@@ -233,18 +277,16 @@ def run_official(checkout, coco_file, vcoco_file, ids_file, detections):
     exec(compile(source, "vsrl_eval.py", "exec"), official.__dict__)
     original, values = official.voc_ap, []
     official.voc_ap = lambda recall, precision: values.append(float(original(recall, precision))) or values[-1]
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+    files = ("vcoco/vcoco_{}.json", "coco/instances_val2014.json", "vcoco/splits/vcoco_{}.ids")
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        path = Path(folder) / "detections.pkl"
-        path.write_bytes(pickle.dumps(detections, protocol=2))
-        program = official.VCOCOeval(str(vcoco_file), str(coco_file), str(ids_file))
-        result = {}
-        for scenario in ("scenario_1", "scenario_2"):
-            values.clear()
-            program._do_role_eval(program._get_vcocodb(), str(path), eval_type=scenario)
-            assert len(values) == len(ROLES)
-            result[scenario] = {f"{action} {role}": value for (action, role), value in zip(ROLES, values, strict=True)}
-    return result
+        program = official.VCOCOeval(*(str(folder / file.format(split)) for file in files))
+        program._do_eval(str(detections))
+    names = [*VOCABULARY.actions, *VERBS, *VERBS]  # in this order it asks for them
+    said = list(zip(names, values, strict=True))
+    ends = len(VOCABULARY.actions), len(VOCABULARY.actions) + len(VERBS)
+    parts = {"scenario_1": said[ends[0] : ends[1]], "scenario_2": said[ends[1] :], "agent": said[: ends[0]]}
+    return {part: dict(values) for part, values in parts.items()}
 
 
 def main():
@@ -260,15 +302,19 @@ def main():
     for case in cases.values():
         coco["images"] += case[0]["images"]
         coco["annotations"] += case[0]["annotations"]
-    coco_file = HERE / "coco" / "instances_val2014.json"
-    coco_file.write_text(json.dumps(coco, separators=(",", ":")) + "\n")
-    for split, (images, vcoco, detections, scores) in cases.items():
-        vcoco_file, ids_file = HERE / "vcoco" / f"vcoco_{split}.json", HERE / "vcoco" / "splits" / f"vcoco_{split}.ids"
-        vcoco_file.write_text(json.dumps(vcoco, separators=(",", ":")) + "\n")
-        ids_file.write_text("".join(f"{image['id']}\n" for image in images["images"]))
-        save_triplets(HERE / f"triplets_{split}.parquet", as_triplets(detections, scores))
-        recorded[split] = run_official(checkout, coco_file, vcoco_file, ids_file, as_pickle(detections, scores))
-        sys.stderr.write(f"{split}: {len(detections)} rows on {len(images['images'])} images\n")
+    (HERE / "coco" / "instances_val2014.json").write_text(json.dumps(coco, separators=(",", ":")) + "\n")
+    for split, (images, vcoco, triplets, agents) in cases.items():
+        (HERE / "vcoco" / f"vcoco_{split}.json").write_text(json.dumps(vcoco, separators=(",", ":")) + "\n")
+        ids = "".join(f"{image['id']}\n" for image in images["images"])
+        (HERE / "vcoco" / "splits" / f"vcoco_{split}.ids").write_text(ids)
+        save_triplets(HERE / f"triplets_{split}.parquet", triplets)
+        save_agents(HERE / f"agents_{split}.parquet", agents)
+        with tempfile.TemporaryDirectory() as folder:
+            detections = Path(folder) / "detections.pkl"
+            write_vcoco_results(detections, triplets, agents, VOCABULARY)
+            recorded[split] = run_official(checkout, HERE, split, detections)
+        counts = f"{len(triplets.score)} triplets, {len(agents.score)} agents on {len(images['images'])} images"
+        sys.stderr.write(f"{split}: {counts}\n")
     (HERE / "official.json").write_text(json.dumps(recorded, indent=1) + "\n")
 
 

@@ -1,9 +1,14 @@
 """The train stage: records and caches in, a checkpoint and curves out."""
 
 import csv
+import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +16,11 @@ from safetensors.torch import load_file
 
 from rmlr.data.features import Features
 from rmlr.model.checkpoint import load_card, load_checkpoint
+from rmlr.model.network import build_objective
 from rmlr.settings import Alignment, Encoder, Losses, Network, TextNode, Train, TrainNode, TransformerSizes, Variant
+from rmlr.stages import train as stage
 from rmlr.stages.text import text
-from rmlr.stages.train import train
+from rmlr.stages.train import choose_share, train
 
 from .conftest import DETECTOR, write_features
 
@@ -129,6 +136,154 @@ def test_changed_settings_train_anew_and_tags_do_not(run_train, tmp_path):
     assert torch.load(state, weights_only=True)["identity"] == before
     run_train(node(epochs=1))
     assert torch.load(state, weights_only=True)["identity"] != before
+
+
+# ---- a share of the labels
+
+
+def test_a_share_is_of_that_many_images_and_part_of_every_larger_one():
+    ids = list(range(1000, 1500))
+    shares = {share: {ids[at] for at in choose_share(ids, share)} for share in (0.001, 0.1, 0.25, 0.5, 1.0)}
+    assert [len(chosen) for chosen in shares.values()] == [1, 50, 125, 250, 500]
+    chosen = list(shares.values())
+    assert all(smaller <= larger for smaller, larger in pairwise(chosen))
+    assert 10 < len(shares[0.1] & set(ids[:250])) < 40  # from everywhere
+
+
+def test_a_share_depends_on_the_ids_alone_and_keeps_their_order():
+    ids = list(range(100, 160))
+    positions = choose_share(ids, 0.3)
+    assert positions == sorted(positions)
+    assert {ids[at] for at in positions} == {ids[::-1][at] for at in choose_share(ids[::-1], 0.3)}
+    assert choose_share(ids, 1.0) == list(range(60))
+    assert choose_share([], 0.5) == []
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5, -0.1, float("nan")])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(ValueError, match="share"):
+        node(share=share)
+
+
+def test_all_variants_and_seeds_learn_from_the_same_share(run_train, monkeypatch, study):
+    seen: list[set[int]] = []
+    whole = Features.batch
+
+    def batch(self, positions):
+        found = whole(self, positions)
+        seen[-1].update(found.image_ids.tolist())
+        return found
+
+    monkeypatch.setattr(Features, "batch", batch)
+    for number, chosen in enumerate((node(share=0.5), node("boxes", share=0.5), node(share=0.5, split="train"))):
+        seen.append(set())
+        folder = run_train(chosen, str(number), seed=number)
+    ids = study.image_ids["train"] + study.image_ids["val"]
+    drawn = {ids[at] for at in choose_share(ids, 0.5)}
+    persons_alone = {study.image_ids["train"][-1], study.image_ids["val"][-1]}
+    assert seen[0] == seen[1] == drawn - persons_alone
+    assert seen[2] < set(study.image_ids["train"])
+    metrics = json.loads((folder / "run.json").read_text())["metrics"]
+    assert metrics["images"] == len(seen[2])
+    assert metrics["images"] + metrics["images_without_pair"] == metrics["images_left_out"] == 8
+    assert load_card(folder).train.share == 0.5
+
+
+def test_floors_are_those_of_the_share(run_train, monkeypatch, study):
+    counted = []
+
+    def spy(*settings, **inputs):
+        counted.append(inputs["phrase_counts"].tolist())
+        return build_objective(*settings, **inputs)
+
+    monkeypatch.setattr(stage, "build_objective", spy)
+    run_train(node(share=0.25), "part")
+    run_train(node(), "whole")
+    ids = study.image_ids["train"] + study.image_ids["val"]
+    odd = sum(ids[at] % 2 for at in choose_share(ids, 0.25))
+    assert counted == [[5 - odd, odd], [10, 10]]
+
+
+# ---- frozen, finite, interrupted
+
+
+def digests(*folders: Path) -> dict[str, str]:
+    files = sorted(file for folder in folders for file in folder.rglob("*") if file.is_file())
+    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def test_only_what_is_saved_was_optimised(run_train, study, embeddings, tmp_path):
+    """Neither features nor text change, and the optimiser has a state for each saved weight and for nothing else."""
+    before = digests(study.features, study.prepare, embeddings)
+    folder = run_train(node())
+    assert digests(study.features, study.prepare, embeddings) == before
+    saved = load_file(folder / "weights.safetensors")
+    assert saved.keys() == {name for name, _ in load_checkpoint(folder).named_parameters()}
+    saved |= load_file(folder / "alignment.safetensors")
+    state = torch.load(tmp_path / ".train.resume" / "epoch.pt", weights_only=True)["optimiser"]["state"]
+    shapes = sorted(tuple(slot["exp_avg"].shape) for slot in state.values())
+    assert shapes == sorted(tuple(weight.shape) for weight in saved.values())
+
+
+def test_a_loss_that_is_not_finite_stops_the_stage_and_names_the_image(run_train, monkeypatch, tmp_path):
+    whole = Features.batch
+
+    def batch(self, positions):
+        found = whole(self, positions)
+        if 107 in found.image_ids:
+            found.instances.tokens.fill_(float("nan"))
+        return found
+
+    monkeypatch.setattr(Features, "batch", batch)
+    with pytest.raises(ValueError, match=r"the loss is nan on images \[[^]]*107[^]]*\]\. Look at"):
+        run_train(node())
+    assert sorted(path.name for path in tmp_path.glob("*train*")) == [".train.lock"]
+
+
+KILLED = """
+import os, signal, sys
+from rmlr.__main__ import main
+from rmlr.data.features import Features
+
+at, whole, calls = int(sys.argv[1]), Features.batch, []
+
+def batch(self, positions):
+    calls.append(positions)
+    if len(calls) == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(self, positions)
+
+Features.batch = batch
+try:
+    main(sys.argv[2:])
+finally:
+    print(len(calls))
+"""
+
+
+def test_a_killed_stage_goes_on_in_a_fresh_process_to_the_same_bytes(
+    run_train, study, embeddings, settings_of, tmp_path
+):
+    """Of three epochs of five steps, two micro-batches each, the last one is killed and done again."""
+    chosen = node(epochs=3)
+    whole = run_train(chosen, "whole")
+    given = {"settings": settings_of(chosen), "annotations": study.prepare, "features": study.features}
+    given |= {"text": embeddings, "seed": 0, "out": tmp_path / "train"}
+    flags = [str(part) for name, value in given.items() for part in (f"--{name}", value)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+
+    def start(at: int) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-c", KILLED, str(at), "train", *flags]
+        return subprocess.run(command, env=environment, check=False, stdout=subprocess.PIPE, text=True, timeout=120)
+
+    assert start(27).returncode == -signal.SIGKILL
+    assert not (tmp_path / "train").exists()
+    assert start(0).stdout == "10\n"
+    for name in ("weights.safetensors", "alignment.safetensors", "curves.csv", "checkpoint.json"):
+        assert (tmp_path / "train" / name).read_bytes() == (whole / name).read_bytes()
+
+
+# ---- what does not fit
 
 
 def test_features_of_other_object_classes_are_refused(run_train, study, tmp_path):

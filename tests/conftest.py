@@ -309,3 +309,30 @@ def hicodet_images(name: str, images: dict[int, list[tuple]]) -> dict:
             for rows in images.values()
         ],
     }
+
+
+@pytest.fixture(scope="session")
+def pose_weights(tmp_path_factory) -> Path:
+    """A pose network as MMPose's file has it, but small and random: a ResNet of four blocks, a map of 8 channels."""
+    import torch
+    from torch import nn
+    from torchvision.models.resnet import BasicBlock, ResNet
+
+    torch.manual_seed(0)
+    trunk, layers = ResNet(BasicBlock, [1, 1, 1, 1]), []
+    for before in (512, 8, 8):
+        layers += [nn.ConvTranspose2d(before, 8, 4, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU()]
+    parts = {
+        "backbone": trunk,
+        "keypoint_head.deconv_layers": nn.Sequential(*layers),
+        "keypoint_head.final_layer": nn.Conv2d(8, 14, 1),
+    }
+    with torch.no_grad():
+        for norm in (module for part in parts.values() for module in part.modules() if hasattr(module, "running_var")):
+            norm.running_mean.normal_(std=0.1)
+            norm.running_var.uniform_(0.5, 2)
+    state = {f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()}
+    state = {name: value for name, value in state.items() if not name.startswith("backbone.fc.")}
+    path = tmp_path_factory.mktemp("pose") / "pose.pth"
+    torch.save({"meta": {"mmpose_version": "0.8.0"}, "state_dict": state}, path)
+    return path

@@ -1,0 +1,170 @@
+"""A frozen pose network, whose map takes IRE's place (paper, appendix G and Table 9): pictures -> a map of poses.
+
+Weights come from MMPose's CrowdPose zoo, or from anything that names its tensors so:
+
+    https://download.openmmlab.com/mmpose/top_down/resnet/res50_crowdpose_256x192-c6a526b6_20201227.pth
+"""
+
+import hashlib
+import pickle
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+STAGES = ("layer1", "layer2", "layer3", "layer4")  # of the ResNet, in torchvision's names and MMPose's
+BACKBONE_STRIDE = 32
+HEADS = ("keypoint_head.", "head.")  # of MMPose before 1.0, and since
+PUBLISHED_HASH = re.compile(r"-([0-9a-f]{8,64})(?:_\d{8})?\.pth$")  # how MMPose and torch's hub name files: a SHA-256
+
+State = dict[str, Tensor]
+
+
+class PoseNetwork(nn.Module):
+    """SimpleBaseline (Xiao et al. 2018), frozen, up to its last map: a ResNet, then deconvolutions that each double it.
+
+    What turns the map into heat maps of joints is no part of it.
+
+    Differs: the paper names neither its pose network nor the layer that is read. Ours is MMPose's, and of its layers
+    the last before 14 joints are made of what it sees. It looks at the whole photo, at the detector's size, where such
+    networks are trained on crops around one person: so one look serves all pairs of a photo, the map shows things and
+    what lies between them and people as well, and does not depend on which people the detector found. Bodies then
+    appear smaller than in training.
+    """
+
+    def __init__(self, block: type[BasicBlock | Bottleneck], blocks: Sequence[int], widths: Sequence[int]) -> None:
+        super().__init__()
+        self.backbone = ResNet(block, list(blocks))
+        del self.backbone.fc  # of ImageNet's classes
+        layers: list[nn.Module] = []
+        for before, after in zip((512 * block.expansion, *widths), widths, strict=False):
+            layers += [
+                nn.ConvTranspose2d(before, after, kernel_size=4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.ReLU(inplace=True),
+            ]
+        self.deconv_layers = nn.Sequential(*layers)
+        self.channels = widths[-1]
+        self.stride = BACKBONE_STRIDE >> len(widths)  # pixels of a picture per cell of the map
+        self.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "PoseNetwork":
+        """Stays in evaluation mode, whatever its owner does."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, pixels: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b c h w"]:
+        """The map of pictures of one size, normalised as for the detector: MMPose's numbers are the same."""
+        trunk = self.backbone
+        seen = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(pixels))))
+        for stage in STAGES:
+            seen = getattr(trunk, stage)(seen)
+        return self.deconv_layers(seen)
+
+    def cells(
+        self, pixels: Float[Tensor, "b 3 height width"], stride: int, height: int, width: int
+    ) -> Float[Tensor, "b c h w"]:
+        """The map's mean over each cell of the detector's map: `height` x `width` cells of `stride` pixels.
+
+        Where a cell lies beyond what the network saw, 0; no box reaches there.
+        """
+        return onto_cells(self(pixels), self.stride, stride, height, width)
+
+
+def onto_cells(
+    maps: Float[Tensor, "b c y x"], fine: int, stride: int, height: int, width: int
+) -> Float[Tensor, "b c h w"]:
+    """Means of a map with cells of `fine` pixels over `height` x `width` cells of `stride` pixels, exact by area."""
+    if stride % fine:
+        raise ValueError(
+            f"a cell of the detector's map has {stride} pixels, one of the pose network's {fine}: the first must be a "
+            "multiple of the second. Take a detector of a larger stride"
+        )
+    means = nn.functional.avg_pool2d(maps, stride // fine, ceil_mode=True)[:, :, :height, :width]
+    return nn.functional.pad(means, (0, width - means.shape[3], 0, height - means.shape[2]))
+
+
+def load_pose_network(path: Path) -> PoseNetwork:
+    """A pose network by its weights file (MMPose's form); its depth and widths are those of the tensors.
+
+    Every tensor has its place, or the file is refused. Those of the last layer, which makes heat maps of the map, must
+    be there and fit; they are not kept.
+    """
+    trunk, head = _split(_read(path), path)
+    expected = "Expected is a ResNet with deconvolutions and one last layer, such as MMPose's res50_crowdpose_256x192"
+    blocks = [len({name.split(".")[1] for name in trunk if name.startswith(f"{stage}.")}) for stage in STAGES]
+    widths = [head[name].shape[1] for name in _deconvolutions(head)]
+    if not all(blocks) or not widths:
+        raise ValueError(
+            f"{path}: {sum(map(bool, blocks))} of a ResNet's four stages and {len(widths)} deconvolutions. {expected}"
+        )
+    final = {name: head.pop(f"final_layer.{name}", torch.empty(0)).shape for name in ("weight", "bias")}
+    if final["weight"] != (*final["bias"], widths[-1], 1, 1):
+        raise ValueError(f"{path}: final_layer has shapes {final}, for a map of {widths[-1]} channels. {expected}")
+    with torch.device("meta"):  # no random weights, not even for a moment
+        network = PoseNetwork(Bottleneck if "layer1.0.conv3.weight" in trunk else BasicBlock, blocks, widths)
+    try:
+        trunk = {f"backbone.{name}": value for name, value in trunk.items()}
+        network.load_state_dict(trunk | head, strict=True, assign=True)
+    except RuntimeError as error:
+        faults = [line.strip() for line in str(error).splitlines()[1:]]
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise ValueError(f"{path}: {faults[0]}{more}. {expected}") from error
+    return network.float().requires_grad_(False)
+
+
+def pose_digest(path: Path) -> str:
+    """SHA-256 of the weights file: whose maps a cache holds."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(path: Path) -> State:
+    """The tensors of the file by name; where its name tells a hash, the file must have it."""
+    try:
+        told, found = PUBLISHED_HASH.search(path.name), pose_digest(path)
+        if told and not found.startswith(told[1]):
+            raise ValueError(
+                f"{path}: its SHA-256 begins with {found[: len(told[1])]}, its name says {told[1]}. Was it cut off, or "
+                "changed? Download it again"
+            )
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ValueError(
+            f"{path}: the pose network's weights cannot be read ({error.strerror}). Download them, or correct "
+            "the path: `pose.weights` of the profile in params.yaml"
+        ) from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"{path}: not a file of weights that can be loaded safely ({str(error).splitlines()[0]})"
+        ) from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path}: holds no `state_dict` of tensors, as MMPose's files do")
+    return state
+
+
+def _split(state: State, path: Path) -> tuple[State, State]:
+    """Tensors of the ResNet and of the head, by the names that they have in ours."""
+    parts: tuple[State, State] = ({}, {})
+    prefixes = {"backbone.": parts[0], **dict.fromkeys(HEADS, parts[1])}
+    for name, value in state.items():
+        prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
+        short = name.removeprefix(prefix or "")
+        if prefix is None or short in prefixes[prefix]:
+            raise ValueError(
+                f"{path}: tensor '{name}' is no part of a pose network: expected backbone.* and one of "
+                f"{', '.join(f'{head}*' for head in HEADS)}"
+            )
+        prefixes[prefix][short] = value
+    return parts
+
+
+def _deconvolutions(head: State) -> list[str]:
+    """Names of the head's deconvolution weights, in order."""
+    names = [name for name, value in head.items() if name.startswith("deconv_layers.") and value.dim() == 4]
+    return sorted(names, key=lambda name: int(name.split(".")[1]))

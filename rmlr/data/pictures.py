@@ -1,5 +1,6 @@
 """A picture with its strongest triplets, or with what was looked at, drawn on it for people."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -54,7 +55,8 @@ def draw_phrases(
 ) -> Image.Image:
     """One picture with pairs of boxes, and beneath it a text for each, in room for at least so many lines.
 
-    Texts of one pair share a number, a line and a colour.
+    Texts of one pair share a number, a line and a colour. A box that is drawn before, for it is a person or another
+    pair's object, too, gets one more ring.
     """
     canvas, scale = _scaled(picture, MIN_WIDTH, MAX_SIDE)
     pairs: dict[tuple[float, ...], list[str]] = {}
@@ -63,20 +65,25 @@ def draw_phrases(
 
     page, pen, font, line_height = _page([canvas], title, max(lines, len(texts)))
     size, stroke = font.size, max(2, canvas.width // 200)
+    place = np.tile([BORDER, BORDER + line_height], 2)
+    corners = [np.asarray(pair).reshape(2, 4) * scale + place for pair in pairs]
+    drawn = Counter({tuple(human): 1 for human, _ in corners})
+    for human in drawn:
+        _draw_box(pen, np.array(human), PERSON, stroke)
     labels: list[np.ndarray] = []
-    for number, pair in enumerate(pairs):
-        corners = np.asarray(pair).reshape(2, 4) * scale + np.tile([BORDER, BORDER + line_height], 2)
-        _draw_pair(pen, corners, _colour(number), stroke)
-        labels.append(_free_place(corners, labels, 1.2 * size))
+    for number, (human, object_) in enumerate(corners):
+        _draw_box(pen, object_, _colour(number), stroke, ring=drawn[tuple(object_)])
+        drawn[tuple(object_)] += 1
+        _draw_line(pen, human, object_, _colour(number), stroke)
+        labels.append(_free_place(human, object_, labels, 1.2 * size))
     for number, centre in enumerate(labels):
         _label(pen, centre, str(number + 1), _colour(number), font, 0.55 * size)
     height = canvas.height + BORDER + line_height
     for number, said in enumerate(pairs.values()):
         for text in said:
             _label(pen, (BORDER + size * 0.6, height + size * 0.6), str(number + 1), _colour(number), font, 0.55 * size)
-            pen.text(
-                (BORDER + size * 1.5, height), _fit(text, font, round(page.width - 2 * size)), fill="black", font=font
-            )
+            shown = _fit(text, font, round(page.width - 2 * BORDER - 1.5 * size))
+            pen.text((BORDER + size * 1.5, height), shown, fill="black", font=font)
             height += line_height
     return page
 
@@ -95,11 +102,12 @@ def draw_weights(
     weight is the hottest colour.
     """
     canvas, scale = _scaled(picture, MIN_WIDTH, MAX_SIDE // 2)
-    corners = np.asarray([human_box, object_box]) * scale
+    stroke = max(2, canvas.width // 250)
     panels = []
     for weights in maps.values():
         panel = _heated(canvas, weights, (cell_size[0] * scale, cell_size[1] * scale))
-        _draw_pair(ImageDraw.Draw(panel), corners, PAIRS[0], max(2, canvas.width // 250), line=False)
+        for box, colour in ((human_box, PERSON), (object_box, PAIRS[0])):
+            _draw_box(ImageDraw.Draw(panel), np.asarray(box) * scale, colour, stroke)
         panels.append(panel)
     page, pen, font, line_height = _page(panels, title, 1)
     for position, name in enumerate(maps):
@@ -142,29 +150,38 @@ def _page(panels: Sequence[Image.Image], title: str, lines: int):
     return page, pen, font, line_height
 
 
-def _draw_pair(
+def _draw_box(
+    pen: ImageDraw.ImageDraw, box: Float[np.ndarray, " 4"], colour: tuple[int, int, int], stroke: int, ring: int = 0
+) -> None:
+    """A box edged in white, to be seen on any picture; the first ring is the box itself, each other lies around it."""
+    for edge, fill in ((1, (255, 255, 255)), (0, colour)):
+        margin = edge + ring * (stroke + 2)
+        pen.rectangle([*(box[:2] - margin), *(box[2:] + margin)], outline=fill, width=stroke + 2 * edge)
+
+
+def _draw_line(
     pen: ImageDraw.ImageDraw,
-    corners: Float[np.ndarray, "2 4"],
+    human: Float[np.ndarray, " 4"],
+    object_: Float[np.ndarray, " 4"],
     colour: tuple[int, int, int],
     stroke: int,
-    *,
-    line: bool = True,
 ) -> None:
-    """Both boxes and the line that joins them, edged in white, for they must be seen on any picture."""
-    ends = [tuple(point) for point in ((corners[:, :2] + corners[:, 2:]) / 2).tolist()]
-    for edge in (2, 0):
-        for box, fill in zip(corners.tolist(), (PERSON, colour), strict=True):
-            low, high = np.array(box[:2]) - edge / 2, np.array(box[2:]) + edge / 2
-            pen.rectangle([*low, *high], outline="white" if edge else fill, width=stroke + edge)
-        if line:
-            pen.line(ends, fill="white" if edge else colour, width=stroke + edge)
+    """From the middle of one box to that of the other, edged in white."""
+    ends = [tuple(((box[:2] + box[2:]) / 2).tolist()) for box in (human, object_)]
+    for edge, fill in ((1, (255, 255, 255)), (0, colour)):
+        pen.line(ends, fill=fill, width=stroke + 2 * edge)
 
 
-def _free_place(corners: Float[np.ndarray, "2 4"], taken: Sequence[np.ndarray], distance: float) -> np.ndarray:
+def _free_place(
+    human_box: Float[np.ndarray, " 4"],
+    object_box: Float[np.ndarray, " 4"],
+    taken: Sequence[np.ndarray],
+    distance: float,
+) -> np.ndarray:
     """Where on a pair its number hides no other: about the middle of the line, else at a corner of the object."""
-    human, object_ = (corners[:, :2] + corners[:, 2:]) / 2
+    human, object_ = ((box[:2] + box[2:]) / 2 for box in (human_box, object_box))
     places = [human + (object_ - human) * along for along in (0.5, 0.7, 0.3, 0.9, 0.1)]
-    places += [np.array([x, y]) for y in corners[1, [1, 3]] for x in corners[1, [0, 2]]]
+    places += [np.array([x, y]) for y in object_box[[1, 3]] for x in object_box[[0, 2]]]
     room = [min((float(np.linalg.norm(place - other)) for other in taken), default=np.inf) for place in places]
     best = next((index for index, space in enumerate(room) if space >= distance), room.index(max(room)))
     return places[best]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from rmlr.data.images import DEVIATION, MEAN, load_batch, read_image, read_size, resized_size
+from rmlr.data.images import DEVIATION, MEAN, as_people_see, load_batch, read_image, read_size, resized_size
 
 ORANGE = (255, 102, 0)  # one of the web palette
 
@@ -57,6 +57,20 @@ def test_pixels_stay_as_stored_whatever_the_orientation_tag_says(tmp_path):
     path = save(tmp_path / "a.jpg", Image.new("RGB", (40, 20)), exif=exif)
     assert read_image(path).size == (40, 20)
     assert read_size(path) == (20, 40)
+
+
+def test_people_see_a_photo_turned_by_its_orientation_tag(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to look at
+    lying = Image.new("RGB", (40, 20))
+    lying.paste(ORANGE, (0, 0, 10, 20))
+    path = save(tmp_path / "a.png", lying, exif=exif)
+    seen = as_people_see(path)
+    assert (seen.mode, seen.size) == ("RGB", (20, 40))
+    assert seen.getpixel((10, 5)) == ORANGE
+    with Image.open(path) as opened:
+        assert as_people_see(opened).tobytes() == as_people_see(seen).tobytes() == seen.tobytes()
+    assert as_people_see(Image.new("L", (3, 2), 7)).getpixel((0, 0)) == (7, 7, 7)
 
 
 def test_a_truncated_image_is_refused_by_name(tmp_path):

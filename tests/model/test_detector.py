@@ -330,3 +330,33 @@ def test_a_plain_detr_is_loaded_as_the_librarys_own_class(tmp_path: Path):
     detr = load_detector(str(tmp_path))
     assert type(detr) is DetrForObjectDetection
     assert FrozenDetector(detr, NAMES)(*photos(2)).boxes.shape == (2, 5, 4)
+
+
+# ---- where it looked
+
+
+def test_attention_sums_to_one_over_valid_cells_and_changes_nothing(fresh, caplog):
+    frozen = FrozenDetector(fresh, NAMES)
+    pixels, is_padding, resized, original = photos(2)
+    is_padding[1, 32:] = True
+    before = frozen(pixels, is_padding, resized, original)
+    found = frozen.attention(pixels, is_padding)
+    after = frozen(pixels, is_padding, resized, original)
+    assert all(torch.equal(getattr(before, name), getattr(after, name)) for name in Detections.__slots__)
+    assert found.shape == (*before.tokens.shape[:2], *before.maps.shape[2:])
+    torch.testing.assert_close(found.sum((2, 3)), torch.ones(found.shape[:2]))
+    assert found[before.is_padding[:, None].expand_as(found)].eq(0).all()
+    assert before.is_padding.any()
+    assert not caplog.records
+
+
+def test_attention_is_the_last_decoder_layers_over_the_map(fresh):
+    cross = fresh.model.decoder.layers[-1].encoder_attn
+    frozen = FrozenDetector(fresh, NAMES)
+    pixels, is_padding, *_ = photos(1)
+    assert frozen.attention(pixels, is_padding).std() > 0
+    with torch.no_grad():
+        cross.q_proj.weight.zero_()
+        cross.q_proj.bias.zero_()
+    found = frozen.attention(pixels, is_padding)
+    torch.testing.assert_close(found, torch.full_like(found, 1 / found[0, 0].numel()))

@@ -139,3 +139,52 @@ def test_no_pairs_give_no_cues_and_no_gradient(small):
     assert found.shape == (0, 4)
     found.sum().backward()
     assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in ire.parameters())
+
+
+# ---- where it looked
+
+
+def attention(ire, small, batch):
+    pairs = enumerate_pairs(batch, small.person)
+    return ire.attention(batch.maps, batch, pairs, Layout.of_rows(pairs.image, len(batch.image_ids)))
+
+
+def test_a_cue_whose_queries_see_one_cell_only_comes_half_from_there_and_half_from_its_own_cells(small):
+    torch.manual_seed(0)
+    ire = InteractiveRelationEncoder(
+        small.channels, 4, pool="covered", layers=1, dim=8, heads=1, ffn_dim=16, dropout=0.0
+    )
+    with torch.no_grad():
+        ire.reduce.weight.zero_()
+        ire.reduce.weight[0, 0] = 1.0  # the first number of a cell is the first of the map
+        ire.encoder.layers[0].to_query_key_value.weight.zero_()
+        ire.encoder.layers[0].to_query_key_value.weight[8, 0] = 1.0  # so is the first number of its key
+        ire.encoder.layers[0].to_query_key_value.bias[0] = 1.0  # and every query asks for it
+    batch = small.batch([0, 1])
+    batch.maps[:, 0] = 0
+    batch.maps[:, 0, 2, 3] = 1e4
+    pairs = enumerate_pairs(batch, small.person)
+    boxes = batch.instances.boxes
+    covered = coverage(boxes[pairs.human], boxes[pairs.object], batch.cell_sizes[pairs.image], 4, 5)
+    expected = covered / covered.sum() / 2
+    expected[:, 2, 3] += 0.5
+    torch.testing.assert_close(attention(ire, small, batch), expected)
+
+
+@pytest.mark.parametrize("pool", ["covered", "roi"])
+def test_where_it_looked_sums_to_one_over_valid_cells_and_padding_changes_nothing(small, pool):
+    batch = small.batch([0, 1], [], [0, 0, 2])
+    ire = encoder(small, pool)
+    found = attention(ire, small, batch)
+    torch.testing.assert_close(found.sum((1, 2)), torch.ones(len(found)))
+    padded = attention(ire, small, small.on_larger_canvas(batch, 3, 2))
+    torch.testing.assert_close(padded[:, :4, :5], found)
+    assert padded[:, 4:].eq(0).all()
+    assert padded[:, :, 5:].eq(0).all()
+
+
+def test_a_pair_of_empty_boxes_looked_nowhere_and_no_pairs_have_no_map(small):
+    batch = small.batch([0, 1])
+    batch = replace(batch, instances=replace(batch.instances, boxes=torch.zeros(2, 4)))
+    assert attention(encoder(small, "covered"), small, batch).eq(0).all()
+    assert attention(encoder(small, "covered"), small, small.batch([1], [])).shape == (0, 4, 5)

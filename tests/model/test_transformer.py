@@ -98,3 +98,41 @@ def test_dropout_is_off_in_evaluation():
     assert not torch.equal(encoder(rows, layout), encoder(rows, layout))
     encoder.eval()
     assert torch.equal(encoder(rows, layout), encoder(rows, layout))
+
+
+# ---- attention, for those who want to see it
+
+
+def test_attention_is_what_forward_mixes_by():
+    torch.manual_seed(0)
+    layer = EncoderLayer(6, 1, 4, 0.0, "relu")
+    layout, rows = Layout.of_rows(torch.tensor([0, 0, 0, 2, 2]), 3), torch.randn(5, 6)
+    value = layout.pad(layer.to_query_key_value(rows))[..., 12:]
+    mixed = layout.flatten(layer.attention(rows, layout) @ value)
+    torch.testing.assert_close(mixed, layer._attend(rows, layout))
+
+
+def test_heads_are_averaged_and_padding_gets_nothing():
+    torch.manual_seed(0)
+    layer = EncoderLayer(8, 2, 4, 0.0, "relu")
+    layout = Layout.of_rows(torch.tensor([0, 0, 0, 1]), 2)
+    found = layer.attention(torch.randn(4, 8), layout)
+    torch.testing.assert_close(found.sum(-1), torch.ones(2, 3))
+    assert found[1, :, 1:].eq(0).all()
+    with torch.no_grad():
+        layer.to_query_key_value.weight[:16].zero_()  # neither queries nor keys: all look alike
+    torch.testing.assert_close(layer.attention(torch.randn(4, 8), layout)[0], torch.full((3, 3), 1 / 3))
+
+
+def test_rollout_multiplies_attention_and_residual_through_all_layers():
+    torch.manual_seed(0)
+    encoder, layout, rows = (
+        Encoder(2, 8, 2, 4, 0.0, "relu"),
+        Layout.of_rows(torch.tensor([0, 0, 1]), 2),
+        torch.randn(3, 8),
+    )
+    first, second = encoder.layers
+    one = (first.attention(rows, layout) + torch.eye(2)) / 2
+    two = (second.attention(first(rows, layout), layout) + torch.eye(2)) / 2
+    torch.testing.assert_close(encoder.rollout(rows, layout), two @ one)
+    assert encoder.rollout(rows[:0], Layout.of_rows(torch.zeros(0, dtype=torch.long), 1)).shape == (1, 1, 1)

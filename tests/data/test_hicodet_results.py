@@ -65,6 +65,7 @@ def write_cells(path, shape, **cells):
     savemat(path, {"all_boxes": content})
 
 
+HEADER = 128  # bytes
 GOOD = [0, 0, 9, 9, 5, 5, 20, 20, 0.5]  # both corners inside
 
 
@@ -193,7 +194,8 @@ def test_what_is_written_comes_back_exactly_in_the_order_of_the_files(tmp_path_f
     assert rows_of(read) == by_class(triplets)
     again = folder.parent / "again"
     write_hicodet_results(again, read, VOCABULARY, IMAGES)
-    assert [(again / name).read_bytes() for name in FILES] == [(folder / name).read_bytes() for name in FILES]
+    for name in FILES:  # but for the header, which tells the time
+        assert (again / name).read_bytes()[HEADER:] == (folder / name).read_bytes()[HEADER:]
 
 
 def test_equal_scores_keep_their_order_in_a_cell_and_follow_the_images(tmp_path):

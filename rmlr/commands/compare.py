@@ -191,7 +191,7 @@ def read_evaluation(folder: Path) -> Evaluation:
 
 def locate(evaluation: Path, name: str, sha256: str) -> Path:
     """An input by the name that `evaluate` was given: as seen from here, or from a folder above the evaluation."""
-    places = [start / name for start in (Path(), *evaluation.resolve().parents)]
+    places = dict.fromkeys(start / name for start in (Path(), *evaluation.resolve().parents))
     existing = [place for place in places if place.exists()]
     if not existing:
         raise ValueError(

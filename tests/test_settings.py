@@ -43,6 +43,16 @@ def test_an_override_changes_that_run_and_no_other(content):
     assert node.train.epochs == 7
 
 
+def test_sizes_of_the_baseline_concern_its_own_run_and_no_other(content):
+    before = nodes_of(content)
+    content["profiles"]["tiny"]["network"]["upt"]["heads"] = 4
+    after = nodes_of(content)
+    assert [place for place in before if before[place] != after[place]] == ["runs/baseline/upt/0/train"]
+    content["profiles"]["tiny"]["network"]["upt"] = None
+    with pytest.raises(ValueError, match=r"runs\.baseline\.upt.*\n.*give network\.upt"):
+        nodes_of(content)
+
+
 def test_each_seed_has_its_own_nodes(content):
     content["profiles"]["tiny"]["seeds"] = [0, 4]
     assert {"runs/shared/rmlr/0/train", "runs/shared/rmlr/4/evaluate"} <= nodes_of(content).keys()

@@ -26,7 +26,7 @@ def evaluate(
     agents: Path | None = None,
     settings: Path | None = None,
     split: Split | None = None,
-    export: tuple[Literal["tables", "official"], ...] = (),
+    export: Literal["tables", "official"] | None = None,
 ) -> None:
     """Score detections, of any method, over all images of a split.
 
@@ -70,7 +70,7 @@ def evaluate(
         text = json.dumps({key: None if math.isnan(value) else value for key, value in metrics.items()}, indent=2)
         (record.folder / "metrics.json").write_text(text + "\n")
         record.log_metrics({key: value for key, value in metrics.items() if not math.isnan(value)})
-        if "tables" in export:
+        if export == "tables":
             save_tables(record.folder, table, people)
-        if "official" in export:
+        elif export == "official":
             save_official(record.folder, table, people, vocabulary, image_ids)

@@ -5,7 +5,6 @@ import json
 import logging
 import shutil
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
@@ -117,9 +116,8 @@ def agents(vcoco_records, tmp_path) -> Path:
 
 def test_vcoco_exported_as_the_official_pickle_scores_the_same(vcoco_records, agents, tmp_path):
     table, one, two = GOLDEN / "vcoco" / "triplets_val.parquet", tmp_path / "one", tmp_path / "two"
-    official: tuple[Literal["official"]] = ("official",)
-    evaluate(annotations=vcoco_records, triplets=table, agents=agents, split="val", out=one, export=official)
-    evaluate(annotations=vcoco_records, triplets=one / "vcoco.pkl", split="val", out=two, export=("tables",))
+    evaluate(annotations=vcoco_records, triplets=table, agents=agents, split="val", out=one, export="official")
+    evaluate(annotations=vcoco_records, triplets=one / "vcoco.pkl", split="val", out=two, export="tables")
     assert read_metrics(one) == read_metrics(two)
     assert read_metrics(one)["vcoco_actions"] > 0
     assert [row["action"] for row in read_rows(two / "per_action.csv")][:3] == ["hold", "stand", "sit"]
@@ -129,7 +127,7 @@ def test_vcoco_exported_as_the_official_pickle_scores_the_same(vcoco_records, ag
 
 def test_hicodet_exported_as_the_official_files_scores_the_same(hicodet_records, tmp_path):
     table, one, two = GOLDEN / "hicodet" / "clean" / "triplets.parquet", tmp_path / "one", tmp_path / "two"
-    evaluate(annotations=hicodet_records, triplets=table, out=one, export=("official",))
+    evaluate(annotations=hicodet_records, triplets=table, out=one, export="official")
     assert sorted(path.name for path in (one / "hicodet").iterdir())[0] == "detections_01.mat"
     evaluate(annotations=hicodet_records, triplets=one / "hicodet", out=two)
     assert read_metrics(one) == read_metrics(two)

@@ -150,14 +150,14 @@ def cost(
 Row = tuple[str, str]  # method and backbone
 
 
-def _read_paper(path: Path) -> dict[Row, dict[str, float]]:
-    """The paper's numbers, row by row."""
+def _read_paper(path: Path) -> dict[Row, dict[str, str]]:
+    """The paper's numbers as printed, row by row."""
     try:
         with path.open(newline="") as file:
             lines = list(csv.DictReader(file))
-        printed = {
-            (line["method"], line["backbone"]): {column: float(line[column]) for column in UNITS} for line in lines
-        }
+        printed = {(line["method"], line["backbone"]): {column: line[column] for column in UNITS} for line in lines}
+        for number in (cell for row in printed.values() for cell in row.values()):
+            float(number)  # ValueError, if it is none
     except OSError as error:
         raise ValueError(
             f"{path}: cannot be read ({error.strerror}). Call this where the paper's tables lie"
@@ -211,22 +211,19 @@ def _as_large_as_vcoco() -> Vocabulary:
     return Vocabulary("vcoco", objects, 0, tuple(f"verb_{number} obj" for number in range(VERBS)), hois)
 
 
-def _beside(row: Row, printed: Mapping[Row, Mapping[str, float]], found: Cost) -> dict[str, str]:
+def _beside(row: Row, printed: Mapping[Row, Mapping[str, str]], found: Cost) -> dict[str, str]:
     """One row of the table: ours, the paper's, and the difference."""
     whole, seconds = found.whole, statistics.median(found.seconds)
     numbers = {"macs_g": whole.macs, "params_m": whole.parameters, "fps": 1 / seconds}
     cells = dict(zip(("method", "backbone"), row, strict=True))
     for column, number in numbers.items():
         ours, theirs = number / UNITS[column], printed[row][column]
-        cells |= {
-            f"paper_{column}": f"{theirs:g}",
-            column: f"{ours:.2f}",
-            f"{column}_difference": f"{ours - theirs:+.2f}",
-        }
+        difference = f"{ours - float(theirs):+.2f}"
+        cells |= {f"paper_{column}": theirs, column: f"{ours:.2f}", f"{column}_difference": difference}
     detr = printed.get(("DETR", row[1]))
     return cells | {
         "trained_params_m": f"{whole.trained / 1e6:.2f}",
-        "paper_fps_by_detr": f"{printed[row]['fps'] / detr['fps']:.3f}" if detr else "",
+        "paper_fps_by_detr": f"{float(printed[row]['fps']) / float(detr['fps']):.3f}" if detr else "",
         "fps_by_detr": f"{statistics.median(found.detector_seconds) / seconds:.3f}",
         "detr_macs_g_as_printed": f"{found.printed.macs / 1e9:.2f}",
         "detr_params_m_as_printed": f"{found.printed.parameters / 1e6:.2f}",
@@ -250,7 +247,7 @@ def _as_text(table: list[dict[str, str]], found: Mapping[Row, Cost], about: Mapp
         [
             pd.DataFrame(table)[list(HEADS)].set_axis(list(HEADS.values()), axis=1).to_string(index=False),
             pd.DataFrame(parts).to_string(index=False),
-            f"{about['device']}, {about['threads']} threads, torch {about['torch']}, {about['precision']}; random "
+            f"{about['device']}, {about['threads']} thread(s), torch {about['torch']}, {about['precision']}; random "
             f"weights; one photo of {about['side']} x {about['side']} at a time, median of {about['passes']} passes.\n"
             f"Taken for granted in the photo: {about['people']} people and {about['things']} other instances, so "
             f"{about['pairs']} pairs. RmLR's text branch works in training only.\n"
@@ -290,7 +287,7 @@ class Estimate:
             f"in all   {self.hours:.2g} hours ({60 * self.hours:.2g} minutes)\n"
             f"memory   {self.memory_gb:.2f} GB of the {self.memory_of} at most\n"
             f"disk     {self.weights_mb:.1f} MB of weights, {self.resume_mb:.1f} MB to go on from while it runs; "
-            f"{self.features_gb:.2f} GB of features are read"
+            f"{self.features_gb:.3g} GB of features are read"
         )
 
 

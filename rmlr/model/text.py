@@ -7,6 +7,7 @@ annotations into words, `embed` encodes them, `TextEmbeddings` is what is kept.
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -23,6 +24,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rmlr.hoi import NO_BOX, Annotation, Phrase, Vocabulary
+
+log = logging.getLogger(__name__)
 
 INDEX_FILE, EMBEDDINGS_FILE = "index.json", "embeddings.safetensors"
 SUBJECT, VERB, OBJECT = range(3)  # part of a phrase that a word belongs to; "with" of an instrument is the verb's
@@ -166,7 +169,7 @@ class TextEncoder(Protocol):
     digest: str
     dim: int
     limit: int  # tokens of a text, without its frame
-    separator: Token  # between phrases
+    separator: tuple[Token, ...]  # between phrases
 
     def tokens(self, phrase: Phrase) -> tuple[list[Token], list[int]]:
         """A phrase's tokens, and the part of the phrase that each belongs to."""
@@ -187,15 +190,21 @@ class TransformerEncoder:
     def __init__(self, folder: Path, digest: str):
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
         from transformers import AutoModel, AutoTokenizer  # here, for training must not pay for it
-        from transformers.utils.logging import disable_progress_bar
+        from transformers.utils import logging as talk
 
-        disable_progress_bar()
-
+        talk.disable_progress_bar()
+        level = talk.get_verbosity()
+        talk.set_verbosity_error()  # of what the weights hold besides, it would print a table
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            model, report = AutoModel.from_pretrained(
+                folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            )
+        finally:
+            talk.set_verbosity(level)
         self.digest = digest
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model, report = AutoModel.from_pretrained(
-            folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
-        )
+        if extra := len(report["unexpected_keys"]):
+            log.info("%s: left out %d tensors of heads that an encoder does not have", folder, extra)
         if missing := sorted(key for key in report["missing_keys"] if "pooler" not in key):
             raise ValueError(
                 f"{folder}: weights lack {missing[:3]}, {len(missing)} in all. Is this an encoder's folder?"
@@ -208,14 +217,22 @@ class TransformerEncoder:
             raise ValueError(
                 f"{folder}: its tokenizer does not say which characters a token stands for; use a fast one"
             )
-        separator = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
-        if separator is None:
-            raise ValueError(f"{folder}: its tokenizer has no separator (sep_token, eos_token) to join phrases with")
-        self.separator = separator
         probe, bare = tokenizer("person")["input_ids"], tokenizer("person", add_special_tokens=False)["input_ids"]
         start = next(i for i in range(len(probe)) if probe[i : i + len(bare)] == bare)
         self._prefix, self._suffix = probe[:start], probe[start + len(bare) :]
+        self.separator = self._separator(len(bare))
+        if not self.separator:
+            raise ValueError(f"{folder}: its tokenizer has no separator (sep_token, eos_token) to join phrases with")
         self.limit = min(tokenizer.model_max_length, self._positions()) - len(self._prefix) - len(self._suffix)
+
+    def _separator(self, length: int) -> tuple[Token, ...]:
+        """What the tokenizer puts between two texts of a pair, RoBERTa two tokens; else its separator, or its end."""
+        tokenizer = self._tokenizer
+        pair = tokenizer("person", "person")["input_ids"]
+        between = pair[len(self._prefix) + length : len(pair) - length - len(self._suffix)]
+        if between and set(between) <= set(tokenizer.all_special_ids):
+            return tuple(between)
+        return tuple(token for token in (tokenizer.sep_token_id, tokenizer.eos_token_id) if token is not None)[:1]
 
     def _positions(self) -> int:
         """Tokens that the position table can hold; RoBERTa's keeps those up to its padding's for itself."""
@@ -245,7 +262,7 @@ class RandomEncoder:
     Mean-pooled, a phrase is a bag of its words' vectors; pooled by [CLS], it has nothing in common with another.
     """
 
-    separator: Token = "[SEP]"
+    separator: tuple[Token, ...] = ("[SEP]",)
 
     def __init__(self, dim: int):
         self.dim, self.digest, self.limit = dim, f"random:{dim}", 510  # as long as BERT's
@@ -317,6 +334,8 @@ def _package_folder(name: str) -> Path:
 def _hub_folder(model: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
+    if model.count("/") > 1 or model.startswith((".", "/", "~")):
+        raise ValueError(f"text encoder {model!r}: there is no such folder, and it is not a hub id (OWNER/NAME)")
     try:
         for weights in WEIGHTS:
             folder = Path(
@@ -325,8 +344,15 @@ def _hub_folder(model: str, revision: str | None) -> Path:
             if (folder / weights).is_file():
                 break
     except Exception as error:  # the hub client's, many kinds
-        raise ValueError(f"text encoder {model!r} (revision {revision}): neither a local folder nor to be had from the "
-                         f"hub: {error}") from error  # fmt: skip
+        download = f"hf download {model}" + (f" --revision {revision}" if revision else "")
+        raise ValueError(
+            f"text encoder {model!r} (revision {revision}): neither a local folder, nor in the hub's cache, nor to be "
+            f"had from the hub ({' '.join(str(error).split())}). Where there is a network, run `{download}`; or name a "
+            "folder that holds it"
+        ) from error
+    if revision != folder.name:
+        log.warning("text encoder %s, revision %s, is commit %s now: give that as its revision", model, revision,
+                    folder.name)  # fmt: skip
     return folder
 
 
@@ -358,13 +384,19 @@ def embed(
         phrase: encoder.tokens(phrase) for phrase in {*texts.phrases, *(p for i in texts.images.values() for p in i)}
     }
     alone = [encoder.framed(tokens[phrase][0]) for phrase in texts.phrases]
+    for phrase in texts.phrases:
+        if len(tokens[phrase][0]) > encoder.limit:
+            raise ValueError(
+                f"text encoder {name}: '{phrase}' has {len(tokens[phrase][0])} tokens, of which it reads "
+                f"{encoder.limit}. Take an encoder of longer texts"
+            )
     if pooling == "cls" and any(where.start == 0 for _, where in alone):
         raise ValueError(f"text encoder {name}: it puts no [CLS] before a text; set its pooling to mean")
     joined, cut = {}, 0
     for image, phrases in texts.images.items():
         text: list[Token] = []
         for number, phrase in enumerate(phrases):
-            longer = [*text, *([encoder.separator] if text else []), *tokens[phrase][0]]
+            longer = [*text, *(encoder.separator if text else ()), *tokens[phrase][0]]
             if len(longer) > encoder.limit:
                 cut += len(phrases) - number
                 break
@@ -385,7 +417,7 @@ def embed(
 
     pooled = [states[sequence][0] if pooling == "cls" else states[sequence].mean(0) for sequence, _ in alone]
     phrase_words, phrase_offsets = concatenated([states[sequence][where] for sequence, where in alone])
-    is_word = [torch.tensor([token != encoder.separator for token in text]) for text in distinct]
+    is_word = [torch.tensor([token not in encoder.separator for token in text]) for text in distinct]
     text_words, text_offsets = concatenated(
         [states[sequence][where][keep] for (sequence, where), keep in zip(framed, is_word, strict=True)]
     )

@@ -48,50 +48,79 @@ def encode(texts: Texts, encoder, pooling="mean") -> TextEmbeddings:
     return embed(texts, encoder, name="tiny", model="tiny", revision=None, pooling=pooling, progress=progress)
 
 
-def save_tiny(folder: Path, kind: str, positions: int = 64, seed: int = 0) -> Path:
-    """A random BERT or ALBERT with a WordPiece vocabulary, or a RoBERTa with its own special tokens, saved."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import (
-        AlbertConfig,
-        AlbertModel,
-        BertConfig,
-        BertModel,
-        PreTrainedTokenizerFast,
-        RobertaConfig,
-        RobertaModel,
-    )
+KINDS = ["bert", "mobilebert", "albert", "roberta"]
 
-    names = ["<pad>", "<s>", "</s>", "<unk>"] if kind == "roberta" else ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
-    pad, cls, sep, unk = names
-    tokenizer = Tokenizer(
-        models.WordPiece({word: number for number, word in enumerate([*names, *WORDS])}, unk_token=unk)
-    )
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+
+def save_tiny(folder: Path, kind: str, positions: int = 64, seed: int = 0) -> Path:
+    """A random encoder of some architecture and its own kind of tokenizer, as files of the hub look."""
+    from transformers import AlbertConfig, AutoModel, BertConfig, MobileBertConfig, RobertaConfig
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    sizes |= {"max_position_embeddings": positions}
+    narrow = {"embedding_size": 4, "intra_bottleneck_size": 8, "true_hidden_size": 8, "num_feedforward_networks": 1}
+    configs = {
+        "bert": (BertConfig, save_wordpiece, {}),
+        "mobilebert": (MobileBertConfig, save_wordpiece, narrow),
+        "albert": (AlbertConfig, save_unigram, {"embedding_size": 4}),
+        "roberta": (RobertaConfig, save_byte_pairs, {"pad_token_id": 1}),
+    }
+    config, save_tokenizer, more = configs[kind]
+    torch.manual_seed(seed)
+    model = AutoModel.from_config(config(vocab_size=save_tokenizer(folder), **sizes, **more))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)  # at the library's deviation of 0.02 all states are alike
+    model.save_pretrained(folder)
+    return folder
+
+
+def save_wordpiece(folder: Path) -> int:
+    """BERT's and MobileBERT's vocab.txt; gives the size of the vocabulary."""
+    names = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", *WORDS]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("".join(f"{name}\n" for name in names))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}')
+    return len(names)
+
+
+def save_unigram(folder: Path) -> int:
+    """ALBERT's tokenizer.json, made from SentencePiece: a piece may begin a word ("▁ball") or go on with one."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    names = ["<pad>", "[CLS]", "[SEP]", "<unk>"]
+    pieces = [f"▁{word}" for word in WORDS if word.isalpha() and word != "phone"] + ["▁", "s", "▁ph", "one"]
+    tokenizer = Tokenizer(models.Unigram([*((name, 0.0) for name in names), *((piece, -1.0) for piece in pieces)], 3))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{cls} $0 {sep}", special_tokens=[(cls, 1), (sep, 2)]
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
     )
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=pad, cls_token=cls, sep_token=sep, unk_token=unk
+        tokenizer_object=tokenizer, pad_token="<pad>", cls_token="[CLS]", sep_token="[SEP]", unk_token="<unk>"
     ).save_pretrained(folder)
-    classes = {
-        "bert": (BertConfig, BertModel),
-        "albert": (AlbertConfig, AlbertModel),
-        "roberta": (RobertaConfig, RobertaModel),
-    }
-    config_class, model_class = classes[kind]
-    config = config_class(
-        vocab_size=len(names) + len(WORDS),
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-        max_position_embeddings=positions,
-        pad_token_id=0,
-    )
-    torch.manual_seed(seed)
-    model_class(config).save_pretrained(folder)
-    return folder
+    return len(names) + len(pieces)
+
+
+def save_byte_pairs(folder: Path) -> int:
+    """RoBERTa's vocab.json and merges.txt: bytes, merged from the left, of which "Ġ" is the space before a word."""
+    from tokenizers import pre_tokenizers
+
+    words = [word for word in WORDS if word.isalpha()]
+    merges = [(word[:end], word[end]) for bare in words for word in (bare, f"Ġ{bare}") for end in range(1, len(word))]
+    merges = list(dict.fromkeys(merges))
+    names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    names += [name for name in map("".join, merges) if name not in names]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({name: number for number, name in enumerate(names)}))
+    (folder / "merges.txt").write_text("".join(f"{left} {right}\n" for left, right in merges))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "RobertaTokenizer"}')
+    return len(names)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def encoder(request, tmp_path_factory):
+    """An encoder of each architecture of the paper's Table 3 (BERT-large is a BERT)."""
+    return load_encoder(str(save_tiny(tmp_path_factory.mktemp(request.param), request.param)), None, None)
 
 
 @pytest.fixture(scope="module")
@@ -134,24 +163,55 @@ def test_nothing_annotated_is_no_text():
 # ---- through an encoder
 
 
-def test_words_are_the_states_of_the_joined_text_without_its_special_tokens(bert):
+SAID = ["person hit sports ball", "person hit with bat"]
+
+
+def test_words_are_the_states_of_phrases_joined_as_the_encoder_joins_two_texts(encoder):
+    """... without its special tokens: [CLS] a [SEP] b [SEP], of RoBERTa <s> a </s></s> b </s>."""
     texts = collect(VOCABULARY, [annotation(7, (0, HIT, 1), (0, HIT_WITH, 2))])
-    words, is_padding = encode(texts, bert).image_words(torch.tensor([7]))
-    joined = "person hit sports ball [SEP] person hit with bat"
-    encoded = bert._tokenizer(joined, return_tensors="pt")
-    expected = bert._model(**encoded).last_hidden_state[0]
-    keep = ~torch.isin(encoded["input_ids"][0], torch.tensor([1, 2]))  # [CLS], [SEP]
-    torch.testing.assert_close(words[0], expected[keep])
-    assert words.shape[1] == 8
+    words, is_padding = encode(texts, encoder).image_words(torch.tensor([7]))
+    ids = encoder._tokenizer(*SAID, return_tensors="pt")["input_ids"]
+    expected = encoder._model(input_ids=ids).last_hidden_state[0]
+    is_special = torch.isin(ids[0], torch.tensor(encoder._tokenizer.all_special_ids))
+    torch.testing.assert_close(words[0], expected[~is_special])
     assert not is_padding.any()
 
 
+def test_each_encoder_has_its_own_separator(encoder):
+    between = "".join(encoder._tokenizer.convert_ids_to_tokens(encoder.separator))
+    assert between == ("</s></s>" if encoder._model.config.model_type == "roberta" else "[SEP]")
+
+
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_a_sentence_is_the_pooled_state_of_its_phrase_alone(bert, pooling):
-    embeddings = encode(collect(VOCABULARY, []), bert, pooling)
-    states = bert._model(**bert._tokenizer("person hit with bat", return_tensors="pt")).last_hidden_state[0]
+def test_a_sentence_is_the_pooled_state_of_its_phrase_alone(encoder, pooling):
+    embeddings = encode(collect(VOCABULARY, []), encoder, pooling)
+    states = encoder._model(**encoder._tokenizer(SAID[1], return_tensors="pt")).last_hidden_state[0]
     sentence = embeddings.sentences[embeddings.phrase_of[HIT_WITH, BAT]]
     torch.testing.assert_close(sentence, states[0] if pooling == "cls" else states.mean(0))
+
+
+def test_pieces_of_words_know_their_part_of_the_phrase(encoder):
+    phrases = [Phrase("person", "talk on phone with", "sports ball"), Phrase("person", "hit", None)]
+    for phrase in phrases:
+        tokens, parts = encoder.tokens(phrase)
+        pieces = [piece.strip("▁Ġ").removeprefix("##") for piece in encoder._tokenizer.convert_ids_to_tokens(tokens)]
+        for part, said in enumerate((phrase.subject, phrase.verb, phrase.object or "")):
+            found = [piece for piece, own in zip(pieces, parts, strict=True) if own == part]
+            assert "".join(found) == said.replace(" ", "")
+
+
+def test_no_state_depends_on_the_texts_that_are_encoded_with_it(encoder):
+    """Nothing is padded, so an encoder's idea of padding cannot matter."""
+    images = [annotation(1, (0, HIT, 1)), annotation(2, (0, HIT, 1), (0, TALK, 2)), annotation(3, (0, TALK, 2))]
+    together = encode(collect(VOCABULARY, images), encoder)
+    for image in images:
+        alone, _ = encode(collect(VOCABULARY, [image]), encoder).image_words(torch.tensor([image.image_id]))
+        words, is_padding = together.image_words(torch.tensor([1, 2, 3]))
+        torch.testing.assert_close(words[image.image_id - 1][~is_padding[image.image_id - 1]], alone[0])
+
+
+def test_letters_may_be_large_where_the_encoder_has_small_ones_only(bert):
+    assert bert.tokens(Phrase("Person", "Hit", "BAT"))[0] == bert.tokens(Phrase("person", "hit", "bat"))[0]
 
 
 def test_every_word_of_a_phrase_knows_its_part(bert):
@@ -198,19 +258,26 @@ def test_a_text_that_is_too_long_is_cut_at_a_phrase_border_and_counted(tmp_path)
     assert (~embeddings.image_words(torch.tensor([7]))[1]).sum() == 8
 
 
-@pytest.mark.parametrize(("kind", "separator"), [("albert", "[SEP]"), ("roberta", "</s>")])
-def test_phrases_are_joined_by_the_encoders_own_separator(tmp_path, kind, separator):
-    encoder = load_encoder(str(save_tiny(tmp_path, kind)), None, None)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_longest_text_that_fits_is_read_and_no_longer_one(tmp_path, kind):
+    """Whatever the separator takes: two phrases are read whole where there is room for them, else the first alone."""
     texts = collect(VOCABULARY, [annotation(7, (0, HIT, 1), (0, HIT_WITH, 2))])
-    encoded = encoder._tokenizer(f"person hit sports ball {separator} person hit with bat", return_tensors="pt")
-    states = encoder._model(**encoded).last_hidden_state[0]
-    words, _ = encode(texts, encoder).image_words(torch.tensor([7]))
-    torch.testing.assert_close(words[0], torch.cat([states[1:5], states[6:10]]))
+    room = len(load_encoder(str(save_tiny(tmp_path, kind)), None, None)._tokenizer(*SAID)["input_ids"])
+    room += 2 if kind == "roberta" else 0  # positions that it keeps for itself
+    for positions, cut in ((room, 0), (room - 1, 1)):
+        encoder = load_encoder(str(save_tiny(tmp_path, kind, positions=positions)), None, None)
+        assert encode(texts, encoder).cut == cut
+
+
+def test_a_phrase_that_is_too_long_for_the_encoder_is_named(tmp_path):
+    encoder = load_encoder(str(save_tiny(tmp_path, "bert", positions=5)), None, None)
+    with pytest.raises(ValueError, match="'person hit sports ball' has 4 tokens, of which it reads 3"):
+        encode(collect(VOCABULARY, []), encoder)
 
 
 def test_a_roberta_keeps_the_first_positions_of_its_table_for_itself(tmp_path):
     encoder = load_encoder(str(save_tiny(tmp_path, "roberta", positions=12)), None, None)
-    assert encoder.limit == 12 - 1 - 2  # those up to the padding's (0), <s>, </s>
+    assert encoder.limit == 12 - 2 - 2  # those up to the padding's (1), <s>, </s>
     encoder.states([encoder.framed([4] * encoder.limit)[0]])
     with pytest.raises((IndexError, RuntimeError)):
         encoder.states([encoder.framed([4] * (encoder.limit + 1))[0]])
@@ -270,13 +337,56 @@ def test_a_hub_id_is_asked_for_at_its_revision(tmp_path, monkeypatch):
     assert asked == [("someone/bert", "abc123", "model.safetensors")]
 
 
-def test_a_hub_that_cannot_be_reached_is_one_clear_error(monkeypatch):
-    def snapshot_download(*_, **__):
-        raise huggingface_hub.errors.LocalEntryNotFoundError("offline")
+def hub_cache(root: Path, monkeypatch) -> Path:
+    """An empty cache of the hub, and no network."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(root))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return root
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    with pytest.raises(ValueError, match=r"'someone/bert' \(revision None\): neither a local folder nor .* offline"):
-        load_encoder("someone/bert", None, None)
+
+def test_a_hub_id_in_the_cache_needs_no_network_and_a_moving_revision_is_told(tmp_path, monkeypatch, caplog):
+    commit, root = "0123456789abcdef0123456789abcdef01234567", hub_cache(tmp_path, monkeypatch)
+    save_tiny(root / "models--someone--bert" / "snapshots" / commit, "bert")
+    (root / "models--someone--bert" / "refs").mkdir()
+    (root / "models--someone--bert" / "refs" / "main").write_text(commit)
+    assert load_encoder("someone/bert", commit, None).dim == 8
+    assert not caplog.text
+    assert load_encoder("someone/bert", "main", None).dim == 8
+    assert f"revision main, is commit {commit} now" in caplog.text
+
+
+@pytest.mark.parametrize(("revision", "option"), [(None, ""), ("abc123", " --revision abc123")])
+def test_a_hub_id_that_is_nowhere_is_one_error_that_says_what_to_do(tmp_path, monkeypatch, revision, option):
+    hub_cache(tmp_path, monkeypatch)
+    with pytest.raises(ValueError, match=rf"'someone/bert' \(revision {revision}\): neither a local folder") as raised:
+        load_encoder("someone/bert", revision, None)
+    assert f"run `hf download someone/bert{option}`; or name a folder" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("model", ["./nowhere", "/no/such/folder", "some/where/else"])
+def test_a_folder_that_is_not_there_is_not_asked_for_at_the_hub(model, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked"))
+    with pytest.raises(ValueError, match="there is no such folder"):
+        load_encoder(model, None, None)
+
+
+def test_published_weights_of_pretraining_give_their_encoder_and_leave_their_heads(tmp_path, caplog):
+    """As google/mobilebert-uncased comes: pytorch_model.bin, every tensor below `mobilebert.`, heads beside it."""
+    from transformers import AutoConfig, MobileBertForPreTraining
+
+    caplog.set_level("INFO", logger="rmlr.model.text")
+    folder = save_tiny(tmp_path, "mobilebert")
+    base = load_encoder(str(folder), None, None)
+    whole = MobileBertForPreTraining(AutoConfig.from_pretrained(folder))
+    whole.mobilebert.load_state_dict(base._model.state_dict(), strict=False)
+    (folder / "model.safetensors").unlink()
+    torch.save(whole.state_dict(), folder / "pytorch_model.bin")
+    encoder = load_encoder(str(folder), None, None)
+    ids = encoder.framed([5, 6])[0]
+    assert torch.equal(encoder.states([ids]), base.states([ids]))
+    heads = sum(not name.startswith("mobilebert.") for name in whole.state_dict())
+    assert f"left out {heads} tensors" in caplog.text
 
 
 @pytest.mark.parametrize(

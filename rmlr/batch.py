@@ -30,6 +30,7 @@ class Batch:
     image_sizes: Float[Tensor, "b 2"]  # height and width, in pixels of the original image
     instances: Instances
     instance_image: Int[Tensor, " n"]  # position in the batch, ascending
+    pose: Float[Tensor, "b k h w"] | None = None  # the pose network's map over the same cells, where it is read
 
     def to(self, device) -> "Batch":
         """The same batch on another device."""
@@ -39,6 +40,7 @@ class Batch:
             *(tensor.to(device, non_blocking=True) for tensor in rest),
             instances=instances,
             instance_image=self.instance_image.to(device, non_blocking=True),
+            pose=None if self.pose is None else self.pose.to(device, non_blocking=True),
         )
 
 

@@ -233,6 +233,8 @@ def load(
     """
     parts = find_parts(Path(run), None if detector is None else Path(detector))
     card = load_card(parts.checkpoint)
+    if card.variant.pose:
+        raise ValueError(f"{parts.checkpoint}: its variant reads a pose network, which photos are not shown to here")
     if prior_power is None:
         if parts.prediction is None:
             raise ValueError(

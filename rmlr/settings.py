@@ -209,6 +209,7 @@ class Variant(Section):
     ire_word: bool
     irm_sentence: bool
     irm_word: bool
+    pose: bool = False  # the cues are of a frozen pose network's map, in IRE's place (Table 9)
 
     @property
     def aligns(self) -> bool:
@@ -217,8 +218,12 @@ class Variant(Section):
 
     @model_validator(mode="after")
     def _switches_fit(self) -> "Variant":
-        if (self.ire_sentence or self.ire_word) and not self.ire:
-            raise ValueError("ire_sentence and ire_word teach the cues of IRE: they need ire: true")
+        if self.ire and self.pose:
+            raise ValueError("pose takes the place of ire: one of them must be false")
+        if (self.ire_sentence or self.ire_word) and not (self.ire or self.pose):
+            raise ValueError("ire_sentence and ire_word teach the cues of IRE: they need ire: true, or pose: true")
+        if self.network != "rmlr" and self.pose:
+            raise ValueError(f"network {self.network} has no place for the cues of a pose network: pose must be false")
         if self.network == "boxes" and (self.global_context or self.ire or self.aligns):
             raise ValueError("network boxes is a control that sees boxes and classes only: its switches must be false")
         if self.network == "upt" and (self.global_context or self.ire or self.aligns):
@@ -304,6 +309,13 @@ class Features(Section):
     shard_images: PositiveInt  # images in one file
 
 
+class Pose(Section):
+    """A frozen pose network (paper, appendix G), read by variants with `pose`."""
+
+    weights: str  # file, as MMPose publishes its CrowdPose networks; a SHA-256 in its name is checked
+    batch_size: PositiveInt
+
+
 class VcocoRelease(Section):
     """What is true of one release of V-COCO-format files only."""
 
@@ -326,6 +338,7 @@ class Profile(Section):
     hicodet: HicodetRelease
     backbones: dict[str, Detector]
     encoders: dict[str, Encoder]
+    pose: Pose | None  # null: no variant with `pose` can be run
     features: Features
     network: Network
     alignment: Alignment
@@ -393,6 +406,11 @@ class FeaturesNode(Section):
     code: str
     image: ImageSize
     features: Features
+
+
+class PoseNode(Section):
+    code: str
+    pose: Pose
 
 
 class TextNode(Section):
@@ -473,6 +491,8 @@ class Study(Section):
                     nodes[f"{dataset}/features/{backbone}/{split}"] = FeaturesNode(
                         code=code["features"], image=section.image, features=chosen.features
                     )
+                    if chosen.pose is not None:
+                        nodes[f"{dataset}/pose/{backbone}/{split}"] = PoseNode(code=code["pose"], pose=chosen.pose)
         for group, runs in self.runs.items():
             for name, run in runs.items():
                 train = self._train_node(chosen, profile, group, name, run, code["train"])
@@ -529,7 +549,13 @@ class Study(Section):
                     "variant, network, alignment, losses or train, such as `train.epochs: 5`"
                 )
             section[last] = value
-        return TrainNode.check(content, f"{where}, with its overrides")
+        node = TrainNode.check(content, f"{where}, with its overrides")
+        if node.variant.pose and profile.pose is None:
+            raise ValueError(
+                f"{where}: its variant reads a pose network, and profile {profile_name} has none. Give profiles."
+                f"{profile_name}.pose its weights file, such as MMPose's res50_crowdpose_256x192-c6a526b6_20201227.pth"
+            )
+        return node
 
 
 Value = TypeVar("Value")

@@ -1,7 +1,8 @@
-"""The cache of what the frozen detector saw: instances, tokens and maps, in shards; reading it gives batches.
+"""The cache of what the frozen networks saw: instances, tokens and maps, in shards; reading it gives batches.
 
 A shard is one safetensors file of `shard_images` images: instances concatenated, maps as rows of cells without
 padding, and how many of each belong to every image. index.json says which image is where and whose features these are.
+Beside a split's features may lie what a pose network saw: shards of the same images, maps with the same cells.
 Nothing is copied to read it: tensors of a shard are views of the file, paged in as they are used.
 """
 
@@ -10,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,19 +26,17 @@ from rmlr.settings import View
 log = logging.getLogger(__name__)
 
 INDEX_FILE = "index.json"
+AnyIndex = TypeVar("AnyIndex", bound="Shards")
 
 
-class Index(BaseModel):
-    """index.json of one split."""
+class Shards(BaseModel):
+    """What every index.json says."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     detector_digest: str  # SHA-256 of the detector's weights
     view: View  # how it was made to see
-    objects: list[str]  # class of each label
-    person: int
     channels: int  # of a map
-    token_dim: int
     map_dtype: Literal["float16", "float32"]
     shard_images: int
     image_ids: list[int]  # in the order of the annotations; shard k holds the k-th `shard_images` of them
@@ -47,18 +46,65 @@ class Index(BaseModel):
         """Image ids of each shard."""
         return [self.image_ids[at : at + self.shard_images] for at in range(0, len(self.image_ids), self.shard_images)]
 
+    @property
+    def digest(self) -> str:
+        """Of the network whose maps these are."""
+        return self.detector_digest
+
+
+class Index(Shards):
+    """index.json of one split."""
+
+    objects: list[str]  # class of each label
+    person: int
+    token_dim: int
+
+
+class PoseIndex(Shards):
+    """index.json of what a pose network saw in one split: shards as those of the features, whose cells it shares."""
+
+    pose_digest: str  # SHA-256 of the pose network's weights
+
+    @property
+    def digest(self) -> str:
+        """Of the network whose maps these are."""
+        return self.pose_digest
+
 
 def shard_name(shard: int) -> str:
     """File of a shard."""
     return f"shard-{shard:05d}.safetensors"
 
 
-class ShardBuilder:
-    """Collects the images of one shard, batch by batch, in any order."""
+class MapShardBuilder:
+    """Collects the maps of one shard, image by image, in any order."""
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: Shards) -> None:
         self._index = index
         self._images: dict[int, dict[str, Tensor]] = {}
+
+    def add_map(self, image_id: int, cells: Float[Tensor, "c h w"]) -> None:
+        """Take over one image's map, which has no padding."""
+        dtype = getattr(torch, self._index.map_dtype)
+        rows = cells.permute(1, 2, 0).reshape(-1, self._index.channels).to(dtype)
+        if not rows.isfinite().all():
+            raise ValueError(
+                f"image {image_id}: its map does not fit into {self._index.map_dtype} (largest value "
+                f"{cells.abs().max():g}). Set features.map_dtype to float32"
+            )
+        self._images[image_id] = {"maps": rows.cpu()}
+
+    def save(self, path: Path, image_ids: Sequence[int]) -> None:
+        """Write the shard, its images in the order given: aside, then renamed."""
+        images = [self._images[image_id] for image_id in image_ids]
+        columns = {name: torch.cat([image[name] for image in images]).contiguous() for name in images[0]}
+        aside = path.with_name(f".{path.name}.part")
+        save_file(columns | {"image_ids": torch.tensor(image_ids)}, aside, {"digest": self._index.digest})
+        aside.replace(path)
+
+
+class ShardBuilder(MapShardBuilder):
+    """Collects the images of one shard, batch by batch, in any order."""
 
     def add(
         self,
@@ -71,19 +117,12 @@ class ShardBuilder:
         image_sizes: Int[Tensor, "b 2"],
     ) -> None:
         """Take over one batch; what of a map is padding is not kept."""
-        dtype = getattr(torch, self._index.map_dtype)
         for position, image_id in enumerate(image_ids):
             is_own = instance_image == position
             is_cell = ~is_padding[position]
             height, width = int(is_cell.any(1).sum()), int(is_cell.any(0).sum())
-            cells = maps[position, :, :height, :width].permute(1, 2, 0).reshape(height * width, -1).to(dtype)
-            if not cells.isfinite().all():
-                raise ValueError(
-                    f"image {image_id}: its map does not fit into {self._index.map_dtype} (largest value "
-                    f"{maps[position].abs().max():g}). Set features.map_dtype to float32"
-                )
-            self._images[image_id] = {
-                "maps": cells.cpu(),
+            self.add_map(image_id, maps[position, :, :height, :width])
+            self._images[image_id] |= {
                 "map_sizes": torch.tensor([[height, width]]),
                 "cell_sizes": cell_sizes[position][None].float().cpu(),
                 "image_sizes": image_sizes[position][None].float().cpu(),
@@ -91,23 +130,15 @@ class ShardBuilder:
                 **{name: getattr(instances, name)[is_own].cpu() for name in Instances.__slots__},
             }
 
-    def save(self, path: Path, image_ids: Sequence[int]) -> None:
-        """Write the shard, its images in the order given: aside, then renamed."""
-        images = [self._images[image_id] for image_id in image_ids]
-        columns = {name: torch.cat([image[name] for image in images]).contiguous() for name in images[0]}
-        aside = path.with_name(f".{path.name}.part")
-        save_file(columns | {"image_ids": torch.tensor(image_ids)}, aside, {"detector": self._index.detector_digest})
-        aside.replace(path)
-
 
 class FeatureWriter:
     """Writes a cache shard by shard into `resume`, from where an interrupted run goes on; `finish` moves it whole.
 
-    A shard that lies in `resume` is taken if it holds the wanted images as the same detector saw them under the same
+    A shard that lies in `resume` is taken if it holds the wanted images as the same network saw them under the same
     `identity` (a digest of all else that must be equal), else everything there is made anew.
     """
 
-    def __init__(self, index: Index, resume: Path, identity: str) -> None:
+    def __init__(self, index: Shards, resume: Path, identity: str) -> None:
         self.index = index
         self._resume = resume
         note = resume / "identity.txt"
@@ -120,7 +151,7 @@ class FeatureWriter:
         """(shard, its image ids) of all that are still to be made."""
         return [(shard, ids) for shard, ids in enumerate(self.index.shards) if not self._holds(shard, ids)]
 
-    def write(self, shard: int, builder: ShardBuilder) -> None:
+    def write(self, shard: int, builder: MapShardBuilder) -> None:
         """Keep a finished shard."""
         builder.save(self._resume / shard_name(shard), self.index.shards[shard])
 
@@ -137,8 +168,8 @@ class FeatureWriter:
             return False
         try:
             with safe_open(path, "pt") as file:
-                digest = (file.metadata() or {}).get("detector")
-                return digest == self.index.detector_digest and file.get_tensor("image_ids").tolist() == image_ids
+                digest = (file.metadata() or {}).get("digest")
+                return digest == self.index.digest and file.get_tensor("image_ids").tolist() == image_ids
         except SafetensorError:
             return False
 
@@ -155,10 +186,10 @@ def check_space(folder: Path, size: int) -> None:
 
 
 class Features:
-    """The cached features of a split, read as batches."""
+    """The cached features of a split, read as batches; with pose maps, if `poses` names a folder for each of theirs."""
 
-    def __init__(self, folders: Sequence[Path]) -> None:
-        self.indices = [_load_index(folder) for folder in folders]
+    def __init__(self, folders: Sequence[Path], poses: Sequence[Path] = ()) -> None:
+        self.indices = [_load_index(folder, Index, "rmlr features") for folder in folders]
         first = self.indices[0]
         for folder, index in zip(folders, self.indices, strict=True):
             if (index.detector_digest, index.objects, index.view) != (first.detector_digest, first.objects, first.view):
@@ -190,11 +221,42 @@ class Features:
                 start, end = end, end + next(sizes)
                 self._cells.append((number, start, end))
 
+        self.pose_channels: int | None = None
+        self.pose_digest: str | None = None
+        self._poses: list[Tensor] = []
+        for pose, folder, index in zip(poses, folders, self.indices, strict=True) if poses else ():
+            self._add_pose(pose, folder, index)
+
     @classmethod
-    def load(cls, parent: Path, split: str) -> "Features":
-        """The features of a split under the folder that holds those of all splits; `trainval` is train, then val."""
+    def load(cls, parent: Path, split: str, pose: Path | None = None) -> "Features":
+        """The features of a split under the folder that holds those of all splits; `trainval` is train, then val.
+
+        `pose` is such a folder of what a pose network saw.
+        """
         names = ["train", "val"] if split == "trainval" else [split]
-        return cls([parent / name for name in names])
+        return cls([parent / name for name in names], [pose / name for name in names] if pose else [])
+
+    def _add_pose(self, pose: Path, folder: Path, index: Index) -> None:
+        """Take over the pose maps of one folder; ValueError where their cells are not those of its features."""
+        found = _load_index(pose, PoseIndex, "rmlr pose")
+        shared = Shards.model_fields.keys() - {"channels", "map_dtype"}
+        if differing := sorted(name for name in shared if getattr(found, name) != getattr(index, name)):
+            raise ValueError(
+                f"{pose}: does not belong to the features in {folder}, it differs in {', '.join(differing)}. "
+                "Run `rmlr pose` with these features"
+            )
+        if (self.pose_digest or found.pose_digest) != found.pose_digest:
+            raise ValueError(f"{pose}: its maps are of another pose network than those of the split before")
+        self.pose_channels, self.pose_digest = found.channels, found.pose_digest
+        for number, image_ids in enumerate(found.shards):
+            path, at = pose / shard_name(number), len(self._poses)
+            maps = _load_shard(path, image_ids)["maps"]
+            if maps.shape != (len(self._maps[at]), found.channels):
+                raise ValueError(
+                    f"{path}: has {len(maps)} cells of {maps.shape[1]} channels, expected {len(self._maps[at])} of "
+                    f"{found.channels}, as in {folder}. Run `rmlr pose` with these features"
+                )
+            self._poses.append(maps)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -207,6 +269,12 @@ class Features:
         people = torch.zeros(len(self), dtype=torch.long).index_add_(0, image, is_person)
         return people * (self._counts - 1)
 
+    def cells(self, index: int) -> tuple[tuple[int, int], tuple[float, float]]:
+        """Of one image's map: height and width in cells, and those of a cell in pixels of the original image."""
+        height, width = self._map_sizes[index].tolist()
+        cell_height, cell_width = self._cell_sizes[index].tolist()
+        return (height, width), (cell_height, cell_width)
+
     def batch(self, indices: Sequence[int]) -> Batch:
         """The images at these positions (of `image_ids`), in this order."""
         chosen = torch.as_tensor(indices, dtype=torch.long)
@@ -214,7 +282,9 @@ class Features:
         instance_image = torch.repeat_interleave(torch.arange(len(chosen)), counts)
         before = counts.cumsum(0) - counts
         rows = torch.arange(len(instance_image)) + (self._first_instance[chosen] - before)[instance_image]
-        maps, is_padding = self._padded_maps(indices, self._map_sizes[chosen])
+        sizes = self._map_sizes[chosen]
+        maps, is_padding = self._padded_maps(self._maps, self.channels, indices, sizes)
+        pose = self._padded_maps(self._poses, self.pose_channels, indices, sizes)[0] if self.pose_channels else None
         return Batch(
             image_ids=torch.tensor([self.image_ids[index] for index in indices], dtype=torch.long),
             maps=maps,
@@ -223,18 +293,19 @@ class Features:
             image_sizes=self._image_sizes[chosen],
             instances=Instances(*(getattr(self._instances, name)[rows] for name in Instances.__slots__)),
             instance_image=instance_image,
+            pose=pose,
         )
 
     def _padded_maps(
-        self, indices: Sequence[int], sizes: Int[Tensor, "b 2"]
+        self, shards: Sequence[Tensor], channels: int, indices: Sequence[int], sizes: Int[Tensor, "b 2"]
     ) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, "b h w"]]:
         height, width = sizes.amax(0).tolist() if len(sizes) else (0, 0)
-        cells = [self._maps[shard][start:end] for shard, start, end in (self._cells[index] for index in indices)]
+        cells = [shards[shard][start:end] for shard, start, end in (self._cells[index] for index in indices)]
         is_padding = torch.zeros(len(sizes), height, width, dtype=torch.bool)
         if cells and all(len(rows) == height * width for rows in cells):
-            maps = torch.stack(cells).float().view(-1, height, width, self.channels)
+            maps = torch.stack(cells).float().view(-1, height, width, channels)
             return maps.permute(0, 3, 1, 2), is_padding
-        maps = torch.zeros(len(sizes), height, width, self.channels)
+        maps = torch.zeros(len(sizes), height, width, channels)
         for position, (rows, (h, w)) in enumerate(zip(cells, sizes.tolist(), strict=True)):
             maps[position, :h, :w] = rows.view(h, w, -1)
             is_padding[position, h:] = True
@@ -253,16 +324,14 @@ def _empty(index: Index) -> dict[str, Tensor]:
     }
 
 
-def _load_index(folder: Path) -> Index:
+def _load_index(folder: Path, form: type[AnyIndex], maker: str) -> AnyIndex:
     path = folder / INDEX_FILE
     try:
-        return Index.model_validate_json(path.read_text())
+        return form.model_validate_json(path.read_text())
     except OSError as error:
-        raise ValueError(
-            f"{path}: cannot be read ({error.strerror}). Run `rmlr features` for this split first"
-        ) from error
+        raise ValueError(f"{path}: cannot be read ({error.strerror}). Run `{maker}` for this split first") from error
     except ValidationError as error:
-        raise ValueError(f"{path}: not the index of a feature cache: {error}. Make the features again") from error
+        raise ValueError(f"{path}: not the index of what `{maker}` makes: {error}. Make it again") from error
 
 
 def _load_shard(path: Path, image_ids: list[int]) -> dict[str, Tensor]:

@@ -35,6 +35,8 @@ class Card(Section):
     vocabulary: Vocabulary
     detector_digest: str  # of the frozen detector whose features were learnt from
     view: View  # how it was made to see
+    pose_channels: PositiveInt | None = None  # of the pose network's map, for a variant that reads it
+    pose_digest: str | None = None  # of that network
     text_encoder: str | None  # by whose text it was taught
     losses: Losses
     train: Train
@@ -55,12 +57,15 @@ class Card(Section):
         detector_digest: str,
         objects: Sequence[str],
         vocabulary: Vocabulary,
+        pose_digest: str | None = None,
     ) -> None:
         """ValueError that names every difference, if the network was not made for such features and classes.
 
-        `where` is the file to blame; `objects` are the classes of the features' labels.
+        `where` is the file to blame; `objects` are the classes of the features' labels; `pose_digest` is of the pose
+        network whose maps are given, if any.
         """
         found = {"channels": channels, "token_dim": token_dim, "detector_digest": detector_digest}
+        found |= {"pose_digest": pose_digest}
         differences = [
             f"{name}: the weights were trained with {getattr(self, name)}, given is {value}"
             for name, value in found.items()
@@ -105,7 +110,12 @@ def load_checkpoint(folder: Path) -> InteractionNetwork:
     """The trained network, ready to predict on the CPU; every weight must be there and of the right shape."""
     card, path = load_card(folder), folder / WEIGHTS_FILE
     network = build(
-        card.variant, card.network, channels=card.channels, token_dim=card.token_dim, vocabulary=card.vocabulary
+        card.variant,
+        card.network,
+        channels=card.channels,
+        token_dim=card.token_dim,
+        vocabulary=card.vocabulary,
+        pose_channels=card.pose_channels,
     )
     try:
         network.load_state_dict(load_file(path), strict=True)

@@ -1,5 +1,7 @@
 """The parts in order; `build` and `build_objective` are the one place where numbers become modules."""
 
+from pathlib import Path
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -10,7 +12,7 @@ from rmlr.model.align import Alignment, AnchoredWords, LiteralWords, SentenceAli
 from rmlr.model.losses import Objective
 from rmlr.model.pairs import GEOMETRY_DIM, Pairs, enumerate_pairs, pair_geometry
 from rmlr.model.reason import InteractionReasoning, Output
-from rmlr.model.remine import GlobalContext, InteractiveRelationEncoder, fully_connected
+from rmlr.model.remine import GlobalContext, InteractiveRelationEncoder, PoseCue, fully_connected
 from rmlr.model.text import TextEmbeddings
 from rmlr.model.transformer import Encoder, Layout
 from rmlr.model.upt import CompetitiveReasoning, CooperativeDescription
@@ -31,18 +33,20 @@ class PairDescription(nn.Module):
         pair_dim: int,
         context: GlobalContext | None,
         ire: InteractiveRelationEncoder | None,
+        pose: PoseCue | None,
     ):
         super().__init__()
         self.context = context
         self.project_tokens = fully_connected(token_dim, feature_dim)
         self.ire = ire
-        parts = 2 + (context is not None) + (ire is not None)
+        self.pose = pose
+        parts = 2 + sum(part is not None for part in (context, ire, pose))
         self.fuse = fully_connected(parts * feature_dim, pair_dim)
 
     def forward(
         self, batch: Batch, pairs: Pairs, layout: Layout
     ) -> tuple[Float[Tensor, "p d"], Float[Tensor, "p m"] | None]:
-        """H and, with IRE, m."""
+        """H and, with IRE or what takes its place, m."""
         maps, parts, cues = batch.maps.float(), [], None
         if self.context is not None:
             parts.append(self.context(maps, batch.is_padding)[pairs.image])
@@ -50,6 +54,9 @@ class PairDescription(nn.Module):
         parts += [tokens[pairs.human], tokens[pairs.object]]
         if self.ire is not None:
             cues = self.ire(maps, batch, pairs, layout)
+            parts.append(cues)
+        if self.pose is not None:
+            cues = self.pose(batch, pairs, layout)
             parts.append(cues)
         return self.fuse(torch.cat(parts, dim=1)), cues
 
@@ -93,12 +100,20 @@ class InteractionNetwork(nn.Module):
 
 
 def build(
-    variant: Variant, network: Network, *, channels: int, token_dim: int, vocabulary: Vocabulary
+    variant: Variant,
+    network: Network,
+    *,
+    channels: int,
+    token_dim: int,
+    vocabulary: Vocabulary,
+    pose_channels: int | None = None,
 ) -> InteractionNetwork:
     """The network of a variant: all that a prediction needs.
 
-    `channels` are the map's, `token_dim` the instance tokens'.
+    `channels` are the map's, `token_dim` the instance tokens'; `pose_channels` a pose network's map's, if it is read.
     """
+    if variant.pose and pose_channels is None:
+        raise ValueError("this variant reads a pose network's map: give the number of its channels")
     if variant.network == "upt":
         return _build_upt(network.upt, channels, token_dim, vocabulary)
     feature_dim, pair_dim = network.feature_dim, network.pair_dim
@@ -113,9 +128,17 @@ def build(
             InteractiveRelationEncoder(channels, feature_dim, pool=network.pool, **_numbers(network.ire))
             if variant.ire
             else None,
+            PoseCue(pose_channels, feature_dim, pool=network.pool) if variant.pose and pose_channels else None,
         )
     reason = InteractionReasoning(len(vocabulary.verbs), **_numbers(network.irm))
     return InteractionNetwork(vocabulary.person, describe, reason)
+
+
+def needed_pose(variant: Variant, pose: Path | None) -> Path | None:
+    """The folder of a pose network's maps, for a variant that reads them; ValueError where it lacks."""
+    if variant.pose and pose is None:
+        raise ValueError("this variant reads a pose network's map: give what `rmlr pose` made, --pose FOLDER")
+    return pose if variant.pose else None
 
 
 def _build_upt(upt: Upt | None, channels: int, token_dim: int, vocabulary: Vocabulary) -> InteractionNetwork:

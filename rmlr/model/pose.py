@@ -65,27 +65,20 @@ class PoseNetwork(nn.Module):
             seen = getattr(trunk, stage)(seen)
         return self.deconv_layers(seen)
 
-    def cells(
-        self, pixels: Float[Tensor, "b 3 height width"], stride: int, height: int, width: int
+    def onto_cells(
+        self, maps: Float[Tensor, "b c y x"], stride: int, height: int, width: int
     ) -> Float[Tensor, "b c h w"]:
-        """The map's mean over each cell of the detector's map: `height` x `width` cells of `stride` pixels.
+        """Means of the map over each cell of the detector's: `height` x `width` cells of `stride` pixels, by area.
 
         Where a cell lies beyond what the network saw, 0; no box reaches there.
         """
-        return onto_cells(self(pixels), self.stride, stride, height, width)
-
-
-def onto_cells(
-    maps: Float[Tensor, "b c y x"], fine: int, stride: int, height: int, width: int
-) -> Float[Tensor, "b c h w"]:
-    """Means of a map with cells of `fine` pixels over `height` x `width` cells of `stride` pixels, exact by area."""
-    if stride % fine:
-        raise ValueError(
-            f"a cell of the detector's map has {stride} pixels, one of the pose network's {fine}: the first must be a "
-            "multiple of the second. Take a detector of a larger stride"
-        )
-    means = nn.functional.avg_pool2d(maps, stride // fine, ceil_mode=True)[:, :, :height, :width]
-    return nn.functional.pad(means, (0, width - means.shape[3], 0, height - means.shape[2]))
+        if stride % self.stride:
+            raise ValueError(
+                f"a cell of the detector's map has {stride} pixels, one of the pose network's {self.stride}: the first "
+                "must be a multiple of the second. Take a detector of another stride"
+            )
+        means = nn.functional.avg_pool2d(maps, stride // self.stride, ceil_mode=True)[:, :, :height, :width]
+        return nn.functional.pad(means, (0, width - means.shape[3], 0, height - means.shape[2]))
 
 
 def load_pose_network(path: Path) -> PoseNetwork:

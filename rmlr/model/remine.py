@@ -83,6 +83,21 @@ def average_cells(maps: Float[Tensor, "b c h w"], is_padding: Bool[Tensor, "b h 
     return total / is_valid.sum(1, keepdim=True).clamp(min=1)
 
 
+def pair_shares(batch: Batch, pairs: Pairs, pool: Pool) -> Float[Tensor, "p hw"]:
+    """What each cell contributes to each pair's mean (paper, equation 5); nothing where the map is padded."""
+    boxes, cell_sizes = batch.instances.boxes, batch.cell_sizes[pairs.image]
+    human_boxes, object_boxes = boxes[pairs.human], boxes[pairs.object]
+    covered = coverage(human_boxes, object_boxes, cell_sizes, *batch.is_padding.shape[1:])
+    covered = covered.masked_fill(batch.is_padding[pairs.image], 0).flatten(1)  # p hw
+    divisor = covered.sum(1) if pool == "covered" else roi_area(human_boxes, object_boxes, cell_sizes)
+    return covered / divisor.clamp(min=SMALLEST_AREA)[:, None]
+
+
+def pool_cells(cells: Float[Tensor, "b hw d"], shares: Float[Tensor, "p hw"], layout: Layout) -> Float[Tensor, "p d"]:
+    """Each pair's mean over the cells of its image: one product (p, hw) x (hw, d) an image."""
+    return layout.flatten(layout.pad(shares) @ cells)
+
+
 class GlobalContext(nn.Module):
     """g: the scene as a whole (paper, equation 6): FC(GAP(X)), over valid cells.
 
@@ -129,8 +144,7 @@ class InteractiveRelationEncoder(nn.Module):
     ) -> Float[Tensor, "p d"]:
         cells, grid = self._cells(maps, batch)
         cells = grid.pad(self.encoder(cells, grid))
-        pooled = layout.flatten(layout.pad(self._shares(batch, pairs)) @ cells)  # (p, hw) x (hw, d), for each image
-        return self.project(pooled)
+        return self.project(pool_cells(cells, pair_shares(batch, pairs, self.pool), layout))
 
     def attention(
         self, maps: Float[Tensor, "b c h w"], batch: Batch, pairs: Pairs, layout: Layout
@@ -138,13 +152,13 @@ class InteractiveRelationEncoder(nn.Module):
         """Where on the map each pair's cue comes from: the encoder's rollout, averaged over the cells of the pair.
 
         Each cell of the map is a query of the encoder. A pair's map is the mean of its queries' rollouts
-        (`Encoder.rollout`), each weighted by its share in m: by how much of it the pair's boxes cover. It sums to 1 over
-        the valid cells; of a pair whose boxes cover none it is 0.
+        (`Encoder.rollout`), each weighted by its share in m: by how much of it the pair's boxes cover. It sums to 1
+        over the valid cells; of a pair whose boxes cover none it is 0.
         """
-        shares = self._shares(batch, pairs)
+        shares = pair_shares(batch, pairs, self.pool)
         shares = shares / shares.sum(1, keepdim=True).clamp(min=SMALLEST_AREA)
         rollout = self.encoder.rollout(*self._cells(maps, batch))  # b hw hw
-        return layout.flatten(layout.pad(shares) @ rollout).unflatten(1, maps.shape[2:])
+        return pool_cells(rollout, shares, layout).unflatten(1, maps.shape[2:])
 
     def _cells(self, maps: Tensor, batch: Batch) -> tuple[Tensor, Layout]:
         """What the encoder reads: every cell of the maps with its place, and the layout of these rows."""
@@ -152,14 +166,24 @@ class InteractiveRelationEncoder(nn.Module):
         cells = cells + sine_position_code(batch.is_padding, self.dim).flatten(1, 2)
         return cells.flatten(0, 1), Layout.of_block(batch.is_padding.flatten(1))
 
-    def _shares(self, batch: Batch, pairs: Pairs) -> Tensor:
-        """What each cell contributes to each pair's mean; nothing where the map is padded."""
-        boxes, cell_sizes = batch.instances.boxes, batch.cell_sizes[pairs.image]
-        human_boxes, object_boxes = boxes[pairs.human], boxes[pairs.object]
-        covered = coverage(human_boxes, object_boxes, cell_sizes, *batch.is_padding.shape[1:])
-        covered = covered.masked_fill(batch.is_padding[pairs.image], 0).flatten(1)  # p hw
-        if self.pool == "covered":
-            divisor = covered.sum(1)
-        else:
-            divisor = roi_area(human_boxes, object_boxes, cell_sizes)
-        return covered / divisor.clamp(min=SMALLEST_AREA)[:, None]
+
+class PoseCue(nn.Module):
+    """In IRE's place (paper, appendix G, Table 9): m = FC(GAP(mROI(P, boxes))), P a frozen pose network's map.
+
+    Nothing is learnt between that map and its mean over a pair's cells, which is taken as in IRE, over the same cells.
+
+    Differs: the paper says only that the pose network replaces the IRE module, and learns the union feature of a pair.
+    """
+
+    def __init__(self, channels: int, feature_dim: int, *, pool: Pool):
+        super().__init__()
+        self.pool: Pool = pool
+        self.project = fully_connected(channels, feature_dim)
+
+    def forward(self, batch: Batch, pairs: Pairs, layout: Layout) -> Float[Tensor, "p d"]:
+        if batch.pose is None:
+            raise ValueError(
+                "this variant reads a pose network's map, and there is none. Give it what `rmlr pose` made"
+            )
+        cells = batch.pose.float().flatten(2).transpose(1, 2)  # b hw k
+        return self.project(pool_cells(cells, pair_shares(batch, pairs, self.pool), layout))

@@ -9,6 +9,7 @@ from rmlr.data.features import Features
 from rmlr.data.records import load_vocabulary
 from rmlr.data.triplets import save_triplets
 from rmlr.model.checkpoint import CARD_FILE, load_card, load_checkpoint
+from rmlr.model.network import needed_pose
 from rmlr.model.scoring import concatenate, score_triplets
 from rmlr.run import run
 from rmlr.settings import PredictNode
@@ -16,7 +17,9 @@ from rmlr.settings import PredictNode
 log = logging.getLogger(__name__)
 
 
-def predict(*, settings: Path, annotations: Path, features: Path, weights: Path, out: Path) -> None:
+def predict(
+    *, settings: Path, annotations: Path, features: Path, weights: Path, out: Path, pose: Path | None = None
+) -> None:
     """Score every verb of every candidate pair of a split.
 
     Args:
@@ -25,11 +28,14 @@ def predict(*, settings: Path, annotations: Path, features: Path, weights: Path,
         features: folder whose split was made by `features`, by the detector that was trained with.
         weights: folder made by `train`.
         out: folder to write; gets triplets.parquet (docs/evaluation.md).
+        pose: folder whose split was made by `pose` with these features, by the pose network that was trained with;
+            needed and read by variants with the pose cue.
     """
     node = PredictNode.load(settings)
-    chosen, inputs = node.prediction, [annotations, features, weights]
+    pose = needed_pose(load_card(weights).variant, pose)
+    chosen, inputs = node.prediction, [annotations, features, weights, *([pose] if pose else [])]
     with run("predict", node, settings=settings, out=out, inputs=inputs) as record:
-        vocabulary, cached = load_vocabulary(annotations), Features.load(features, chosen.split)
+        vocabulary, cached = load_vocabulary(annotations), Features.load(features, chosen.split, pose)
         load_card(weights).must_fit(
             weights / CARD_FILE,
             channels=cached.channels,
@@ -37,6 +43,7 @@ def predict(*, settings: Path, annotations: Path, features: Path, weights: Path,
             detector_digest=cached.detector_digest,
             objects=cached.objects,
             vocabulary=vocabulary,
+            pose_digest=cached.pose_digest,
         )
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network = load_checkpoint(weights).to(device)

@@ -13,7 +13,7 @@ from rmlr.data.records import load_annotations, load_vocabulary
 from rmlr.data.truth import Truths
 from rmlr.model.checkpoint import Card, save_checkpoint
 from rmlr.model.losses import TERMS, means
-from rmlr.model.network import build, build_objective
+from rmlr.model.network import build, build_objective, needed_pose
 from rmlr.model.text import EMBEDDINGS_FILE, INDEX_FILE, TextEmbeddings
 from rmlr.run import run
 from rmlr.settings import Losses, TrainNode
@@ -22,7 +22,9 @@ from rmlr.training import fit
 log = logging.getLogger(__name__)
 
 
-def train(*, settings: Path, annotations: Path, features: Path, text: Path, seed: int, out: Path) -> None:
+def train(
+    *, settings: Path, annotations: Path, features: Path, text: Path, seed: int, out: Path, pose: Path | None = None
+) -> None:
     """Train the interaction modules of one variant; write its weights and curves.
 
     An interrupted run goes on from its last whole epoch if it is called again with the same settings, seed and inputs.
@@ -38,12 +40,15 @@ def train(*, settings: Path, annotations: Path, features: Path, text: Path, seed
         text: folder made by `text`; read by variants that learn from text.
         seed: of initialisation, order and dropout.
         out: folder to write; gets weights.safetensors, checkpoint.json, curves.csv, and alignment.safetensors if any.
+        pose: folder whose train/ (and val/) were made by `pose` with these features; needed and read by variants with
+            the pose cue.
     """
     chosen = TrainNode.load(settings)
-    inputs = [annotations, features, text]
+    pose = needed_pose(chosen.variant, pose)
+    inputs = [annotations, features, text, *([pose] if pose else [])]
     with run("train", chosen, settings=settings, out=out, inputs=inputs, seed=seed) as record:
         vocabulary = load_vocabulary(annotations)
-        cached = Features.load(features, chosen.train.split)
+        cached = Features.load(features, chosen.train.split, pose)
         truths = Truths(load_annotations(annotations, chosen.train.split), cached.image_ids, vocabulary)
         embeddings = TextEmbeddings.load(text) if chosen.variant.aligns else None
         if embeddings is not None:
@@ -57,6 +62,8 @@ def train(*, settings: Path, annotations: Path, features: Path, text: Path, seed
             vocabulary=vocabulary,
             detector_digest=cached.detector_digest,
             view=cached.view,
+            pose_channels=cached.pose_channels,
+            pose_digest=cached.pose_digest,
             text_encoder=embeddings and embeddings.encoder,
             losses=chosen.losses,
             train=chosen.train,
@@ -70,6 +77,7 @@ def train(*, settings: Path, annotations: Path, features: Path, text: Path, seed
             detector_digest=cached.detector_digest,
             objects=cached.objects,
             vocabulary=vocabulary,
+            pose_digest=cached.pose_digest,
         )
         drawn = torch.tensor(choose_share(cached.image_ids, chosen.train.share), dtype=torch.long)
         labels = truths.batch(drawn)
@@ -79,6 +87,7 @@ def train(*, settings: Path, annotations: Path, features: Path, text: Path, seed
             channels=cached.channels,
             token_dim=cached.token_dim,
             vocabulary=vocabulary,
+            pose_channels=cached.pose_channels,
         )
         objective = build_objective(
             chosen.variant,
@@ -107,7 +116,7 @@ def train(*, settings: Path, annotations: Path, features: Path, text: Path, seed
             means=lambda sums: _logged(sums, chosen.losses),
             seed=seed,
             record=record,
-            identity=_identity(chosen, seed, annotations, features, text),
+            identity=_identity(chosen, seed, annotations, features, text, pose),
         )
         if not rows[-1]["positives"]:
             log.warning("no candidate pair overlaps a true one: nothing was learnt. Is the detector trained?")
@@ -143,12 +152,12 @@ def _logged(sums: Mapping[str, float], weights: Losses) -> dict[str, float]:
     return {"loss": total, **terms, "positives": sums["positives"], "rows": sums["rows"]}
 
 
-def _identity(chosen: TrainNode, seed: int, annotations: Path, features: Path, text: Path) -> str:
+def _identity(chosen: TrainNode, seed: int, annotations: Path, features: Path, text: Path, pose: Path | None) -> str:
     """A digest of all that a resumed run must share with the one that left the checkpoint."""
     splits = ["train", "val"] if chosen.train.split == "trainval" else [chosen.train.split]
     files = [annotations / "vocabulary.json"]
     files += [annotations / f"{split}.json" for split in splits]
-    files += [features / split / "index.json" for split in splits]
+    files += [folder / split / "index.json" for folder in (features, pose) if folder for split in splits]
     files += [text / name for name in (INDEX_FILE, EMBEDDINGS_FILE)] if chosen.variant.aligns else []
     digest = hashlib.sha256(f"{chosen.model_dump_json(exclude={'tags'})} {seed} {torch.__version__}".encode())
     for path in files:

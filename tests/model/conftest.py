@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from rmlr.batch import Batch, Instances, Truth
 from rmlr.hoi import Vocabulary
@@ -12,7 +13,7 @@ from rmlr.model.text import OBJECT, SUBJECT, VERB, TextEmbeddings
 
 PERSON, BALL, KITE = 0, 1, 2
 STRIDE = 16.0
-CHANNELS, TOKEN_DIM, TEXT_DIM = 6, 5, 7
+CHANNELS, TOKEN_DIM, TEXT_DIM, POSE_CHANNELS = 6, 5, 7, 3
 
 
 def make_vocabulary() -> Vocabulary:
@@ -46,6 +47,7 @@ def make_batch(*images: list[int], height: int = 4, width: int = 5, seed: int = 
             torch.randn(number, TOKEN_DIM, generator=generator),
         ),
         instance_image=torch.tensor([i for i, labels in enumerate(images) for _ in labels], dtype=torch.long),
+        pose=torch.randn(len(images), POSE_CHANNELS, height, width, generator=generator),
     )
 
 
@@ -89,7 +91,7 @@ def image_of(batch: Batch, position: int) -> Batch:
     chosen = slice(position, position + 1)
     is_own = batch.instance_image == position
     instances = Instances(*(getattr(batch.instances, name)[is_own] for name in Instances.__slots__))
-    whole = ("image_ids", "maps", "is_padding", "cell_sizes", "image_sizes")
+    whole = ("image_ids", "maps", "is_padding", "cell_sizes", "image_sizes", "pose")
     return Batch(
         **{name: getattr(batch, name)[chosen] for name in whole},
         instances=instances,
@@ -99,11 +101,9 @@ def image_of(batch: Batch, position: int) -> Batch:
 
 def on_larger_canvas(batch: Batch, rows: int, columns: int) -> Batch:
     """The same images with padding below and to the right; its values are wild, and must not matter."""
-    (images, channels), (height, width) = batch.maps.shape[:2], batch.maps.shape[2:]
-    maps = torch.full((images, channels, height + rows, width + columns), 1e3)
-    is_padding = torch.ones(images, height + rows, width + columns, dtype=torch.bool)
-    maps[:, :, :height, :width], is_padding[:, :height, :width] = batch.maps, batch.is_padding
-    return replace(batch, maps=maps, is_padding=is_padding)
+    is_padding = nn.functional.pad(batch.is_padding, (0, columns, 0, rows), value=True)
+    maps, pose = (nn.functional.pad(cells, (0, columns, 0, rows), value=1e3) for cells in (batch.maps, batch.pose))
+    return replace(batch, maps=maps, is_padding=is_padding, pose=pose)
 
 
 @pytest.fixture(scope="session")
@@ -117,6 +117,7 @@ def small() -> SimpleNamespace:
         channels=CHANNELS,
         token_dim=TOKEN_DIM,
         text_dim=TEXT_DIM,
+        pose_channels=POSE_CHANNELS,
         vocabulary=make_vocabulary(),
         batch=make_batch,
         truth=make_truth,

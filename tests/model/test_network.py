@@ -22,7 +22,7 @@ LOSSES = Losses(**STUDY["profiles"]["demo"]["losses"])
 def make(small, variant: str, form: str = "anchored"):
     torch.manual_seed(0)
     chosen = VARIANTS[variant]
-    sizes = {"channels": small.channels, "token_dim": small.token_dim}
+    sizes = {"channels": small.channels, "token_dim": small.token_dim, "pose_channels": small.pose_channels}
     network = build(chosen, NETWORK, **sizes, vocabulary=small.vocabulary)
     objective = build_objective(
         chosen,
@@ -56,6 +56,11 @@ WHOLE = COMMON | {"describe.context", "describe.ire"}
         ("wo_irm_kt", WHOLE, {"ire.sentence", "ire.word"}),
         ("wo_ire_kt", WHOLE, {"irm.sentence", "irm.word"}),
         ("rmlr", WHOLE, {"irm.sentence", "irm.word", "ire.sentence", "ire.word"}),
+        (
+            "pose",
+            COMMON | {"describe.context", "describe.pose"},
+            {"irm.sentence", "irm.word", "ire.sentence", "ire.word"},
+        ),
         (
             "boxes",
             {f"describe.{part}" for part in ("embed_object", "project_geometry", "fuse")}
@@ -103,7 +108,7 @@ def test_images_are_seen_together_as_they_are_alone(small, variant):
     assert start == len(together.pairs)
 
 
-@pytest.mark.parametrize("variant", ["boxes", "plain", "rmlr"])
+@pytest.mark.parametrize("variant", ["boxes", "plain", "pose", "rmlr"])
 def test_a_larger_canvas_changes_nothing(small, variant):
     network, _ = make(small, variant)
     batch = small.batch([0, 0, 1], [0, 2])

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from rmlr.model.pose import PoseNetwork, load_pose_network, onto_cells, pose_digest
+from rmlr.model.pose import PoseNetwork, load_pose_network, pose_digest
 
 
 def by_hand(state, pixels):
@@ -167,24 +167,30 @@ def test_what_is_no_file_of_tensors_is_refused_by_name(tmp_path):
         load_pose_network(tmp_path / "code.pth")
 
 
-def test_a_cell_of_the_detector_holds_the_mean_of_what_it_covers():
+@pytest.fixture
+def onto_cells():
+    with torch.device("meta"):
+        return PoseNetwork(BasicBlock, [1] * 4, [8] * 3).onto_cells
+
+
+def test_a_cell_of_the_detector_holds_the_mean_of_what_it_covers(onto_cells):
     maps = torch.arange(48.0).view(1, 1, 6, 8)
-    found = onto_cells(maps, 4, 8, 3, 4)
+    found = onto_cells(maps, 8, 3, 4)
     blocks = [[maps[0, 0, y : y + 2, x : x + 2].mean() for x in (0, 2, 4, 6)] for y in (0, 2, 4)]
     torch.testing.assert_close(found[0, 0], torch.tensor(blocks))
 
 
-def test_cells_beyond_the_map_are_zero_and_surplus_is_cut():
+def test_cells_beyond_the_map_are_zero_and_surplus_is_cut(onto_cells):
     maps = torch.ones(1, 2, 5, 4)
-    assert torch.equal(onto_cells(maps, 4, 8, 3, 1), torch.ones(1, 2, 3, 1))  # the last row of cells is half there
-    found = onto_cells(maps, 4, 8, 4, 3)
+    assert torch.equal(onto_cells(maps, 8, 3, 1), torch.ones(1, 2, 3, 1))  # the last row of cells is half there
+    found = onto_cells(maps, 8, 4, 3)
     assert torch.equal(found[:, :, :3, :2], torch.ones(1, 2, 3, 2))
     assert found.sum() == 2 * 6
 
 
-def test_cells_finer_than_the_map_are_refused():
+def test_cells_that_are_not_made_of_whole_ones_of_the_map_are_refused(onto_cells):
     with pytest.raises(ValueError, match="has 6 pixels, one of the pose network's 4"):
-        onto_cells(torch.ones(1, 1, 4, 4), 4, 6, 2, 2)
+        onto_cells(torch.ones(1, 1, 4, 4), 6, 2, 2)
 
 
 def test_a_picture_of_any_size_fills_the_detectors_grid(pose_weights):
@@ -192,7 +198,8 @@ def test_a_picture_of_any_size_fills_the_detectors_grid(pose_weights):
     for height, width, stride in ((64, 96, 32), (70, 40, 32), (70, 40, 16), (40, 40, 8)):
         grid = -(-height // stride), -(-width // stride)
         pixels = torch.randn(1, 3, height, width)
-        found, whole, size = network.cells(pixels, stride, *grid), network(pixels), stride // network.stride
+        whole, size = network(pixels), stride // network.stride
+        found = network.onto_cells(whole, stride, *grid)
         torch.testing.assert_close(found[0, :, 0, 0], whole[0, :, :size, :size].mean((1, 2)))
         y, x = (size * (cells - 1) for cells in grid)
         torch.testing.assert_close(found[0, :, -1, -1], whole[0, :, y : y + size, x : x + size].mean((1, 2)))

@@ -20,7 +20,7 @@ envvars:
 
 os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # jobs find `rmlr`
 
-STAGES = "draw prepare detector features text train predict evaluate table figure".split()
+STAGES = "draw prepare detector features pose text train predict evaluate table figure".split()
 STUDY = Study.load(Path("params.yaml"))
 PROFILE = config.get("profile", STUDY.profile)
 RESULTS = f"results/{PROFILE}"
@@ -151,6 +151,29 @@ def train_views(wildcards):
 def predict_views(wildcards):
     """The caches that a run is let loose on."""
     return views(wildcards, CHOSEN.prediction.split)
+
+
+def run_poses(wildcards):
+    """The folder of what a pose network saw, every split below; none for a run whose variant has no use for it."""
+    run, node = run_of(wildcards), NODES[f"runs/{wildcards.group}/{wildcards.run}/{wildcards.seed}/train"]
+    return f"{RESULTS}/{run.dataset}/pose/{run.backbone}" if node.variant.pose else ""
+
+
+def train_poses(wildcards):
+    """What a pose network saw of the images that a run learns from."""
+    folder = run_poses(wildcards)
+    return [path.replace(run_views(wildcards), folder) for path in train_views(wildcards) if folder]
+
+
+def predict_poses(wildcards):
+    """What a pose network saw of the images that a run is let loose on."""
+    folder = run_poses(wildcards)
+    return [path.replace(run_views(wildcards), folder) for path in predict_views(wildcards) if folder]
+
+
+def pose_flag(wildcards):
+    folder = run_poses(wildcards)
+    return f" --pose {folder}" if folder else ""
 
 
 def table_metrics(wildcards):

@@ -60,6 +60,35 @@ rule features:
         " --images {params.images} --detector {params.detector} --out {params.out} &> {log}"
 
 
+rule pose:
+    input:
+        images_mark,
+        settings="results/{profile}/settings/{dataset}/pose/{backbone}/{split}.yaml",
+        annotations="results/{profile}/{dataset}/prepare/run.json",
+        features="results/{profile}/{dataset}/features/{backbone}/{split}/run.json",
+    output:
+        "results/{profile}/{dataset}/pose/{backbone}/{split}/index.json",
+        "results/{profile}/{dataset}/pose/{backbone}/{split}/settings.yaml",
+        run="results/{profile}/{dataset}/pose/{backbone}/{split}/run.json",
+    log:
+        "results/{profile}/logs/{dataset}/pose/{backbone}/{split}.txt",
+    benchmark:
+        "results/{profile}/benchmarks/{dataset}/pose/{backbone}/{split}.tsv"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=720,
+    params:
+        annotations=subpath(input.annotations, parent=True),
+        images=f"{RAW}/images",
+        features=subpath(input.features, ancestor=2),
+        out=subpath(output.run, parent=True),
+    shell:
+        "rmlr pose --settings {input.settings} --annotations {params.annotations} --split {wildcards.split}"
+        " --images {params.images} --features {params.features} --out {params.out} &> {log}"
+
+
 rule milestone_detector:
     input:
         [f"{RESULTS}/detector/{run.backbone}/run.json" for run in ALL_RUNS.values()],

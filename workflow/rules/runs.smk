@@ -6,6 +6,7 @@ rule train:
         settings="results/{profile}/settings/runs/{group}/{run}/{seed}/train.yaml",
         annotations=run_annotations,
         features=train_views,
+        pose=train_poses,
         text=run_text,
     output:
         "results/{profile}/runs/{group}/{run}/{seed}/train/weights.safetensors",
@@ -24,11 +25,12 @@ rule train:
     params:
         annotations=subpath(input.annotations, parent=True),
         features=run_views,
+        pose=pose_flag,
         text=subpath(input.text, parent=True),
         out=subpath(output.run, parent=True),
     shell:
         "rmlr train --settings {input.settings} --annotations {params.annotations} --features {params.features}"
-        " --text {params.text} --seed {wildcards.seed} --out {params.out} &> {log}"
+        " --text {params.text} --seed {wildcards.seed} --out {params.out}{params.pose} &> {log}"
 
 
 rule predict:
@@ -36,6 +38,7 @@ rule predict:
         settings="results/{profile}/settings/runs/{group}/{run}/{seed}/predict.yaml",
         annotations=run_annotations,
         features=predict_views,
+        pose=predict_poses,
         weights="results/{profile}/runs/{group}/{run}/{seed}/train/run.json",
     output:
         "results/{profile}/runs/{group}/{run}/{seed}/predict/triplets.parquet",
@@ -52,11 +55,12 @@ rule predict:
     params:
         annotations=subpath(input.annotations, parent=True),
         features=run_views,
+        pose=pose_flag,
         weights=subpath(input.weights, parent=True),
         out=subpath(output.run, parent=True),
     shell:
         "rmlr predict --settings {input.settings} --annotations {params.annotations} --features {params.features}"
-        " --weights {params.weights} --out {params.out} &> {log}"
+        " --weights {params.weights} --out {params.out}{params.pose} &> {log}"
 
 
 rule evaluate:

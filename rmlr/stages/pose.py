@@ -1,0 +1,94 @@
+"""What a frozen pose network sees in every image of a split, over the cells of the detector's map."""
+
+import hashlib
+import json
+from itertools import groupby
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from rmlr.data.features import Features, FeatureWriter, MapShardBuilder, PoseIndex, check_space
+from rmlr.data.images import load_annotated, resized_size
+from rmlr.data.records import load_annotations
+from rmlr.hoi import Annotation
+from rmlr.model.pose import load_pose_network, pose_digest
+from rmlr.run import run
+from rmlr.settings import PoseNode
+
+Split = Literal["train", "val", "test"]
+
+
+def pose(*, settings: Path, annotations: Path, split: Split, images: Path, features: Path, out: Path) -> None:
+    """Run a frozen pose network over a split; keep its map of every image beside the detector's features.
+
+    The photos are resized as for the detector, and each cell of its map gets the mean of what the pose network says of
+    it, so that both maps are read alike. An interrupted run goes on from its last whole shard.
+
+    Args:
+        settings: this node's settings file: the pose network's weights, and how many photos it sees at once.
+        annotations: folder made by `prepare`.
+        split: which images.
+        images: folder of the photos.
+        features: folder whose split was made by `features`.
+        out: folder to write; gets shard-*.safetensors and index.json.
+    """
+    chosen = PoseNode.load(settings)
+    weights = Path(chosen.pose.weights)
+    inputs = [annotations, images, features / split, weights]
+    with run("pose", chosen, settings=settings, out=out, inputs=inputs) as record:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        network = load_pose_network(weights).to(device)
+        cached = Features.load(features, split)
+        wanted = _annotated(cached.image_ids, load_annotations(annotations, split), features / split)
+        index = PoseIndex(
+            pose_digest=pose_digest(weights),
+            channels=network.channels,
+            **cached.indices[0].model_dump(
+                include={"detector_digest", "view", "map_dtype", "shard_images", "image_ids"}
+            ),
+        )
+        cells = sum(height * width for (height, width), _ in map(cached.cells, range(len(cached))))
+        check_space(record.folder, cells * network.channels * torch.finfo(getattr(torch, index.map_dtype)).bits // 8)
+
+        sides = index.view.image.shortest, index.view.image.longest
+        position = {image_id: at for at, image_id in enumerate(index.image_ids)}
+        parts = [index.model_dump(), chosen.model_dump(), [item.file_name for item in wanted]]
+        writer = FeatureWriter(index, record.resume, hashlib.sha256(json.dumps(parts).encode()).hexdigest())
+        missing = writer.missing()
+        with record.progress(sum(len(ids) for _, ids in missing), f"pose: {split} images") as progress:
+            for shard, ids in missing:
+                builder = MapShardBuilder(index)
+                for same in _of_one_size([wanted[position[image_id]] for image_id in ids], sides):
+                    for first in range(0, len(same), chosen.pose.batch_size):
+                        chunk = same[first : first + chosen.pose.batch_size]
+                        batch = load_annotated(chunk, images, *sides)
+                        maps = network(batch.pixels.to(device))
+                        for item, seen, (height, _) in zip(chunk, maps, batch.resized.tolist(), strict=True):
+                            grid, (cell_height, _) = cached.cells(position[item.image_id])
+                            stride = round(cell_height * height / item.height)
+                            builder.add_map(item.image_id, network.onto_cells(seen[None], stride, *grid)[0])
+                        progress.advance(len(chunk))
+                writer.write(shard, builder)
+        writer.finish(record.folder)
+        record.log_metrics({"images": float(len(wanted))})
+
+
+def _annotated(image_ids: list[int], annotations: list[Annotation], where: Path) -> list[Annotation]:
+    """The records of the images that have features, in their order."""
+    by_id = {annotation.image_id: annotation for annotation in annotations}
+    if unknown := [image_id for image_id in image_ids if image_id not in by_id]:
+        raise ValueError(
+            f"{where}: {len(unknown)} images have features but no annotation, e.g. {unknown[:3]}. "
+            "Are features and annotations of one data set?"
+        )
+    return [by_id[image_id] for image_id in image_ids]
+
+
+def _of_one_size(annotations: list[Annotation], sides: tuple[int, int]) -> list[list[Annotation]]:
+    """The images grouped by the size that they are seen at: no map depends on the padding, thus on the batch."""
+
+    def size(annotation: Annotation) -> tuple[int, int]:
+        return resized_size(annotation.height, annotation.width, *sides)
+
+    return [list(group) for _, group in groupby(sorted(annotations, key=size), key=size)]

@@ -150,9 +150,9 @@ def predict(draw: np.random.Generator, words: Vocabulary, images: list[Annotatio
             verb, category = np.array(words.hois)[draw.integers(len(words.hois), size=ROWS)].T.copy()
         if truth is not None:
             near = draw.random(ROWS) < 0.5
-            noise = draw.normal(0, 8, (2, ROWS, 4))
-            human[near] = (image.boxes[truth[:, 0]] + noise[0])[near]
-            object_[near] = (image.boxes[truth[:, 2]] + noise[1])[near]
+            corners = image.boxes[truth[:, [0, 2]].T] + draw.normal(0, 8, (2, ROWS, 4))
+            moved = np.sort(corners.reshape(2, ROWS, 2, 2), axis=2).reshape(corners.shape)  # none turned around
+            human[near], object_[near] = moved[:, near]
             verb[near] = truth[near, 1]
             category[near] = image.labels[truth[near, 2]]
             object_[near & (truth[:, 2] == NO_BOX) & (draw.random(ROWS) < 0.5)] = np.nan  # "no object"

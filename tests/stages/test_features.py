@@ -134,6 +134,26 @@ def test_photos_of_many_sizes_may_share_a_batch(corner):
     torch.testing.assert_close(alone.maps[:, :, :4, :4], together.maps[:, :, :4, :4])  # away from the padding
 
 
+def test_looking_changes_nothing_in_the_detector(corner, monkeypatch):
+    """No gradient, no dropout, and batch norms that learn nothing of the photos."""
+    made = []
+
+    class Watched(FrozenDetector):
+        def __init__(self, *given):
+            super().__init__(*given)
+            self.before = {name: value.clone() for name, value in self.state_dict().items()}
+            made.append(self)
+
+    monkeypatch.setattr(stage, "FrozenDetector", Watched)
+    corner.run()
+    [watched] = made
+    norms = [name for name in watched.before if "running_mean" in name]
+    assert norms
+    assert all(torch.equal(value, watched.before[name]) for name, value in watched.state_dict().items())
+    assert not any(module.training for module in watched.detr.modules())
+    assert all(p.grad is None and not p.requires_grad for p in watched.parameters())
+
+
 def test_the_cache_says_whose_features_it_holds(corner):
     corner.run()
     cache = corner.load()

@@ -44,10 +44,10 @@ def test_no_rows_make_a_block_of_zeros():
 
 def test_no_sequence_is_an_empty_block_that_an_encoder_passes():
     none = torch.zeros(0, dtype=torch.long)
-    layout = Layout.of_rows(none, 0)
+    layouts = [Layout.of_rows(none, 0), Layout.of_block(torch.zeros(0, 3, dtype=torch.bool))]
     rows = torch.zeros(0, 8, requires_grad=True)
-    assert layout.pad(rows).shape == (0, 1, 8)
-    for layout in (layout, Layout.of_block(torch.zeros(0, 3, dtype=torch.bool))):
+    assert layouts[0].pad(rows).shape == (0, 1, 8)
+    for layout in layouts:
         found = Encoder(1, 8, 2, 16, 0.1, "gelu")(rows, layout)
         found.sum().backward()
         assert found.shape == (0, 8)

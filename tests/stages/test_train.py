@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import rmlr
 from rmlr.data.features import Features
 from rmlr.model.checkpoint import load_card, load_checkpoint
 from rmlr.model.network import build_objective
@@ -22,7 +25,7 @@ from rmlr.stages import train as stage
 from rmlr.stages.text import text
 from rmlr.stages.train import choose_share, train
 
-from .conftest import DETECTOR, write_features
+from .conftest import DETECTOR, VOCABULARY, write_features
 
 SIZES = TransformerSizes(layers=1, dim=8, heads=2, ffn_dim=8, dropout=0.1)
 SWITCHES = ("ire_sentence", "ire_word", "irm_sentence", "irm_word")
@@ -72,8 +75,13 @@ def run_train(study, settings_of, embeddings, tmp_path):
 
 
 def test_a_checkpoint_describes_itself_and_loads_without_any_text(run_train, study):
-    folder = run_train(node())
+    chosen = node()
+    folder = run_train(chosen, seed=3)
     card = load_card(folder)
+    for section in ("variant", "network", "alignment", "losses", "train"):
+        assert getattr(card, section) == getattr(chosen, section)
+    assert card.seed == 3
+    assert card.versions == {"rmlr": rmlr.__version__, **{name: version(name) for name in ("torch", "safetensors")}}
     assert card.vocabulary == study.vocabulary
     assert card.detector_digest == DETECTOR
     assert card.text_encoder == "random vectors"
@@ -284,6 +292,29 @@ def test_a_killed_stage_goes_on_in_a_fresh_process_to_the_same_bytes(
 
 
 # ---- what does not fit
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"channels": 9}, "channels: the weights were trained with 4, given is 9"),
+        ({"token_dim": 6}, "token_dim: the weights were trained with 5, given is 6"),
+        ({"detector_digest": "e" * 64}, "detector_digest: the weights were trained with ddd.*, given is eee"),
+        ({"objects": ("ball", "person")}, "objects: the features have other classes, .* or another order"),
+        ({"objects": ("person", "kite")}, r"objects: the features have other classes, e\.g\. \['kite'\]"),
+        ({"vocabulary": replace(VOCABULARY, verbs=("throw obj", "hold obj"))}, "vocabulary: .* in another order"),
+        ({"vocabulary": replace(VOCABULARY, person=1)}, "vocabulary: .* in another order"),
+    ],
+)
+def test_a_checkpoint_is_refused_by_whatever_it_was_not_trained_for(run_train, changed, said):
+    card = load_card(run_train(node("boxes", epochs=1)))
+    fitting = {"channels": 4, "token_dim": 5, "detector_digest": DETECTOR, "objects": VOCABULARY.objects}
+    fitting |= {"vocabulary": VOCABULARY}
+    card.must_fit(Path("features"), **fitting)
+    with pytest.raises(
+        ValueError, match=rf"^features: network, features and annotations do not fit together:\n  {said}"
+    ):
+        card.must_fit(Path("features"), **fitting | changed)
 
 
 def test_features_of_other_object_classes_are_refused(run_train, study, tmp_path):

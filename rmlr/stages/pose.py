@@ -35,10 +35,11 @@ def pose(*, settings: Path, annotations: Path, split: Split, images: Path, featu
     """
     chosen = PoseNode.load(settings)
     weights = Path(chosen.pose.weights)
+    network = load_pose_network(weights)
     inputs = [annotations, images, features / split, weights]
     with run("pose", chosen, settings=settings, out=out, inputs=inputs) as record:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        network = load_pose_network(weights).to(device)
+        network = network.to(device)
         cached = Features.load(features, split)
         wanted = _annotated(cached.image_ids, load_annotations(annotations, split), features / split)
         index = PoseIndex(

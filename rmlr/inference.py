@@ -6,11 +6,11 @@
 
 A run's folder holds the checkpoint in train/ and, in predict/settings.yaml, to which power the detector's scores enter.
 Its detector is found by the checkpoint's digest of it: in detector/ of the run's folder (so does `rmlr export` lay it
-out), else where run.json of training, and of the features it was given, says.
+out), else where run.json of training, and of the features it was given, says. So is the pose network, if it reads one.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,13 +29,14 @@ from rmlr.model.detector import WEIGHTS_FILE as DETECTOR_FILE
 from rmlr.model.detector import FrozenDetector, load_detector, select_queries, weights_digest
 from rmlr.model.network import InteractionNetwork
 from rmlr.model.pairs import Pairs
+from rmlr.model.pose import PoseNetwork, load_pose_network, pose_digest
 from rmlr.model.remine import InteractiveRelationEncoder
 from rmlr.model.scoring import ScoredVerbs, score_verbs
 from rmlr.model.transformer import Layout
 from rmlr.settings import PredictNode
 
 MIN_SCORE = 0.1  # what people want to read, unless they ask for more
-BATCH_SIZE = 8  # pictures at once
+BATCH_SIZE = 4  # pictures at once
 PREDICTION = "predict/settings.yaml"  # of a run
 
 Box = tuple[float, float, float, float]
@@ -94,7 +95,10 @@ class _Seen:
     inputs: ImageBatch
     batch: Batch
     query: Int[Tensor, " n"]  # the detector's, of each instance
-    scored: ScoredVerbs
+    scored: ScoredVerbs  # this and what follows on the CPU
+    boxes: Float[Tensor, "n 4"]  # of the instances, as what follows
+    labels: Int[Tensor, " n"]
+    scores: Float[Tensor, " n"]
 
 
 class Model:
@@ -107,9 +111,11 @@ class Model:
         card: Card,
         prior_power: float,
         device: torch.device,
+        pose: PoseNetwork | None = None,
     ) -> None:
         self.detector = detector.to(device)
         self.network = network.to(device)
+        self.pose = None if pose is None else pose.to(device)
         self.card = card
         self.prior_power = prior_power
         self.device = device
@@ -191,17 +197,25 @@ class Model:
             image_sizes=inputs.original.float(),
             instances=Instances(*(part[image, query] for part in parts)),
             instance_image=image,
+            pose=self._pose_maps(inputs.pixels, *detections.maps.shape[2:]),
         )
         scored = score_verbs(
             self.network, batch, self._is_valid_verb, prior_power=self.prior_power, min_score=min_score
         )
-        return _Seen(inputs, batch, query, scored)
+        scored = ScoredVerbs(*(getattr(scored, name).cpu() for name in ScoredVerbs.__slots__))
+        instances = (getattr(batch.instances, name).cpu() for name in ("boxes", "labels", "scores"))
+        return _Seen(inputs, batch, query, scored, *instances)
+
+    def _pose_maps(self, pixels: Tensor, height: int, width: int) -> Tensor | None:
+        if self.pose is None:
+            return None
+        return self.pose.onto_cells(self.pose(pixels), self.detector.stride, height, width)
 
     def _triplet(self, seen: _Seen, row: int) -> Triplet:
-        scored, instances, vocabulary = seen.scored, seen.batch.instances, self.card.vocabulary
+        scored, vocabulary = seen.scored, self.card.vocabulary
         human, object_, verb = (int(getattr(scored, name)[row]) for name in ("human", "object", "verb"))
-        label = int(instances.labels[object_])
-        human_box, object_box = (tuple(instances.boxes[index].tolist()) for index in (human, object_))
+        label = int(seen.labels[object_])
+        human_box, object_box = (tuple(seen.boxes[index].tolist()) for index in (human, object_))
         return Triplet(
             human_box=human_box,
             object_box=object_box,
@@ -209,8 +223,8 @@ class Model:
             verb=vocabulary.verbs[verb],
             phrase=str(vocabulary.phrase(verb, label)),
             score=float(scored.score[row]),
-            human_score=float(instances.scores[human]),
-            object_score=float(instances.scores[object_]),
+            human_score=float(seen.scores[human]),
+            object_score=float(seen.scores[object_]),
         )
 
 
@@ -218,6 +232,7 @@ def load(
     run: str | Path,
     *,
     detector: str | Path | None = None,
+    pose: str | Path | None = None,
     prior_power: float | None = None,
     device: str | None = None,
 ) -> Model:
@@ -226,15 +241,15 @@ def load(
     Args:
         run: a run's folder (which holds train/), the folder that `rmlr train` wrote, or what `rmlr export` wrote.
         detector: folder of the detector that it was trained with, where it is not found from the run.
+        pose: weights file of the pose network that it was trained with, likewise, if it reads one.
         prior_power: of the detector's scores, where predict/settings.yaml does not say it or another is wanted.
         device: as torch names it; by default a GPU if there is one.
 
     Raises ValueError where something lacks or does not fit.
     """
-    parts = find_parts(Path(run), None if detector is None else Path(detector))
+    given = (None if path is None else Path(path) for path in (detector, pose))
+    parts = find_parts(Path(run), *given)
     card = load_card(parts.checkpoint)
-    if card.variant.pose:
-        raise ValueError(f"{parts.checkpoint}: its variant reads a pose network, which photos are not shown to here")
     if prior_power is None:
         if parts.prediction is None:
             raise ValueError(
@@ -248,6 +263,7 @@ def load(
         card,
         prior_power,
         torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+        None if parts.pose is None else load_pose_network(parts.pose),
     )
 
 
@@ -260,11 +276,15 @@ class Parts:
 
     checkpoint: Path  # folder
     detector: Path  # folder
+    pose: Path | None  # weights file, where the run reads a pose network's map
     prediction: Path | None  # settings file
 
 
-def find_parts(run: Path, detector: Path | None) -> Parts:
-    """The parts of what `load` takes; ValueError where checkpoint or detector is not to be found or does not fit."""
+def find_parts(run: Path, detector: Path | None = None, pose: Path | None = None) -> Parts:
+    """The parts of what `load` takes; ValueError where one is not to be found, or is not the one that was trained with.
+
+    `detector` and `pose` are the user's.
+    """
     if (model := run / "MLmodel").is_file():
         run = run / yaml.safe_load(model.read_text())["flavors"]["python_function"]["data"]
     checkpoint = next((folder for folder in (run, run / "train") if (folder / CARD_FILE).is_file()), None)
@@ -273,43 +293,57 @@ def find_parts(run: Path, detector: Path | None) -> Parts:
             f"{run}: holds no trained network: expected {CARD_FILE}, train/{CARD_FILE} or an exported model. "
             "Give a run's folder, such as results/demo/runs/shared/rmlr/0"
         )
-    prediction = checkpoint.parent / PREDICTION
-    return Parts(
-        checkpoint,
-        _find_detector(checkpoint, load_card(checkpoint).detector_digest, detector),
-        prediction if prediction.is_file() else None,
-    )
+    card, beside, prediction = load_card(checkpoint), checkpoint.parent, checkpoint.parent / PREDICTION
+    named = list(_named_inputs(checkpoint))
+    detectors = [beside / "detector", *(path for path in named if (path / DETECTOR_FILE).is_file())]
+    found = _find("detector", card.detector_digest, checkpoint, detector, detectors, _detector_digest)
+    found_pose = None
+    if card.pose_digest is not None:
+        poses = [path for path in (*sorted(beside.glob("pose/*")), *named) if path.is_file()]
+        found_pose = _find("pose", card.pose_digest, checkpoint, pose, poses, _pose_digest)
+    return Parts(checkpoint, found, found_pose, prediction if prediction.is_file() else None)
 
 
-def _find_detector(checkpoint: Path, digest: str, given: Path | None) -> Path:
-    """The folder of the detector with these weights."""
+def _find(
+    what: str,
+    digest: str,
+    checkpoint: Path,
+    given: Path | None,
+    candidates: Sequence[Path],
+    digest_of: Callable[[Path], str | None],
+) -> Path:
+    """The frozen network of this digest: the one given by the user, or the first of the candidates that is it."""
     if given is not None:
-        if not (given / DETECTOR_FILE).is_file():
-            raise ValueError(f"{given / DETECTOR_FILE}: does not exist. Is this the folder of a detector?")
-        if (found := weights_digest(given)) != digest:
+        if (other := digest_of(given)) is None:
+            raise ValueError(f"{given}: holds no weights. Is it what --{what} is to name?")
+        if other != digest:
             raise ValueError(
-                f"{given}: is not the detector that {checkpoint} was trained with: the SHA-256 of its weights is "
-                f"{found[:12]}..., expected {digest[:12]}..."
+                f"{given}: is not the {what} network that {checkpoint} was trained with: the SHA-256 of its weights is "
+                f"{other[:12]}..., expected {digest[:12]}..."
             )
         return given
-    candidates = [checkpoint.parent / "detector", *_named_detectors(checkpoint)]
-    for folder in candidates:
-        if (folder / DETECTOR_FILE).is_file() and weights_digest(folder) == digest:
-            return folder
-    looked = ", ".join(map(str, candidates))
+    if (found := next((path for path in candidates if digest_of(path) == digest), None)) is not None:
+        return found
     raise ValueError(
-        f"{checkpoint}: the detector that it was trained with (weights of SHA-256 {digest[:12]}...) was not found. "
-        f"Looked in: {looked}. Give its folder: --detector, or detector="
+        f"{checkpoint}: the {what} network that it was trained with (SHA-256 of the weights {digest[:12]}...) was not "
+        f"found in {', '.join(map(str, candidates)) or 'what run.json names'}. Say where it is: --{what}, or {what}="
     )
 
 
-def _named_detectors(checkpoint: Path) -> Iterator[Path]:
-    """Folders that hold a detector, among the inputs of a training and of the features that it was given."""
+def _detector_digest(folder: Path) -> str | None:
+    return weights_digest(folder) if (folder / DETECTOR_FILE).is_file() else None
+
+
+def _pose_digest(path: Path) -> str | None:
+    return pose_digest(path) if path.is_file() else None
+
+
+def _named_inputs(checkpoint: Path) -> Iterator[Path]:
+    """What training read, and what the stages read whose folders for each split it was given."""
     for given in _inputs(checkpoint):
-        if (given / DETECTOR_FILE).is_file():
-            yield given
-        for features in sorted(given.glob("*/run.json")):  # one folder for each split
-            yield from (folder for folder in _inputs(features.parent) if (folder / DETECTOR_FILE).is_file())
+        yield given
+        for made in sorted(given.glob("*/run.json")):
+            yield from _inputs(made.parent)
 
 
 def _inputs(folder: Path) -> list[Path]:

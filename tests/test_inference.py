@@ -225,7 +225,7 @@ def test_a_checkpoint_alone_needs_only_its_detector_and_a_power(photo_run, model
     alone.mkdir()
     for name in ("checkpoint.json", "weights.safetensors"):
         shutil.copy(photo_run.run / "train" / name, alone)
-    with pytest.raises(ValueError, match=r"the detector .* was not found\. .*--detector"):
+    with pytest.raises(ValueError, match=r"the detector network .* was not found in .*alone.*--detector"):
         load(alone)
     with pytest.raises(ValueError, match=r"predict/settings\.yaml: does not exist.*--prior-power"):
         load(alone, detector=photo_run.detector)
@@ -237,9 +237,9 @@ def test_another_detector_is_refused(photo_run, tmp_path):
     other = Path(shutil.copytree(photo_run.detector, tmp_path / "other"))
     weights = other / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
-    with pytest.raises(ValueError, match=r"other: is not the detector that .* was trained with"):
+    with pytest.raises(ValueError, match=r"other: is not the detector network that .* was trained with"):
         load(photo_run.run, detector=other)
-    with pytest.raises(ValueError, match=r"nowhere/model\.safetensors: does not exist"):
+    with pytest.raises(ValueError, match="nowhere: holds no weights"):
         load(photo_run.run, detector=tmp_path / "nowhere")
 
 

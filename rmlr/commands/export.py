@@ -25,7 +25,9 @@ INPUT = "image"  # the column of a request
 ROW = "row"  # of the request, from 0: the column that an answer has before those of a triplet
 
 
-def export(*, run: Path, out: Path, detector: Path | None = None, register: str | None = None) -> None:
+def export(
+    *, run: Path, out: Path, detector: Path | None = None, pose: Path | None = None, register: str | None = None
+) -> None:
     """Write a trained run and its detector as one folder, an MLflow model, that works on any machine.
 
     It takes pictures, the bytes of image files, and gives the table that `rmlr photo` writes. Needs MLflow.
@@ -34,6 +36,7 @@ def export(*, run: Path, out: Path, detector: Path | None = None, register: str 
         run: a run's folder, such as results/demo/runs/shared/rmlr/0: trained, and predicted with.
         out: folder to write; must not exist.
         detector: folder of the detector that the run was trained with, where it is not found from the run.
+        pose: weights file of the pose network, likewise, for a run that reads one.
         register: name under which MLflow's registry shall hold it, too: of MLFLOW_TRACKING_URI, else of `mlflow.db`.
     """
     if out.exists():
@@ -43,16 +46,17 @@ def export(*, run: Path, out: Path, detector: Path | None = None, register: str 
         import mlflow.pyfunc
     except ImportError as error:
         raise ValueError("MLflow is not installed, and what is written is its model. `pip install mlflow`") from error
-    parts = find_parts(run, detector)
+    parts = find_parts(run, detector, pose)
     if parts.prediction is None:
         raise ValueError(f"{run}: has no predict/settings.yaml, which says how scores are made. Run `rmlr predict`")
-    load(run, detector=detector)  # whatever does not fit is said before anything is written
+    load(run, detector=detector, pose=pose)  # whatever does not fit is said before anything is written
     aside = out.with_name(f".{out.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     with tempfile.TemporaryDirectory() as scratch:
         wanted = {f"train/{name}": parts.checkpoint / name for name in (CARD_FILE, WEIGHTS_FILE)}
         wanted |= {f"detector/{name}": parts.detector / name for name in ("config.json", DETECTOR_FILE)}
         wanted |= {"predict/settings.yaml": parts.prediction}
+        wanted |= {f"pose/{parts.pose.name}": parts.pose} if parts.pose else {}
         for name, path in wanted.items():
             link = Path(scratch, "run", name)
             link.parent.mkdir(parents=True, exist_ok=True)

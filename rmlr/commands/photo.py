@@ -41,6 +41,7 @@ def photo(
     run: Path,
     out: Path,
     detector: Path | None = None,
+    pose: Path | None = None,
     prior_power: float | None = None,
     min_score: float = MIN_SCORE,
     top: int = 5,
@@ -56,6 +57,7 @@ def photo(
         out: folder for the results; made if need be. Gets triplets.csv, triplets.json, and for each picture
             NAME-triplets.png; files of these names are replaced.
         detector: folder of the detector that the run was trained with, where it is not found from the run.
+        pose: weights file of the pose network, likewise, for a run that reads one.
         prior_power: of the detector's scores, where predict/settings.yaml of the run does not say it.
         min_score: triplets below are neither written nor drawn.
         top: how many triplets are drawn on each picture; the tables hold all.
@@ -64,7 +66,7 @@ def photo(
     if top < 1 or not 0 <= min_score <= 1:
         raise ValueError(f"--top {top} --min-score {min_score}: expected --top of at least 1, --min-score from 0 to 1")
     paths = find_pictures(pictures)
-    model = load(run, detector=detector, prior_power=prior_power)
+    model = load(run, detector=detector, pose=pose, prior_power=prior_power)
     names = _names(paths)
     faults: list[str] = []
     progress, found = Progress(len(paths), "pictures"), 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from rmlr.hoi import Annotation
@@ -54,7 +54,8 @@ def read_image(path: Path) -> Image.Image:
 def as_people_see(picture: Path | Image.Image) -> Image.Image:
     """A photo in RGB and upright, as viewers show it: unlike in `read_image`, an EXIF orientation is applied."""
     if isinstance(picture, Image.Image):
-        return _in_rgb(ImageOps.exif_transpose(picture))
+        is_turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return _in_rgb(ImageOps.exif_transpose(picture)) if is_turned or picture.mode != "RGB" else picture
     with _open(picture) as image:
         _decode(image, picture)
         return _in_rgb(ImageOps.exif_transpose(image))

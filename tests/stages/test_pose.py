@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections import defaultdict
 from pathlib import Path
 
@@ -318,6 +319,24 @@ def test_a_variant_without_the_cue_reads_no_maps(trained, photo_run):
     assert "nowhere" not in (out / "run.json").read_text()
 
 
-def test_photos_of_people_are_refused_for_a_run_with_the_cue(trained, photo_run):
-    with pytest.raises(ValueError, match="its variant reads a pose network"):
-        load(trained.root / "train", detector=photo_run.detector, prior_power=2.8)
+def test_a_photo_is_shown_to_the_pose_network_that_was_trained_with(trained, photo_run, pose_weights):
+    table = load_triplets(trained.predict("shown") / "triplets.parquet")
+    model = load(trained.root / "train", prior_power=2.8)
+    for path in photo_run.photos:
+        scores = sorted(table.score[table.image_id == int(path.stem.rpartition("_")[2])])
+        found = sorted(triplet.score for triplet in model(path, min_score=0.0))
+        np.testing.assert_allclose(found, scores, rtol=1e-4, atol=1e-5)
+    given = load(trained.root / "train", pose=pose_weights, prior_power=2.8)
+    assert given(photo_run.photos[0]) == model(photo_run.photos[0])
+    with pytest.raises(ValueError, match=r"another\.pth: is not the pose network that .* was trained with"):
+        load(trained.root / "train", pose=other_network(pose_weights, trained.root / "another.pth"))
+    with pytest.raises(ValueError, match=r"lost\.pth: holds no weights"):
+        load(trained.root / "train", pose=trained.root / "lost.pth")
+    carried = trained.root / "carried"  # as `rmlr export` lays a run out
+    shutil.copytree(photo_run.detector, carried / "detector")
+    for name in ("train/checkpoint.json", "train/weights.safetensors", "predict/settings.yaml"):
+        (carried / name).parent.mkdir(exist_ok=True)
+        shutil.copy(trained.root / name.replace("predict", "shown"), carried / name)
+    (carried / "pose").mkdir()
+    shutil.copy(pose_weights, carried / "pose")
+    assert load(carried)(photo_run.photos[0]) == model(photo_run.photos[0])

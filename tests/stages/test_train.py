@@ -130,7 +130,7 @@ def test_the_same_seed_gives_the_same_files_and_another_seed_does_not(run_train)
 
 
 def test_what_a_token_tells_is_learnt(run_train, study):
-    network = load_checkpoint(run_train(node(epochs=30)))
+    network = load_checkpoint(run_train(node(epochs=12)))
     cached = Features.load(study.features, "test")
     logits = network(cached.batch(list(range(5)))).logits
     assert logits.argmax(1).tolist() == [image_id % 2 for image_id in study.image_ids["test"][:5]]

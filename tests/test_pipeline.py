@@ -367,6 +367,25 @@ def test_the_paper_profile_can_be_planned_without_its_data(source, tmp_path):
     assert "rule draw" not in said
 
 
+def test_a_pose_network_is_run_for_the_runs_that_read_it_alone(source, tmp_path):
+    project = source.copy(tmp_path / "study")
+    plan = project("snakemake", "-n", "-p", "--config", "profile=paper")
+    assert "rmlr pose" not in plan
+    assert "--pose" not in plan
+    project.edit(lambda content: content["runs"]["shared"]["rmlr"].update(variant="pose"))
+    plan = project("snakemake", "-n", "-p", "--config", "profile=paper")
+    commands = [line.partition("rmlr ")[2] for line in plan.splitlines() if "Shell command: rmlr " in line]
+    looks = sorted(line for line in commands if line.startswith("pose "))
+    folder = "results/paper/vcoco/{}/base"
+    assert [line.split(" --out ")[1].split()[0] for line in looks] == [
+        f"{folder.format('pose')}/{split}" for split in ("test", "train", "val")
+    ]
+    assert all(f" --features {folder.format('features')} " in line for line in looks)
+    readers = [line for line in commands if f" --pose {folder.format('pose')} " in line]
+    assert [line.split()[0] for line in readers] == ["train", "predict"]
+    assert all("/shared/rmlr/" in line for line in readers)
+
+
 def test_missing_real_data_is_one_clear_message(source, tmp_path):
     project = source.copy(tmp_path / "study")
     said = project("snakemake", "results/paper/vcoco/prepare/run.json", "--config", "profile=paper", fails=True)

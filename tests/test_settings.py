@@ -101,3 +101,35 @@ def test_a_misspelt_key_and_a_wrong_type_are_named_with_what_came(content, tmp_p
     assert "profiles.demo.detector_sead: Extra inputs are not permitted, got 0" in said
     assert "profiles.demo.detector_seed: Field required\n" in said + "\n"
     assert "profiles.demo.features.batch_size: Input should be a valid integer, got 'many'" in said
+
+
+def test_a_run_with_the_pose_cue_has_nodes_for_it_and_no_other_run_changes(content):
+    before = nodes_of(content)
+    content["profiles"]["tiny"]["pose"] = {"weights": "pose.pth", "batch_size": 2}
+    content["runs"]["shared"]["rmlr"]["variant"] = "pose"
+    after = nodes_of(content)
+    added = {f"{dataset}/pose/base/{split}" for dataset in ("vcoco", "hicodet") for split in ("train", "val", "test")}
+    assert after.keys() - before.keys() == added
+    assert [place for place in before if before[place] != after[place]] == ["runs/shared/rmlr/0/train"]
+
+
+def test_a_run_with_the_pose_cue_in_a_profile_without_a_pose_network_is_an_error(content):
+    content["runs"]["shared"]["rmlr"]["variant"] = "pose"
+    with pytest.raises(
+        ValueError, match=r"runs\.shared\.rmlr: its variant reads a pose network, .*profiles\.tiny\.pose"
+    ):
+        nodes_of(content)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"ire": True}, "pose takes the place of ire"),
+        ({"network": "boxes", "global_context": False}, "network boxes has no place for the cues of a pose network"),
+        ({"pose": False}, "they need ire: true, or pose: true"),
+    ],
+)
+def test_a_pose_cue_where_it_cannot_be_is_an_error(content, changes, said):
+    content["variants"]["pose"].update(changes)
+    with pytest.raises(ValueError, match=said):
+        nodes_of(content)

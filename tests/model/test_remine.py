@@ -3,11 +3,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmlr.model.pairs import enumerate_pairs
-from rmlr.model.remine import GlobalContext, InteractiveRelationEncoder, coverage, roi_area, sine_position_code
+from rmlr.model.remine import (
+    GlobalContext,
+    InteractiveRelationEncoder,
+    PoseCue,
+    coverage,
+    roi_area,
+    sine_position_code,
+)
 from rmlr.model.transformer import Layout
 
 HEIGHT, WIDTH, FINE = 3, 4, 8  # cells, and points along each side of a cell
@@ -28,6 +35,7 @@ def by_points(boxes: list[list[float]]) -> torch.Tensor:
     return covered.float().view(HEIGHT, FINE, WIDTH, FINE).mean((1, 3))
 
 
+@settings(deadline=None)
 @given(eighths, eighths)
 def test_coverage_is_exact_for_the_union(human, object_):
     human, object_ = as_box(human), as_box(object_)
@@ -188,3 +196,41 @@ def test_a_pair_of_empty_boxes_looked_nowhere_and_no_pairs_have_no_map(small):
     batch = replace(batch, instances=replace(batch.instances, boxes=torch.zeros(2, 4)))
     assert attention(encoder(small, "covered"), small, batch).eq(0).all()
     assert attention(encoder(small, "covered"), small, small.batch([1], [])).shape == (0, 4, 5)
+
+
+def pose_cues(cue, small, batch):
+    pairs = enumerate_pairs(batch, small.person)
+    return cue(batch, pairs, Layout.of_rows(pairs.image, len(batch.image_ids)))
+
+
+@pytest.mark.parametrize("pool", ["covered", "roi"])
+def test_a_pose_cue_is_the_mean_of_the_pose_networks_map_where_the_pairs_boxes_lie(small, pool):
+    torch.manual_seed(0)
+    cue = PoseCue(small.pose_channels, 4, pool=pool)
+    batch = small.batch([0, 1], [], [0, 2], height=2, width=3)
+    half = small.stride / 2
+    boxes = torch.tensor([[0, 0, 2, 4], [4, 1, 6, 2], [0, 0, 4, 4], [3, 3, 4, 4]]) * half  # in half cells
+    batch = replace(batch, instances=replace(batch.instances, boxes=boxes))
+    one, two = batch.pose[0], batch.pose[2]
+    apart = one[:, 0, 0] + one[:, 1, 0] + one[:, 0, 2] / 2  # two cells, and the lower half of a third
+    within = two[:, :, :2].sum((1, 2))  # the object lies in the person's four cells
+    area = (2.5, 4) if pool == "covered" else (6, 4)
+    expected = torch.stack([apart / area[0], within / area[1]])
+    torch.testing.assert_close(pose_cues(cue, small, batch), cue.project(expected), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("pool", ["covered", "roi"])
+def test_a_pose_cue_reads_neither_padding_nor_the_detectors_map(small, pool):
+    torch.manual_seed(0)
+    cue, batch = PoseCue(small.pose_channels, 4, pool=pool), small.batch([0, 1], [0, 0, 2])
+    expected = pose_cues(cue, small, batch)
+    padded = replace(small.on_larger_canvas(batch, 3, 2), maps=torch.full((2, 1, 7, 7), torch.nan))
+    torch.testing.assert_close(pose_cues(cue, small, padded), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_no_pairs_give_no_pose_cues(small):
+    cue = PoseCue(small.pose_channels, 4, pool="covered")
+    found = pose_cues(cue, small, small.batch([1], []))
+    assert found.shape == (0, 4)
+    found.sum().backward()
+    assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in cue.parameters())

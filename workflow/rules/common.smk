@@ -153,6 +153,11 @@ def predict_views(wildcards):
     return views(wildcards, CHOSEN.prediction.split)
 
 
+def pose_weights(wildcards):
+    """The pose network's file, if it is there; the stage itself says that it is not."""
+    return [CHOSEN.pose.weights] if CHOSEN.pose and Path(CHOSEN.pose.weights).is_file() else []
+
+
 def run_poses(wildcards):
     """The folder of what a pose network saw, every split below; none for a run whose variant has no use for it."""
     run, node = run_of(wildcards), NODES[f"runs/{wildcards.group}/{wildcards.run}/{wildcards.seed}/train"]

@@ -63,6 +63,7 @@ rule features:
 rule pose:
     input:
         images_mark,
+        pose_weights,
         settings="results/{profile}/settings/{dataset}/pose/{backbone}/{split}.yaml",
         annotations="results/{profile}/{dataset}/prepare/run.json",
         features="results/{profile}/{dataset}/features/{backbone}/{split}/run.json",

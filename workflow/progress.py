@@ -17,7 +17,17 @@ from pathlib import Path
 EVERY = 15.0  # seconds between two lines on what is at work
 
 # Core-seconds of one job in the demo profile. Only their ratios count, and only until a job of that rule has finished.
-WORK = {"draw": 26, "prepare": 3, "detector": 240, "features": 15, "text": 9, "train": 52, "predict": 2, "evaluate": 3}
+WORK = {
+    "draw": 26,
+    "prepare": 3,
+    "detector": 240,
+    "features": 15,
+    "pose": 15,
+    "text": 9,
+    "train": 52,
+    "predict": 2,
+    "evaluate": 3,
+}
 LITTLE = 1  # core-seconds of any other job
 
 

@@ -140,7 +140,7 @@ def fit(
     with its first images, so that every process always has work. The first process writes.
 
     Raises ValueError where the effective batch cannot be reached, and, in all processes alike, on a loss or gradient
-    that is not finite; ConnectionResetError where another process is gone.
+    that is not finite; ConnectionResetError where another process is gone. Several processes train once, then part.
     """
     has_none = not torch.accelerator.is_available()
     accelerator = Accelerator(cpu=has_none, mixed_precision="no")  # the launcher's is not ours
@@ -198,6 +198,8 @@ def fit(
                 state = {"task": task.state_dict(), "optimiser": optimiser.state_dict(), "rows": rows}
                 save_resume(path, {"identity": identity, **state})
             accelerator.wait_for_everyone()
+    if processes > 1:
+        torch.distributed.destroy_process_group()  # else NCCL complains at the end
     return rows
 
 
@@ -266,8 +268,7 @@ def _company(processes: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        is_lost = isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
-        if processes > 1 and is_lost:
+        if processes > 1 and (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
             raise ConnectionResetError(
                 "another process of this run is gone; what it said, or its launcher, tells why"
             ) from error

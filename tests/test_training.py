@@ -1,4 +1,4 @@
-"""The trainer: what it computes, what it survives. Run as a script, this file is one process of training runs."""
+"""The trainer: what it computes, what it survives. Run as a script, this file is one process of a training run."""
 
 import json
 import os
@@ -275,6 +275,12 @@ def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path
     assert {term: row[term] for term in TERMS} == pytest.approx({term: whole_row[term] for term in TERMS}, rel=1e-4)
 
 
+def test_a_launchers_idea_of_accumulation_changes_nothing(tmp_path, monkeypatch):
+    whole_row = train(tmp_path / "whole", WHOLE, dropout=0.0)[0][0]
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    assert train(tmp_path / "told", WHOLE, dropout=0.0)[0][0] == whole_row
+
+
 def test_accumulation_in_bfloat16_gives_the_losses_of_the_whole_batch(tmp_path):
     schedule = WHOLE.model_copy(update={"precision": "bf16"})
     whole_row = train(tmp_path / "whole", schedule, dropout=0.0)[0][0]
@@ -284,42 +290,36 @@ def test_accumulation_in_bfloat16_gives_the_losses_of_the_whole_batch(tmp_path):
 
 def test_two_processes_give_the_gradients_of_one_with_the_whole_batch(tmp_path):
     """Also where one has no pair, no positive and no row in a step, and the other has."""
-    still = {"learning_rate": 1e-12, "micro_batch_size": 1}  # gradients of all steps are taken at the same weights
-    schedules = [WHOLE.model_copy(update=still | {"batch_size": size, "epochs": 2}) for size in (2, 4)]
+    whole = changed(epochs=2, batch_size=2, micro_batch_size=2, clip_norm=1e9, learning_rate=1e-12)  # weights stay
+    part = whole.model_copy(update={"micro_batch_size": 1})
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     rendezvous = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path / rank), *(each.model_dump_json() for each in schedules)],
+            [sys.executable, __file__, str(tmp_path / rank), part.model_dump_json()],
             env=os.environ | rendezvous | {"RANK": rank, "LOCAL_RANK": rank},
         )
         for rank in "01"
     ]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    for run, schedule in enumerate(schedules):
-        folders = [tmp_path / rank / str(run) for rank in "01"]
-        asked = [json.loads((folder / "asked.json").read_text()) for folder in folders]
-        accumulation = schedule.batch_size // 2
-        idle = [
-            [{*chain(*calls[at : at + accumulation])} <= NOTHING_DONE for at in range(0, len(calls), accumulation)]
-            for calls in asked
-        ]
-        assert any(one != other for one, other in zip(*idle, strict=True))
-        assert [8] in chain(*asked)
-        whole = schedule.model_copy(update={"micro_batch_size": schedule.batch_size})
-        whole_rows, _ = train(tmp_path / f"whole{run}", whole, dropout=0.0)
-        for part, whole in zip(gradients(folders[0]), gradients(tmp_path / f"whole{run}"), strict=True):
-            torch.testing.assert_close(part, whole, atol=1e-6, rtol=1e-4)
-        assert same(*(load_file(folder / "weights.safetensors") for folder in folders))
-        assert not (folders[1] / "resume").exists()  # the first process writes
-        for folder in folders:
-            for row, whole_row in zip(json.loads((folder / "curves.json").read_text()), whole_rows, strict=True):
-                names = [name for name in whole_row if "spread" not in name]  # a spread is that of a micro-batch
-                assert {name: row[name] for name in names} == pytest.approx(
-                    {name: whole_row[name] for name in names}, rel=1e-4, abs=1e-6
-                )
+    folders = [tmp_path / rank for rank in "01"]
+    asked = [json.loads((folder / "asked.json").read_text()) for folder in folders]
+    idle = [[position in NOTHING_DONE for [position] in positions] for positions in asked]
+    assert any(one != other for one, other in zip(*idle, strict=True))
+    assert [8] in chain(*asked)
+    whole_rows, _ = train(tmp_path / "whole", whole, dropout=0.0)
+    for found, expected in zip(gradients(folders[0]), gradients(tmp_path / "whole"), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+    assert same(*(load_file(folder / "weights.safetensors") for folder in folders))
+    assert not (folders[1] / "resume").exists()  # the first process writes
+    for folder in folders:
+        for row, whole_row in zip(json.loads((folder / "curves.json").read_text()), whole_rows, strict=True):
+            names = [name for name in whole_row if "spread" not in name]  # a spread is that of a micro-batch
+            assert {name: row[name] for name in names} == pytest.approx(
+                {name: whole_row[name] for name in names}, rel=1e-4, abs=1e-6
+            )
 
 
 @pytest.mark.parametrize("sizes", [{"micro_batch_size": 3}, {"micro_batch_size": 8}])
@@ -391,7 +391,7 @@ def test_a_run_that_was_killed_while_it_wrote_down_an_epoch_loses_that_one_only(
     killed = subprocess.run(command, env=os.environ | environment, check=False, timeout=120)
     assert killed.returncode == -signal.SIGKILL
     world = World()
-    rows, weights = train(tmp_path / "0", load=world.load, dropout=0.0)
+    rows, weights = train(tmp_path, load=world.load, dropout=0.0)
     assert len(world.asked) == 6
     whole_rows, whole = train(tmp_path / "whole", dropout=0.0)
     assert rows == whole_rows
@@ -475,11 +475,9 @@ def dying(at: int, action):
 
 if __name__ == "__main__":
     torch.save = dying(int(os.environ.get("KILLED_AT", "0")), torch.save)
-    out = Path(sys.argv[1])
-    for number, schedule in enumerate(map(Train.model_validate_json, sys.argv[2:])):
-        folder, world = out / str(number), World()
-        folder.mkdir(parents=True)
-        rows, weights = train(folder, schedule, load=world.load, dropout=0.0)
-        save_file(weights, folder / "weights.safetensors")
-        (folder / "curves.json").write_text(json.dumps(rows))
-        (folder / "asked.json").write_text(json.dumps(world.asked))
+    folder, world = Path(sys.argv[1]), World()
+    folder.mkdir(exist_ok=True)
+    rows, weights = train(folder, Train.model_validate_json(sys.argv[2]), load=world.load, dropout=0.0)
+    save_file(weights, folder / "weights.safetensors")
+    (folder / "curves.json").write_text(json.dumps(rows))
+    (folder / "asked.json").write_text(json.dumps(world.asked))

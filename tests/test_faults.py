@@ -18,7 +18,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import rmlr.run
-from rmlr.__main__ import STAGES, main
+from rmlr.__main__ import STAGES as ALL_STAGES
+from rmlr.__main__ import main
 from rmlr.data.triplets import save_triplets
 from rmlr.hoi import Triplets
 from rmlr.settings import Study
@@ -30,6 +31,7 @@ NODES = {
     "prepare": "vcoco/prepare",
     "detector": "detector/base",
     "features": "vcoco/features/base/test",
+    "pose": "vcoco/pose/base/test",
     "text": "vcoco/text/main",
     "train": f"{RUN}/train",
     "predict": f"{RUN}/predict",
@@ -37,6 +39,7 @@ NODES = {
     "table": "tables/table2",
     "figure": "figures/predictions",
 }
+STAGES = tuple(NODES)  # but `pose`, which one variant alone needs (tests/stages/test_pose.py)
 DATA = {"annotations": "prepare", "images": "raw/images"}
 TRIPLETS = "predict/triplets.parquet"
 FLAGS = {
@@ -44,6 +47,7 @@ FLAGS = {
     "prepare": {"raw": "raw"},
     "detector": DATA | {"seed": "0"},
     "features": DATA | {"split": "test", "detector": "detector"},
+    "pose": DATA | {"split": "test", "features": "features"},
     "text": {"annotations": "prepare"},
     "train": {"annotations": "prepare", "features": "features", "text": "text", "seed": "0"},
     "predict": {"annotations": "prepare", "features": "features", "weights": "train"},
@@ -51,7 +55,7 @@ FLAGS = {
     "table": {"runs": "runs", "paper": "table2.csv"},
     "figure": DATA | {"triplets": TRIPLETS},
 }
-OUT = {stage: stage for stage in STAGES} | {"draw": "raw", "features": "features/test"}
+OUT = {stage: stage for stage in STAGES} | {"draw": "raw", "features": "features/test", "pose": "pose/test"}
 TRAIN_JSON, TEST_JSON = "prepare/train.json", "prepare/test.json"
 
 
@@ -62,15 +66,18 @@ def arguments(stage: str, **flags: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory) -> Path:
+def study(tmp_path_factory, pose_weights) -> Path:
     """Everything from the drawn world to a figure, one of each, in folders named after their stages."""
     folder = tmp_path_factory.mktemp("study")
-    nodes = Study.load(ROOT / "params.yaml").nodes("tiny", dict.fromkeys(STAGES, "digest"))
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["profiles"]["tiny"]["pose"] = {"weights": "pose.pth", "batch_size": 4}
+    nodes = Study.check(content, "params.yaml").nodes("tiny", dict.fromkeys(ALL_STAGES, "digest"))
     (folder / "settings").mkdir()
     for stage, node in NODES.items():
         (folder / f"settings/{stage}.yaml").write_text(nodes[node].dump())
     edit(folder / "settings/detector.yaml", lambda content: content["detector"]["schedule"].update(steps=2))
     shutil.copyfile(ROOT / "paper" / "table2.csv", folder / "table2.csv")
+    shutil.copyfile(pose_weights, folder / "pose.pth")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(rmlr.run, "whole_process", False)
@@ -150,6 +157,7 @@ def test_a_misspelt_key_of_a_nodes_settings_is_named(broken, stage):
         ("prepare", "hicodet.val_images", -1),
         ("detector", "detector.schedule.steps", 2.5),
         ("features", "features.selection.nms_iou", 1.5),
+        ("pose", "pose.weights", None),
         ("text", "encoder.pooling", "max"),
         ("train", "train.learning_rate", "1e-3"),
         ("predict", "prediction.batch_size", True),
@@ -228,6 +236,8 @@ def test_a_missing_input_is_named(broken, stage, flag):
         ("features", ""),
         ("features", "detector/config.json"),
         ("features", "detector/model.safetensors"),
+        ("pose", "pose.pth"),
+        ("pose", "features/test/index.json"),
         ("train", "features/val/index.json"),
         ("train", "features/val/shard-00001.safetensors"),
         ("train", "text/index.json"),
@@ -254,6 +264,7 @@ def test_a_missing_file_of_an_input_is_named(broken, stage, name):
         ("text", TRAIN_JSON),
         ("features", "detector/config.json"),
         ("features", "detector/model.safetensors"),
+        ("pose", "pose.pth"),
         ("train", "features/train/index.json"),
         ("train", "features/train/shard-00001.safetensors"),
         ("train", "text/index.json"),
@@ -282,7 +293,7 @@ def test_truncated_hicodet_files_are_named(broken):
     assert "raw/hicodet/instances_test2015.json" in refusal("prepare")
 
 
-@pytest.mark.parametrize("stage", ["features", "figure", "detector"])
+@pytest.mark.parametrize("stage", ["features", "pose", "figure", "detector"])
 def test_a_truncated_photo_is_named(broken, stage):
     photo = photo_of(0)
     truncate(photo)

@@ -4,6 +4,7 @@ import csv
 import glob
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -123,11 +124,12 @@ def find_pictures(given: Sequence[str]) -> list[Path]:
 def _names(paths: Sequence[Path]) -> dict[Path, str]:
     """What each picture's files are called: by its stem, by more of its path where that is not enough."""
     stems, files = Counter(path.stem for path in paths), Counter(path.name for path in paths)
+    above = Path(os.path.commonpath([path.absolute().parent for path in paths]))
 
     def name(path: Path) -> str:
         if stems[path.stem] == 1:
             return path.stem
-        return path.name if files[path.name] == 1 else "_".join(path.absolute().parts[1:])
+        return path.name if files[path.name] == 1 else "_".join(path.absolute().relative_to(above).parts)
 
     return {path: name(path) for path in paths}
 

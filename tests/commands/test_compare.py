@@ -171,7 +171,7 @@ def test_known_object_is_by_labels_of_whole_images_where_there_are_any(hicodet, 
 
 def test_detections_in_an_official_form_are_compared_as_well(vcoco, tmp_path):
     table, form = vcoco / "good" / "0" / "triplets.parquet", tmp_path / "form"
-    evaluate(annotations=vcoco / "prepare", triplets=table, split="train", out=form, export=("official",))
+    evaluate(annotations=vcoco / "prepare", triplets=table, split="train", out=form, export="official")
     pickle = form / "vcoco.pkl"
     evaluate(annotations=vcoco / "prepare", triplets=pickle, split="train", out=tmp_path / "scored")
     compare(tmp_path / "scored", vcoco / "good" / "0", samples=100, out=tmp_path / "it.json")

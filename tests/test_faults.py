@@ -18,8 +18,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import rmlr.run
-from rmlr.__main__ import STAGES as ALL_STAGES
-from rmlr.__main__ import main
+from rmlr.__main__ import STAGES, main
 from rmlr.data.triplets import save_triplets
 from rmlr.hoi import Triplets
 from rmlr.settings import Study
@@ -39,7 +38,6 @@ NODES = {
     "table": "tables/table2",
     "figure": "figures/predictions",
 }
-STAGES = tuple(NODES)  # but `pose`, which one variant alone needs (tests/stages/test_pose.py)
 DATA = {"annotations": "prepare", "images": "raw/images"}
 TRIPLETS = "predict/triplets.parquet"
 FLAGS = {
@@ -71,7 +69,7 @@ def study(tmp_path_factory, pose_weights) -> Path:
     folder = tmp_path_factory.mktemp("study")
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     content["profiles"]["tiny"]["pose"] = {"weights": "pose.pth", "batch_size": 4}
-    nodes = Study.check(content, "params.yaml").nodes("tiny", dict.fromkeys(ALL_STAGES, "digest"))
+    nodes = Study.check(content, "params.yaml").nodes("tiny", dict.fromkeys(STAGES, "digest"))
     (folder / "settings").mkdir()
     for stage, node in NODES.items():
         (folder / f"settings/{stage}.yaml").write_text(nodes[node].dump())

@@ -34,8 +34,9 @@ def evaluate(
         annotations: folder made by `prepare`; its vocabulary says by which benchmark's protocol.
         triplets: scored triplets (docs/evaluation.md): our table (Parquet), such as `predict` makes; V-COCO's official
             pickle; or a folder with HICO-DET's official .mat files.
-        out: folder to write; gets metrics.json (fractions; null where there is nothing to average) and tables:
-            per_verb.csv of V-COCO's action-roles and per_action.csv of its agents, or per_class.csv of HICO-DET's HOIs.
+        out: folder to write; gets metrics.json (fractions; null where there is nothing to average), summary.txt (the
+            headlines, with the protocol in words) and tables: per_verb.csv of V-COCO's action-roles and per_action.csv
+            of its agents, or per_class.csv of HICO-DET's HOIs.
         agents: V-COCO's agent scores (Parquet), where the triplets are a table; a pickle has its own.
         settings: this node's settings file, which names the split. Only the study needs one.
         split: the split, where no settings are given; test if left out.
@@ -58,9 +59,11 @@ def evaluate(
         else:
             image_objects = load_image_objects(annotations, chosen.split)
             scores["per_class.csv"] = hicodet.evaluate(images, vocabulary, table, image_objects)
+        summary = [part.summary() for part in scores.values()]
+        log.info("%s", "; ".join(summary))
+        (record.folder / "summary.txt").write_text("\n".join(summary) + "\n")
         metrics: dict[str, float] = {}
         for name, part in scores.items():
-            log.info("%s", part.summary())
             metrics |= part.metrics()
             rows = part.rows()
             with (record.folder / name).open("w", newline="") as file:

@@ -81,6 +81,9 @@ def test_hicodet_gets_both_settings_and_a_row_per_class(hicodet_records, setting
     full, rare = metrics["hicodet_default_full"], metrics["hicodet_default_rare"]
     assert full == pytest.approx((7 * rare + 3 * metrics["hicodet_default_nonrare"]) / 10)
     assert [row["hoi"] for row in read_rows(out / "per_class.csv")][:2] == ["ride airplane", "no_interaction airplane"]
+    said = (out / "summary.txt").read_text()
+    assert "recall grid ('step')" in said
+    assert "by visible pairs" in said
 
 
 def test_a_split_without_any_positive_has_null_metrics(vcoco_records, settings, tmp_path):

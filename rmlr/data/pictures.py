@@ -38,8 +38,11 @@ def draw_triplets(
     `triplets` are those of this picture.
     """
     strongest = np.argsort(-triplets.score, kind="stable")[:limit]
-    phrases = [vocabulary.phrase(int(triplets.verb[row]), int(triplets.object_category[row])) for row in strongest]
-    texts = [f"{phrase} {triplets.score[row]:.2f}" for phrase, row in zip(phrases, strongest, strict=True)]
+    texts = []
+    for row in strongest:
+        label = int(triplets.object_category[row])  # -1 in V-COCO's official form, which does not say it
+        phrase = vocabulary.phrase(int(triplets.verb[row]), label if label >= 0 else None)
+        texts.append(f"{phrase} {triplets.score[row]:.2f}")
     boxes = triplets.human_boxes[strongest], triplets.object_boxes[strongest]
     return draw_phrases(picture, *boxes, texts, title, lines=limit)
 

@@ -1,4 +1,4 @@
-"""The study: bare `snakemake` makes every table and figure of the profile that params.yaml names."""
+"""The study: bare `snakemake` makes every run, table and figure of the profile that params.yaml names."""
 
 from snakemake.utils import min_version
 
@@ -16,5 +16,6 @@ rule all:
     default_target: True
     input:
         rules.milestone_data.input,
+        [f"{RESULTS}/runs/{name}/{seed}/evaluate/run.json" for name in ALL_RUNS for seed in CHOSEN.seeds],
         [f"results/{name}.{kind}" for name in STUDY.tables for kind in ("csv", "md")],
         rules.milestone_figures.input,

@@ -173,7 +173,8 @@ def test_point_2_after_dvc_snakemake_makes_nothing(finished, tmp_path):
     project("dvc", "repro", "-q", "table2")
     assert project.wanted(*TABLE) == set()
     assert "up to date" in project("dvc", "status", "--with-deps", "table2")
-    assert project.numbers() == finished.numbers(), "same seed, same numbers"
+    needed = {name: content for name, content in finished.numbers().items() if "/baseline/" not in name}
+    assert project.numbers() == needed, "same seed, same numbers, and no run that the table does not read"
 
 
 def test_point_3_one_number_redoes_one_run_and_its_table_whichever_engine_is_first(committed, tmp_path):

@@ -85,6 +85,25 @@ class ImageSize(Section):
     longest: PositiveInt
 
 
+class Augment(Section):
+    """How photos are changed by chance while something is learnt from them (UPT, DETR); sizes in pixels."""
+
+    flip: Fraction  # share of the photos that are mirrored
+    jitter: Fraction  # brightness, contrast and saturation are each multiplied by 1 - jitter to 1 + jitter
+    shortest: Annotated[list[PositiveInt], Field(min_length=1)]  # one of these becomes the shortest side
+    longest: PositiveInt  # at most
+    crop: Fraction  # share of the photos that are cropped before that
+    crop_from: Annotated[list[PositiveInt], Field(min_length=1)]  # shortest side of what is cropped, one of these
+    crop_smallest: PositiveInt  # sides of a crop, drawn apart
+    crop_largest: PositiveInt
+
+    @model_validator(mode="after")
+    def _crops_have_sizes(self) -> "Augment":
+        if self.crop_smallest > self.crop_largest:
+            raise ValueError(f"crop_smallest {self.crop_smallest} is more than crop_largest {self.crop_largest}")
+        return self
+
+
 class TransformerSizes(Section):
     """A stack of Transformer encoder layers."""
 

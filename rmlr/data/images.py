@@ -77,14 +77,14 @@ def _in_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def resized_size(height: int, width: int, shortest: int, longest: int) -> tuple[int, int]:
+def resized_size(height: int, width: int, shortest: int, longest: int | None) -> tuple[int, int]:
     """Height and width after DETR's resize: the shortest side `shortest`, or less to keep the longest at `longest`.
 
     Rounded as in DETR: the shortest side to the nearest (halves to even), the other one down. So the longest side of a
     long photo may end a few pixels off `longest`.
     """
     low, high = min(height, width), max(height, width)
-    if high / low * shortest > longest:
+    if longest is not None and high / low * shortest > longest:
         shortest = round(longest * low / high)
     if low == shortest:
         return height, width
@@ -105,7 +105,13 @@ def stack(photos: Iterable[Image.Image], shortest: int, longest: int) -> ImageBa
         original.append((image.height, image.width))
         if (height, width) != original[-1]:
             image = image.resize((width, height), Image.Resampling.BILINEAR)
-        images.append(np.asarray(image))
+        images.append(image)
+    return pad(images, original)
+
+
+def pad(photos: Sequence[Image.Image], original: Sequence[tuple[int, int]]) -> ImageBatch:
+    """Normalise and pad photos in RGB that have their sizes; `original` is height and width of what boxes refer to."""
+    images = [np.asarray(photo) for photo in photos]
     resized = [image.shape[:2] for image in images]
     height, width = (max(sides, default=0) for sides in (zip(*resized, strict=True) if resized else ([], [])))
     pixels = np.zeros((len(images), height, width, 3), dtype=np.uint8)
@@ -126,14 +132,18 @@ def stack(photos: Iterable[Image.Image], shortest: int, longest: int) -> ImageBa
     )
 
 
+def read_annotated(annotation: Annotation, folder: Path) -> Image.Image:
+    """The photo of a record; ValueError where it has not the size that the record says."""
+    path = folder / annotation.file_name
+    photo = read_image(path)
+    if (annotation.height, annotation.width) != (photo.height, photo.width):
+        raise ValueError(
+            f"{path}: is {photo.height} x {photo.width} pixels (height, width), image {annotation.image_id} is "
+            f"annotated as {annotation.height} x {annotation.width}. Are photos and annotations of one release?"
+        )
+    return photo
+
+
 def load_annotated(annotations: Sequence[Annotation], folder: Path, shortest: int, longest: int) -> ImageBatch:
     """The photos of these records; ValueError where one has not the size that its record says."""
-    paths = [folder / annotation.file_name for annotation in annotations]
-    batch = load_batch(paths, shortest, longest)
-    for path, annotation, (height, width) in zip(paths, annotations, batch.original.tolist(), strict=True):
-        if (annotation.height, annotation.width) != (height, width):
-            raise ValueError(
-                f"{path}: is {height} x {width} pixels (height, width), image {annotation.image_id} is annotated as "
-                f"{annotation.height} x {annotation.width}. Are photos and annotations of one release?"
-            )
-    return batch
+    return stack((read_annotated(annotation, folder) for annotation in annotations), shortest, longest)

@@ -1,0 +1,119 @@
+"""Views of a photo for training: flipped, recoloured, resized and cropped by chance, as UPT and DETR do it.
+
+What happens to a photo is drawn before a pixel is read, from seed, view and image id alone: it is the same in whatever
+order, process or thread photos are loaded, and where boxes go is known without the photo.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float
+from PIL import Image, ImageEnhance
+
+from rmlr.data.images import ImageBatch, pad, read_annotated, resized_size
+from rmlr.hoi import NO_BOX, Annotation
+from rmlr.settings import Augment
+
+ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What happens to one photo, in this order. Sizes are height and width."""
+
+    stored: tuple[int, int]
+    is_flipped: bool
+    colours: tuple[tuple[int, float], ...]  # (of `ENHANCERS`, factor), in the order they are applied
+    before_crop: tuple[int, int] | None  # None: not cropped
+    crop: tuple[int, int, int, int]  # left, top, right, bottom; of a photo that is not cropped its own edges
+    size: tuple[int, int]  # in the end: nothing is resized after
+
+    def photo(self, photo: Image.Image) -> Image.Image:
+        """The photo as the detector shall see it."""
+        if self.is_flipped:
+            photo = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        for index, factor in self.colours:
+            photo = ENHANCERS[index](photo).enhance(factor)
+        if self.before_crop is not None:
+            photo = _resized(photo, self.before_crop).crop(self.crop)
+        return _resized(photo, self.size)
+
+    def boxes(self, boxes: Float[np.ndarray, "k 4"]) -> tuple[Float[np.ndarray, "k 4"], Bool[np.ndarray, " k"]]:
+        """Where boxes of the stored photo are in the view, in its pixels, and which of them the crop left something of.
+
+        Boxes are clipped by a crop only.
+        """
+        moved = boxes.astype(np.float64)
+        height, width = self.stored
+        if self.is_flipped:
+            moved = np.stack([width - moved[:, 2], moved[:, 1], width - moved[:, 0], moved[:, 3]], axis=1)
+        is_left = np.ones(len(boxes), dtype=bool)
+        left, top, right, bottom = self.crop
+        if self.before_crop is not None:
+            moved *= [self.before_crop[1] / width, self.before_crop[0] / height] * 2
+            moved = (moved - [left, top, left, top]).clip(0, [right - left, bottom - top] * 2)
+            is_left = (moved[:, 2] > moved[:, 0]) & (moved[:, 3] > moved[:, 1])
+        moved *= [self.size[1] / (right - left), self.size[0] / (bottom - top)] * 2
+        return moved, is_left
+
+    def annotation(self, annotation: Annotation) -> Annotation:
+        """What is annotated in the view: its size, boxes in its pixels, and interactions that the crop left.
+
+        A box keeps its index, also when nothing is left of it. An interaction goes with either of its boxes, and so do
+        a person's actions with the person.
+
+        Differs: UPT means the same, but its code compares the human's lower edges with the object's upper ones
+        (detr/datasets/transforms.py of its fork) and so drops pairs at random places, and keeps vanished humans.
+        """
+        boxes, is_left = self.boxes(annotation.boxes)
+        human, _, object_ = annotation.interactions.T
+        has_both = is_left[human] & (is_left[object_] | (object_ == NO_BOX)) if len(human) else slice(0)
+        return replace(
+            annotation,
+            height=self.size[0],
+            width=self.size[1],
+            boxes=boxes,
+            interactions=annotation.interactions[has_both],
+            is_listed=annotation.is_listed & is_left,
+            actions=annotation.actions[is_left[annotation.actions[:, 0]]],
+        )
+
+
+def draw_plan(height: int, width: int, image_id: int, rule: Augment, *, seed: int, view: int) -> Plan:
+    """What happens to a photo of this size in a view, or epoch.
+
+    Differs: UPT draws from one stream, in the order of loading. A side smaller than the smallest crop (there is none at
+    UPT's sizes) is taken whole.
+    """
+    random = np.random.default_rng([seed, view, image_id % 2**64])
+    is_flipped = random.random() < rule.flip
+    factors = random.uniform(max(0.0, 1 - rule.jitter), 1 + rule.jitter, len(ENHANCERS)).tolist()
+    colours = tuple((int(index), factors[index]) for index in random.permutation(len(ENHANCERS)))
+    before, region = None, (0, 0, width, height)
+    is_cropped = random.random() < rule.crop
+    if is_cropped:
+        before = resized_size(height, width, int(random.choice(rule.crop_from)), None)
+        low, high = rule.crop_smallest, rule.crop_largest
+        tall, wide = (int(random.integers(min(low, side), min(side, high) + 1)) for side in before)
+        top, left = int(random.integers(before[0] - tall + 1)), int(random.integers(before[1] - wide + 1))
+        region = (left, top, left + wide, top + tall)
+    size = resized_size(region[3] - region[1], region[2] - region[0], int(random.choice(rule.shortest)), rule.longest)
+    return Plan((height, width), is_flipped, colours if rule.jitter else (), before, region, size)
+
+
+def load_augmented(
+    annotations: Sequence[Annotation], folder: Path, rule: Augment, *, seed: int, view: int
+) -> tuple[ImageBatch, list[Annotation]]:
+    """One view of the photos of these records, padded, and what is annotated in it (`Plan.annotation`)."""
+    plans = [draw_plan(item.height, item.width, item.image_id, rule, seed=seed, view=view) for item in annotations]
+    photos = [plan.photo(read_annotated(item, folder)) for plan, item in zip(plans, annotations, strict=True)]
+    batch = pad(photos, [(photo.height, photo.width) for photo in photos])
+    return batch, [plan.annotation(item) for plan, item in zip(plans, annotations, strict=True)]
+
+
+def _resized(photo: Image.Image, size: tuple[int, int]) -> Image.Image:
+    if (photo.height, photo.width) == size:
+        return photo
+    return photo.resize((size[1], size[0]), Image.Resampling.BILINEAR)

@@ -287,9 +287,10 @@ class DetectorSchedule(Section):
 class Detector(Section):
     """A DETR: from given weights or from scratch, trained by a schedule or taken as it is, then frozen."""
 
-    name: str  # as printed in tables
+    dataset: DatasetName  # whose records it is trained and measured on
     weights: str | None  # hub id or local folder (`save_pretrained`); null: from scratch by `architecture`
     revision: str | None  # of the hub id
+    seen: list[Literal["coco", "vcoco", "hicodet"]]  # what given weights learnt from: all of COCO, or train splits
     architecture: DetectorArchitecture | None
     schedule: DetectorSchedule | None  # null: taken as it is
     image: ImageSize
@@ -300,7 +301,25 @@ class Detector(Section):
             raise ValueError("give either `weights` (a hub id or folder) or `architecture` (from scratch), not both")
         if self.weights is None and self.schedule is None:
             raise ValueError("a detector from scratch needs a `schedule`: nothing is ever run on random weights")
+        if self.weights is None and self.seen:
+            raise ValueError("`seen` tells what given weights learnt from: from scratch, it must be empty")
         return self
+
+    def has_seen_test(self, dataset: DatasetName) -> bool:
+        """Whether it learnt from a data set's test photos: all of V-COCO's are COCO's."""
+        return dataset == "vcoco" and "coco" in self.seen
+
+
+class Backbone(Section):
+    """What runs call one: the detectors that stand on it, which differ by data set where the paper's do."""
+
+    name: str  # as printed in tables
+    vcoco: str  # key of the profile's `detectors`
+    hicodet: str
+
+    def detector(self, dataset: DatasetName) -> str:
+        """The key of the detector that serves a data set."""
+        return self.vcoco if dataset == "vcoco" else self.hicodet
 
 
 class Selection(Section):
@@ -355,7 +374,8 @@ class Profile(Section):
     detector_seed: NaturalInt
     vcoco: VcocoRelease
     hicodet: HicodetRelease
-    backbones: dict[str, Detector]
+    detectors: dict[str, Detector]
+    backbones: dict[str, Backbone]
     encoders: dict[str, Encoder]
     pose: Pose | None  # null: no variant with `pose` can be run
     features: Features
@@ -364,6 +384,10 @@ class Profile(Section):
     losses: Losses
     train: dict[DatasetName, Train]
     prediction: Prediction
+
+    def has_seen_test(self, run: "Run") -> bool:
+        """Whether the detector under a run learnt from the test photos that the run is scored on."""
+        return self.detectors[self.backbones[run.backbone].detector(run.dataset)].has_seen_test(run.dataset)
 
 
 class Run(Section):
@@ -501,11 +525,14 @@ class Study(Section):
             )
             for encoder, section in chosen.encoders.items():
                 nodes[f"{dataset}/text/{encoder}"] = TextNode(code=code["text"], encoder=section)
-        for backbone, section in chosen.backbones.items():
-            nodes[f"detector/{backbone}"] = DetectorNode(
+        for detector, section in chosen.detectors.items():
+            nodes[f"detector/{detector}"] = DetectorNode(
                 code=code["detector"], detector=section, features=chosen.features
             )
+        for backbone, by_dataset in chosen.backbones.items():
             for dataset in chosen.train:
+                where = f"profiles.{profile}.backbones.{backbone}.{dataset}"
+                section = _find(chosen.detectors, by_dataset.detector(dataset), where)
                 for split in ("train", "val", "test"):
                     nodes[f"{dataset}/features/{backbone}/{split}"] = FeaturesNode(
                         code=code["features"], image=section.image, features=chosen.features

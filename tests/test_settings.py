@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rmlr.settings import Study, TrainNode
+from rmlr.settings import FeaturesNode, Run, Study, TrainNode
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 
@@ -78,6 +78,41 @@ def test_a_run_that_names_what_there_is_not_is_an_error_that_lists_what_there_is
         nodes_of(content)
 
 
+@pytest.mark.parametrize("dataset", ["vcoco", "hicodet"])
+def test_a_backbone_that_names_a_missing_detector_is_an_error(content, dataset):
+    content["profiles"]["tiny"]["backbones"]["medium"][dataset] = "bogus"
+    with pytest.raises(
+        ValueError, match=rf"profiles\.tiny\.backbones\.medium\.{dataset}: there is no 'bogus'. There are: base, medium"
+    ):
+        nodes_of(content)
+
+
+def test_each_dataset_is_seen_by_the_detector_that_its_backbone_names(content):
+    tiny = content["profiles"]["tiny"]
+    tiny["detectors"]["other"] = tiny["detectors"]["base"] | {"image": {"shortest": 64, "longest": 64}}
+    tiny["backbones"]["base"]["hicodet"] = "other"
+    nodes = [nodes_of(content)[f"{dataset}/features/base/test"] for dataset in ("vcoco", "hicodet")]
+    assert [node.image.shortest for node in nodes if isinstance(node, FeaturesNode)] == [128, 64]
+
+
+def test_only_runs_scored_on_photos_that_their_detector_learnt_from_are_said_to_leak(content):
+    profile, study = content["profiles"]["tiny"], content["runs"]["shared"]["rmlr"]
+    architecture, schedule = profile["detectors"]["base"]["architecture"], profile["detectors"]["base"]["schedule"]
+
+    def leaks(dataset: str, **changes) -> bool:
+        profile["detectors"]["base"].update({"weights": None, "architecture": architecture, "seen": []} | changes)
+        made = Study.check(content, "params.yaml")
+        return made.profiles["tiny"].has_seen_test(Run.check(study | {"dataset": dataset}, "run"))
+
+    public = {"weights": "facebook/detr-resnet-50", "architecture": None}
+    assert leaks("vcoco", **public, seen=["coco"])
+    assert not leaks("hicodet", **public, seen=["coco"])
+    assert not leaks("vcoco", **public, seen=["hicodet", "vcoco"])
+    assert not leaks("vcoco", schedule=schedule)
+    with pytest.raises(ValueError, match=r"from scratch, it must be empty"):
+        leaks("vcoco", seen=["coco"])
+
+
 def test_a_table_that_names_a_missing_run_is_an_error(content):
     content["tables"]["table2"]["rows"][0]["run"] = "table2/bogus"
     with pytest.raises(ValueError, match=r"tables\.table2.*'table2/bogus'"):
@@ -108,7 +143,9 @@ def test_a_run_with_the_pose_cue_has_nodes_for_it_and_no_other_run_changes(conte
     content["profiles"]["tiny"]["pose"] = {"weights": "pose.pth", "batch_size": 2}
     content["runs"]["shared"]["rmlr"]["variant"] = "pose"
     after = nodes_of(content)
-    added = {f"{dataset}/pose/base/{split}" for dataset in ("vcoco", "hicodet") for split in ("train", "val", "test")}
+    caches = {place for place in before if "/features/" in place}
+    added = {place.replace("features", "pose") for place in caches}
+    assert len(added) == 2 * 2 * 3  # data sets, backbones, splits
     assert after.keys() - before.keys() == added
     assert [place for place in before if before[place] != after[place]] == ["runs/shared/rmlr/0/train"]
 

@@ -97,9 +97,10 @@ class Corner:
 
     def scratch(self, **schedule) -> Detector:
         return Detector(
-            name="tiny",
+            dataset="vcoco",
             weights=None,
             revision=None,
+            seen=[],
             architecture=SIZES,
             schedule=SCHEDULE.model_copy(update=schedule),
             image=ImageSize(shortest=48, longest=64),

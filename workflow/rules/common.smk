@@ -118,6 +118,20 @@ def images_mark(wildcards):
     return [f"{RAW}/run.json"] if CHOSEN.world else []
 
 
+def detector_annotations(wildcards):
+    """The records that a detector learns from."""
+    return f"{RESULTS}/{CHOSEN.detectors[wildcards.detector].dataset}/prepare/run.json"
+
+
+def detector_of(dataset, backbone):
+    """The folder of the detector that serves a data set on a backbone."""
+    return f"{RESULTS}/detector/{CHOSEN.backbones[backbone].detector(dataset)}"
+
+
+def serving_detector(wildcards):
+    return f"{detector_of(wildcards.dataset, wildcards.backbone)}/run.json"
+
+
 def run_of(wildcards):
     return ALL_RUNS[f"{wildcards.group}/{wildcards.run}"]
 
@@ -211,6 +225,7 @@ if MAY_WRITE:
 wildcard_constraints:
     profile=PROFILE,
     dataset="|".join(CHOSEN.train),
+    detector="|".join(CHOSEN.detectors),
     backbone="|".join(CHOSEN.backbones),
     encoder="|".join(CHOSEN.encoders),
     split="train|val|test",

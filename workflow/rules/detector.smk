@@ -4,18 +4,18 @@
 rule detector:
     input:
         images_mark,
-        settings="results/{profile}/settings/detector/{backbone}.yaml",
-        annotations="results/{profile}/vcoco/prepare/run.json",
+        settings="results/{profile}/settings/detector/{detector}.yaml",
+        annotations=detector_annotations,
     output:
-        "results/{profile}/detector/{backbone}/model.safetensors",
-        "results/{profile}/detector/{backbone}/config.json",
-        "results/{profile}/detector/{backbone}/metrics.json",
-        "results/{profile}/detector/{backbone}/settings.yaml",
-        run="results/{profile}/detector/{backbone}/run.json",
+        "results/{profile}/detector/{detector}/model.safetensors",
+        "results/{profile}/detector/{detector}/config.json",
+        "results/{profile}/detector/{detector}/metrics.json",
+        "results/{profile}/detector/{detector}/settings.yaml",
+        run="results/{profile}/detector/{detector}/run.json",
     log:
-        "results/{profile}/logs/detector/{backbone}.txt",
+        "results/{profile}/logs/detector/{detector}.txt",
     benchmark:
-        "results/{profile}/benchmarks/detector/{backbone}.tsv"
+        "results/{profile}/benchmarks/detector/{detector}.tsv"
     threads: 2
     resources:
         gpu=1,
@@ -36,7 +36,7 @@ rule features:
         images_mark,
         settings="results/{profile}/settings/{dataset}/features/{backbone}/{split}.yaml",
         annotations="results/{profile}/{dataset}/prepare/run.json",
-        detector="results/{profile}/detector/{backbone}/run.json",
+        detector=serving_detector,
     output:
         "results/{profile}/{dataset}/features/{backbone}/{split}/index.json",
         "results/{profile}/{dataset}/features/{backbone}/{split}/settings.yaml",
@@ -92,7 +92,7 @@ rule pose:
 
 rule milestone_detector:
     input:
-        [f"{RESULTS}/detector/{run.backbone}/run.json" for run in ALL_RUNS.values()],
+        [f"{detector_of(run.dataset, run.backbone)}/run.json" for run in ALL_RUNS.values()],
     localrule: True
 
 

@@ -357,13 +357,15 @@ class Pose(Section):
 class VcocoRelease(Section):
     """What is true of one release of V-COCO-format files only."""
 
+    release: Literal["vcoco-2015", "drawn", "own"]  # published: counts are asserted; drawn world; own: checked strictly
     unscored_roles: list[str]  # left out of the headline mean, e.g. "point instr"
 
 
 class HicodetRelease(Section):
-    """HICO-DET has no validation split: how many images at the end of the train file form `val`."""
+    """What is true of one release of HICO-DET-format files only."""
 
-    val_images: PositiveInt
+    release: Literal["hicodet-2016", "drawn", "own"]  # as of V-COCO
+    val_images: PositiveInt  # of the end of the train file: the format has no validation split
 
 
 class Profile(Section):

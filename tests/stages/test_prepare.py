@@ -18,8 +18,8 @@ def settings(tmp_path):
         node = {
             "code": "",
             "dataset": dataset,
-            "vcoco": {"unscored_roles": list(unscored_roles)},
-            "hicodet": {"val_images": 1},
+            "vcoco": {"release": "drawn", "unscored_roles": list(unscored_roles)},
+            "hicodet": {"release": "drawn", "val_images": 1},
         }
         path.write_text(yaml.safe_dump(node))
         return path

@@ -1,13 +1,7 @@
-"""What surrounds every stage: lock, seed, device, atomic output, provenance, MLflow.
-
-Tracking by MLflow is a notebook, never the source of a number: it is off where mlflow is not installed or where
-RMLR_TRACKING=off, and a failing tracker stops nothing. Its store is MLFLOW_TRACKING_URI, else `mlflow.db` where the
-command is run.
-"""
+"""What surrounds every stage: lock, seed, device, atomic output, provenance, the tracker."""
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import logging
 import os
@@ -20,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,21 +24,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rmlr.settings import Section
+from rmlr.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
-GPU_STAGES = ("detector", "features", "pose", "text", "train", "predict")
+GPU_STAGES = ("detector", "features", "pose", "text", "train", "predict", "separation")
 PACKAGES = ("rmlr", "torch", "transformers", "numpy")  # whose versions run.json keeps
 SMALL_FILE = 1 << 20  # bytes: larger inputs are known by name and size alone
 SAY_EVERY = 5.0  # seconds between two lines of progress
-POINTS_AT_ONCE = 25  # of a curve, to the tracker
-SEND_EVERY = 10.0  # seconds, at most, that points wait
-MLFLOW_DEFAULTS = {  # no telemetry; a server that is gone is given up within a minute, not within five
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "1",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-}
 
 
 @dataclass
@@ -55,7 +42,7 @@ class Record:
     folder: Path
     resume: Path  # survives kill -9 and success: what the next attempt goes on from
     metrics: dict[str, float] = field(default_factory=dict)
-    tracker: "Tracker | None" = None
+    tracker: Tracker | None = None
 
     def log_metrics(self, metrics: dict[str, float], *, step: int | None = None) -> None:
         """Numbers of this stage: with a step a point of a curve, without one a result for run.json."""
@@ -127,11 +114,25 @@ def run(
         folder, resume = _beside(out, "part"), _beside(out, "resume")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        record = Record(stage, folder, resume)
+        record, code = Record(stage, folder, resume), _commit()
         try:
-            with tracked(record, node, out=out, seed=seed, identity=identity, settings=used) as tracker:
-                record.tracker = tracker
+            tracker = record.tracker = Tracker.of_stage(
+                stage,
+                node.model_dump(mode="json"),
+                out=out,
+                note=_beside(out, "mlflow"),
+                seed=seed,
+                identity=identity,
+                settings=used,
+                inputs=digests,
+                code=code,
+            )
+            try:
                 yield record
+            except BaseException as error:
+                tracker.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", folder)
+                raise
+            tracker.close("FINISHED", folder)
             (folder / "settings.yaml").write_text(used)
             about = {
                 "stage": stage,
@@ -146,8 +147,8 @@ def run(
                 "device": device,
                 "host": {"system": platform.platform(), "machine": platform.machine(), "cores": os.cpu_count()},
                 "versions": {"python": platform.python_version(), **_versions()},
-                "code": _commit(),
-                "mlflow_run_id": tracker.run_id if tracker else None,
+                "code": code,
+                "mlflow_run_id": tracker.run_id,
             }
             (folder / "run.json").write_text(json.dumps(about, indent=2) + "\n")
             _swap(folder, out)
@@ -348,166 +349,3 @@ def _commit() -> dict[str, Any] | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return {"commit": commit, "dirty": dirty}
-
-
-# ---- MLflow
-
-
-@contextmanager
-def tracked(
-    record: Record, node: Section, *, out: Path, seed: int | None, identity: str, settings: str
-) -> Iterator["Tracker | None"]:
-    """The MLflow run that a stage belongs to: `train` opens it, `evaluate` adds to the one of the `train` beside it."""
-    tracker = None
-    if os.environ.get("RMLR_TRACKING", "on") != "off" and importlib.util.find_spec("mlflow") is not None:
-        if record.stage == "train":
-            tracker = Tracker.open(node.model_dump(mode="json"), seed, identity, _beside(out, "mlflow"), settings)
-        elif record.stage == "evaluate" and (beside := out.parent / "train" / "run.json").is_file():
-            tracker = Tracker.join(beside)
-    if tracker is None:
-        yield None
-        return
-    try:
-        yield tracker
-    except BaseException as error:
-        tracker.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-        raise
-    tracker.close("FINISHED")
-
-
-class Tracker:
-    """One run in MLflow. Whatever fails here is said once, as a warning, and ends the tracking, not the stage."""
-
-    def __init__(self) -> None:
-        self.run_id: str | None = None
-        self._client: Any = None
-        self._opened = self._lost = False
-        self._points: list[tuple[str, float, int, int]] = []  # key, value, milliseconds, step
-        self._sent = time.monotonic()
-
-    @classmethod
-    def open(cls, node: dict[str, Any], seed: int | None, identity: str, note: Path, settings: str) -> "Tracker":
-        """A new run of these settings, or the one of an interrupted attempt, whose id `note` keeps."""
-        tracker = cls()
-        tracker._opened = True
-        tags = {**node["tags"], "seed": str(seed)}
-
-        def begin() -> None:
-            with _connected() as client:
-                tracker._client = client
-                name = f"rmlr-{tags['profile']}"
-                experiment = client.get_experiment_by_name(name)
-                place = experiment.experiment_id if experiment else client.create_experiment(name)
-                kept = json.loads(note.read_text()) if note.is_file() else {}
-                if kept.get("identity") == identity and _knows(client, kept["run_id"]):
-                    tracker.run_id = kept["run_id"]
-                    client.update_run(tracker.run_id, status="RUNNING")
-                    return
-                code = _commit()
-                more = {"mlflow.source.git.commit": code["commit"]} if code else {}
-                title = f"{tags['run']} seed {seed}"
-                tracker.run_id = client.create_run(place, tags={**tags, **more}, run_name=title).info.run_id
-                note.write_text(json.dumps({"identity": identity, "run_id": tracker.run_id}))
-            from mlflow.entities import Param
-
-            numbers = {key: value for key, value in node.items() if key not in ("tags", "code")} | {"seed": seed}
-            params = [Param(key, str(value)) for key, value in _flat(numbers)]
-            client.log_batch(tracker.run_id, params=params)
-            client.log_text(tracker.run_id, settings, "settings.yaml")
-
-        tracker._attempt("opening a run", begin)
-        return tracker
-
-    @classmethod
-    def join(cls, trained: Path) -> "Tracker":
-        """The run that a training's run.json names, to add results to; none where that was not tracked."""
-        tracker = cls()
-
-        def begin() -> None:
-            run_id = json.loads(trained.read_text())["mlflow_run_id"]
-            if run_id is None:
-                tracker._lost = True
-                return
-            with _connected() as client:
-                client.get_run(run_id)
-                tracker._client, tracker.run_id = client, run_id
-
-        tracker._attempt("finding the run", begin)
-        return tracker
-
-    def add(self, metrics: dict[str, float], step: int) -> None:
-        """Numbers of a step; sent a few at once, as a database wants them."""
-        now = time.time_ns() // 1_000_000
-        self._points += [(key, float(value), now, step) for key, value in metrics.items()]
-        if len(self._points) >= POINTS_AT_ONCE or time.monotonic() - self._sent > SEND_EVERY:
-            self._attempt("sending metrics", self._send)
-
-    def close(self, status: str) -> None:
-        """Send what waits; whoever opened the run also says how it ended."""
-        self._attempt("sending metrics", self._send)
-        if self._opened:
-            self._attempt("closing the run", lambda: self._client.set_terminated(self.run_id, status))
-
-    def _send(self) -> None:
-        from mlflow.entities import Metric
-
-        points, self._points, self._sent = self._points, [], time.monotonic()
-        for start in range(0, len(points), 1000):  # MLflow's limit
-            self._client.log_batch(self.run_id, metrics=[Metric(*point) for point in points[start : start + 1000]])
-
-    def _attempt(self, doing: str, action: Callable[[], None]) -> None:
-        if self._lost:
-            return
-        try:
-            action()
-        except Exception as error:
-            self._lost = True
-            log.warning("MLflow: %s failed, this stage goes on untracked (its numbers are in files): %s", doing, error)
-
-
-def tracking_uri() -> str:
-    """The user's tracking server, else `mlflow.db` here; call it before mlflow is imported, whose defaults it sets."""
-    for name, value in MLFLOW_DEFAULTS.items():
-        os.environ.setdefault(name, value)
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
-
-
-@contextmanager
-def _connected() -> Iterator[Any]:
-    """A client of the user's tracking server, else of `mlflow.db` here."""
-    uri = tracking_uri()
-    from mlflow import MlflowClient
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    if not uri.startswith("sqlite:///"):
-        yield MlflowClient(tracking_uri=uri)
-        return
-    # One process at a time, for those that start together would make the same tables; and a new database is made aside,
-    # for one that was killed half-way could not be used again.
-    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
-    with FileLock(f"{path}.lock"):
-        if not path.exists():
-            aside = path.with_name(f"{path.name}.part")
-            for left in path.parent.glob(f"{aside.name}*"):
-                left.unlink()
-            MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments()
-            aside.replace(path)
-        yield MlflowClient(tracking_uri=uri)
-
-
-def _knows(client: Any, run_id: str) -> bool:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_run(run_id).info.lifecycle_stage == "active"
-    except MlflowException:
-        return False
-
-
-def _flat(tree: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value

@@ -11,19 +11,22 @@ PACKAGE = Path(__file__).parent
 
 # What changes no number: the version, what surrounds a stage, and the types of a settings file, whose content counts
 # anyway. Who changes how `rmlr.run` seeds must remove the results by hand.
-NOT_COUNTED = ("rmlr", "rmlr.run", "rmlr.settings", "rmlr.source")
+NOT_COUNTED = ("rmlr", "rmlr.run", "rmlr.settings", "rmlr.source", "rmlr.tracking")
 
 
 def code_digest(stage: str) -> str:
-    """What `rmlr.stages.STAGE` and all that it imports of ours say, comments, docstrings and blank lines left out."""
+    """What a stage's module and all that it imports of ours say, comments, docstrings and blank lines left out."""
     text = "".join(f"{path.relative_to(PACKAGE)}\n{_read(path)[0]}\n" for path in stage_files(stage))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def stage_files(stage: str) -> list[Path]:
-    """The files of ours that a stage runs, in order of their names; imports inside functions count as well."""
+    """The files of ours that a stage runs, in order of their names; imports inside functions count as well.
+
+    A command that the study runs (`cost`) is as good as a stage.
+    """
     found: dict[str, Path] = {}
-    waiting = [f"rmlr.stages.{stage}"]
+    waiting = [f"rmlr.commands.{stage}" if _file(f"rmlr.commands.{stage}") else f"rmlr.stages.{stage}"]
     while waiting:
         module = waiting.pop()
         path = _file(module)

@@ -5,14 +5,13 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
 from rmlr import run as run_module
-from rmlr.run import Progress, Tracker, digest, run, take_one, visible_gpus
-from rmlr.settings import EvaluateNode, TrainNode
+from rmlr.run import Progress, digest, run, take_one, visible_gpus
+from rmlr.settings import EvaluateNode
 
 NODE = EvaluateNode(code="abc", split="test")
 
@@ -179,131 +178,10 @@ def test_cuda_visible_devices_says_which_gpus_may_be_taken(visible, found, tmp_p
     assert visible_gpus() == found
 
 
-# ---- MLflow
-
-TRAIN = """
-import sys
-from pathlib import Path
-from rmlr.run import run
-from rmlr.settings import TrainNode
-settings, out, seed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-with run("train", TrainNode.load(settings), settings=settings, out=out, seed=seed) as record:
-    for epoch in range(3):
-        record.log_metrics({"loss": 1.0 / (epoch + 1)}, step=epoch)
-    if len(sys.argv) > 4:
-        raise KeyboardInterrupt
-    record.log_metrics({"images": 4.0})
-"""
-
-
-@pytest.fixture
-def study(tmp_path):
-    """A folder with the settings of a run, and a function that starts a train stage there, tracked."""
-    from collections import defaultdict
-
-    from rmlr.settings import Study
-
-    params = Path(__file__).parents[1] / "params.yaml"
-    node = Study.load(params).nodes("tiny", defaultdict(str))["runs/shared/rmlr/0/train"]
-    assert isinstance(node, TrainNode)
-    settings = tmp_path / "train.yaml"
-    settings.write_text(node.dump())
-    environment = {**os.environ, "RMLR_TRACKING": "on"}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-
-    def start(seed, *more, **variables):
-        command = [sys.executable, "-c", TRAIN, settings, f"runs/{seed}/train", str(seed), *more]
-        return subprocess.Popen(command, cwd=tmp_path, env=environment | variables, stderr=subprocess.PIPE, text=True)
-
-    return tmp_path, start
-
-
-def tracked_runs(folder):
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
-    [experiment] = [one for one in client.search_experiments() if one.name == "rmlr-tiny"]
-    return client, client.search_runs([experiment.experiment_id])
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_eight_runs_that_start_at_once_on_a_new_database_are_all_in_it(study, monkeypatch):
-    pytest.importorskip("mlflow")
-    folder, start = study
-    processes = [start(seed) for seed in range(8)]
-    for process in processes:
-        assert process.wait() == 0, process.stderr.read()
-        process.stderr.close()
-    client, runs = tracked_runs(folder)
-    assert {one.data.tags["seed"] for one in runs} == {str(seed) for seed in range(8)}
-    assert all(one.info.status == "FINISHED" for one in runs)
-    one = runs[0]
-    wanted = {"group": "shared", "run": "rmlr", "variant": "rmlr", "dataset": "vcoco", "profile": "tiny"}
-    assert wanted.items() <= one.data.tags.items()
-    assert one.data.params["train.epochs"] == "2"
-    assert one.data.params["network.ire.dim"] == "8"
-    assert [point.value for point in client.get_metric_history(one.info.run_id, "loss")] == [1.0, 0.5, 1.0 / 3]
-    assert one.data.metrics["images"] == 4.0
-    assert [file.path for file in client.list_artifacts(one.info.run_id)] == ["settings.yaml"]
-    kept = json.loads((folder / "runs" / one.data.tags["seed"] / "train" / "run.json").read_text())
-    assert kept["mlflow_run_id"] == one.info.run_id
-    # what evaluate measures joins the run of the train folder beside it; an interrupted run goes on as the same run
-    settings = folder / "evaluate.yaml"
-    settings.write_text(NODE.dump())
-    monkeypatch.setenv("RMLR_TRACKING", "on")
-    monkeypatch.chdir(folder)
-    make(settings, Path("runs/5/evaluate"))
-    assert start(9, "interrupted").wait() != 0
-    interrupted = [one for one in tracked_runs(folder)[1] if one.data.tags["seed"] == "9"]
-    assert [one.info.status for one in interrupted] == ["KILLED"]
-    assert start(9).wait() == 0
-    runs = tracked_runs(folder)[1]
-    assert [(one.info.status, one.info.run_id) for one in runs if one.data.tags["seed"] == "9"] == [
-        ("FINISHED", interrupted[0].info.run_id)
-    ]
-    [evaluated] = [one for one in runs if one.data.tags["seed"] == "5"]
-    assert evaluated.data.metrics["vcoco_ap_role_1"] == 0.5
-
-
-def test_a_lost_tracker_is_said_once_and_stops_nothing(caplog):
-    class Gone:
-        def log_batch(self, *_, **__):
-            raise ConnectionError("the server is gone")
-
-    tracker = Tracker()
-    tracker._client = Gone()
-    for step in range(100):
-        tracker.add({"loss": 1.0}, step)
-    tracker.close("FINISHED")
-    assert len(caplog.messages) == 1
-    assert "untracked" in caplog.text
-    assert "the server is gone" in caplog.text
-
-
-def test_what_training_left_damaged_costs_the_evaluation_its_tracking_only(settings, tmp_path, monkeypatch, caplog):
-    pytest.importorskip("mlflow")
-    monkeypatch.setenv("RMLR_TRACKING", "on")
-    (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "run.json").write_text('{"mlflow_run')
-    with run("evaluate", NODE, settings=settings, out=tmp_path / "evaluate") as record:
-        record.log_metrics({"vcoco_ap_role_1": 0.5})
-    assert json.loads((tmp_path / "evaluate" / "run.json").read_text())["metrics"] == {"vcoco_ap_role_1": 0.5}
-    assert "finding the run failed" in caplog.text
-
-
 def test_without_a_settings_file_the_node_itself_is_kept(tmp_path):
     with run("evaluate", NODE, settings=None, out=tmp_path / "out"):
         pass
     assert type(NODE).load(tmp_path / "out" / "settings.yaml") == NODE
-
-
-def test_without_tracking_nothing_of_it_is_loaded_or_left(study):
-    folder, start = study
-    with start(0, RMLR_TRACKING="off", PYTHONPROFILEIMPORTTIME="1") as process:
-        said = process.stderr.read()
-    assert process.returncode == 0
-    assert "mlflow" not in said
-    assert not (folder / "mlflow.db").exists()
 
 
 def test_the_lock_of_a_folder_is_beside_it(settings, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from rmlr.commands.export import export
 from rmlr.inference import load
-from rmlr.run import tracking_uri
+from rmlr.tracking import tracking_uri
 
 pytestmark = pytest.mark.skipif(find_spec("mlflow") is None, reason="MLflow is not installed")
 

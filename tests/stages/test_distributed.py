@@ -279,7 +279,7 @@ def test_two_processes_are_one_run_of_the_tracker(world, tmp_path):
     assert done.returncode == 0, done.stderr
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
         [(run_id, status)] = database.execute("select run_uuid, status from runs").fetchall()
-        [(points,)] = database.execute("select count(*) from metrics where key = 'loss'").fetchall()
+        [(points,)] = database.execute("select count(*) from metrics where key = 'train/loss'").fetchall()
     assert status == "FINISHED"
     assert points == 3
     assert json.loads((world / "tracked" / "run.json").read_text())["mlflow_run_id"] == run_id

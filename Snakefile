@@ -17,6 +17,7 @@ rule all:
     default_target: True
     input:
         rules.milestone_data.input,
+        rules.milestone_pose.input,
         [f"{RESULTS}/runs/{name}/{seed}/evaluate/run.json" for name in ALL_RUNS for seed in CHOSEN.seeds],
         [f"results/{name}.{kind}" for name in STUDY.tables for kind in ("csv", "md")],
         rules.milestone_figures.input,

@@ -24,6 +24,7 @@ STAGES = {
     "prepare": "Raw annotations, drawn or real -> our records, ids converted once and for all.",
     "detector": "Records and pictures -> a DETR, trained or taken as it is, then frozen.",
     "features": "Frozen DETR and pictures -> instances, tokens and maps of one split.",
+    "joints": "People's joints, drawn or real -> a small pose network, trained to be frozen.",
     "pose": "Frozen pose network, pictures and features -> its map of each picture, in IRE's place.",
     "text": "Records -> embeddings of every interaction's phrase and every image's text.",
     "train": "Records, features and text -> weights of the interaction modules.",

@@ -28,7 +28,7 @@ from rmlr.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
-GPU_STAGES = ("detector", "features", "pose", "text", "train", "predict", "separation")
+GPU_STAGES = ("detector", "features", "joints", "pose", "text", "train", "predict", "separation")
 PACKAGES = ("rmlr", "torch", "transformers", "numpy")  # whose versions run.json keeps
 SMALL_FILE = 1 << 20  # bytes: larger inputs are known by name and size alone
 SAY_EVERY = 5.0  # seconds between two lines of progress

@@ -228,7 +228,7 @@ class Variant(Section):
     ire_word: bool
     irm_sentence: bool
     irm_word: bool
-    pose: bool = False  # the cues are of a frozen pose network's map, in IRE's place (Table 9)
+    pose: bool  # the cues are of a frozen pose network's map, in IRE's place (Table 9)
 
     @property
     def aligns(self) -> bool:
@@ -347,11 +347,49 @@ class Features(Section):
     shard_images: PositiveInt  # images in one file
 
 
-class Pose(Section):
-    """A frozen pose network (paper, appendix G), read by variants with `pose`."""
+class PoseArchitecture(Section):
+    """A small pose network: a ResNet of basic blocks, whose four stages have stride 4 to 32, then deconvolutions."""
 
-    weights: str  # file, as MMPose publishes its CrowdPose networks; a SHA-256 in its name is checked
-    batch_size: PositiveInt
+    embedding_size: Width
+    hidden_sizes: Annotated[list[Width], Field(min_length=4, max_length=4)]  # one stage each
+    depths: Annotated[list[PositiveInt], Field(min_length=4, max_length=4)]
+    deconvolutions: Annotated[list[Width], Field(min_length=1, max_length=5)]  # each doubles the map; channels
+
+
+class PoseSchedule(Section):
+    """How a pose network is trained from scratch: on crops around one person each, as MMPose's top-down networks are."""
+
+    steps: PositiveInt
+    batch_size: PositiveInt  # persons
+    learning_rate: Positive
+    weight_decay: NonNegative
+    warmup_steps: NaturalInt
+    crop: PositiveInt  # height = width of what the network sees of one person, pixels; a multiple of 32
+    margin: Annotated[float, Field(ge=1)]  # longer side of a crop, of the person's box
+    jitter: Fraction  # a training crop's place and size differ by up to this share of it
+    sigma: Positive  # of a joint's spot in its heat map, cells
+
+    @model_validator(mode="after")
+    def _cells_are_whole(self) -> "PoseSchedule":
+        if self.crop % 32:
+            raise ValueError(f"crop {self.crop} must be a multiple of 32, the stride of a ResNet")
+        return self
+
+
+class Pose(Section):
+    """A frozen pose network (paper, appendix G), from a file or trained by a schedule; read by variants with `pose`."""
+
+    weights: str | None  # file, as MMPose publishes its CrowdPose networks; a SHA-256 in its name is checked
+    architecture: PoseArchitecture | None
+    schedule: PoseSchedule | None
+    batch_size: PositiveInt  # photos that it sees at once
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "Pose":
+        origins = (self.weights is not None, self.architecture is not None, self.schedule is not None)
+        if origins not in ((True, False, False), (False, True, True)):
+            raise ValueError("give either `weights` (a file), or `architecture` and `schedule` (from scratch)")
+        return self
 
 
 class VcocoRelease(Section):
@@ -373,7 +411,7 @@ class Profile(Section):
 
     world: World | None  # null: real data
     seeds: Annotated[list[NaturalInt], Field(min_length=1)]  # of a run: initialisation and order
-    detector_seed: NaturalInt
+    detector_seed: NaturalInt  # of what is trained once and frozen: the detector, and the pose network
     vcoco: VcocoRelease
     hicodet: HicodetRelease
     detectors: dict[str, Detector]
@@ -453,6 +491,12 @@ class FeaturesNode(Section):
     features: Features
 
 
+class JointsNode(Section):
+    code: str
+    architecture: PoseArchitecture
+    schedule: PoseSchedule
+
+
 class PoseNode(Section):
     code: str
     pose: Pose
@@ -527,6 +571,10 @@ class Study(Section):
             )
             for encoder, section in chosen.encoders.items():
                 nodes[f"{dataset}/text/{encoder}"] = TextNode(code=code["text"], encoder=section)
+        if chosen.pose is not None and chosen.pose.architecture is not None and chosen.pose.schedule is not None:
+            nodes["pose/joints"] = JointsNode(
+                code=code["joints"], architecture=chosen.pose.architecture, schedule=chosen.pose.schedule
+            )
         for detector, section in chosen.detectors.items():
             nodes[f"detector/{detector}"] = DetectorNode(
                 code=code["detector"], detector=section, features=chosen.features
@@ -540,7 +588,7 @@ class Study(Section):
                         code=code["features"], image=section.image, features=chosen.features
                     )
                     if chosen.pose is not None:
-                        nodes[f"{dataset}/pose/{backbone}/{split}"] = PoseNode(code=code["pose"], pose=chosen.pose)
+                        nodes[f"pose/{dataset}/{backbone}/{split}"] = PoseNode(code=code["pose"], pose=chosen.pose)
         for group, runs in self.runs.items():
             for name, run in runs.items():
                 train = self._train_node(chosen, profile, group, name, run, code["train"])
@@ -601,7 +649,8 @@ class Study(Section):
         if node.variant.pose and profile.pose is None:
             raise ValueError(
                 f"{where}: its variant reads a pose network, and profile {profile_name} has none. Give profiles."
-                f"{profile_name}.pose its weights file, such as MMPose's res50_crowdpose_256x192-c6a526b6_20201227.pth"
+                f"{profile_name}.pose a weights file, such as MMPose's res50_crowdpose_256x192-c6a526b6_20201227.pth, or "
+                "sizes and a schedule to train one on joints that the data set knows"
             )
         return node
 

@@ -213,7 +213,7 @@ def photo_run(tmp_path_factory) -> PhotoRun:
 
     made = PhotoRun(tmp_path_factory.mktemp("photo_run"))
     params = Path(__file__).parents[1] / "params.yaml"
-    stages = ("draw", "prepare", "detector", "features", "text", "train", "predict", "evaluate", "table", "figure")
+    stages = ("draw", "prepare", "detector", "features", "joints", "pose", "text", "train", "predict", "evaluate", "table", "figure")
     nodes = Study.load(params).nodes("tiny", dict.fromkeys(stages, "digest"))
     results, raw = made.root / "results", made.root / "raw"
     (results / "text").mkdir(parents=True)

@@ -30,7 +30,8 @@ NODES = {
     "prepare": "vcoco/prepare",
     "detector": "detector/base",
     "features": "vcoco/features/base/test",
-    "pose": "vcoco/pose/base/test",
+    "joints": "pose/joints",
+    "pose": "pose/vcoco/base/test",
     "text": "vcoco/text/main",
     "train": f"{RUN}/train",
     "predict": f"{RUN}/predict",
@@ -45,7 +46,8 @@ FLAGS = {
     "prepare": {"raw": "raw"},
     "detector": DATA | {"seed": "0"},
     "features": DATA | {"split": "test", "detector": "detector"},
-    "pose": DATA | {"split": "test", "features": "features"},
+    "joints": {"annotations": "raw/coco", "images": "raw/images", "seed": "0"},
+    "pose": DATA | {"split": "test", "features": "features", "joints": "joints"},
     "text": {"annotations": "prepare"},
     "train": {"annotations": "prepare", "features": "features", "text": "text", "seed": "0"},
     "predict": {"annotations": "prepare", "features": "features", "weights": "train"},
@@ -64,18 +66,16 @@ def arguments(stage: str, **flags: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory, pose_weights) -> Path:
+def study(tmp_path_factory) -> Path:
     """Everything from the drawn world to a figure, one of each, in folders named after their stages."""
     folder = tmp_path_factory.mktemp("study")
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
-    content["profiles"]["tiny"]["pose"] = {"weights": "pose.pth", "batch_size": 4}
     nodes = Study.check(content, "params.yaml").nodes("tiny", dict.fromkeys(STAGES, "digest"))
     (folder / "settings").mkdir()
     for stage, node in NODES.items():
         (folder / f"settings/{stage}.yaml").write_text(nodes[node].dump())
     edit(folder / "settings/detector.yaml", lambda content: content["detector"]["schedule"].update(steps=2))
     shutil.copyfile(ROOT / "paper" / "table2.csv", folder / "table2.csv")
-    shutil.copyfile(pose_weights, folder / "pose.pth")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(rmlr.run, "whole_process", False)
@@ -155,7 +155,8 @@ def test_a_misspelt_key_of_a_nodes_settings_is_named(broken, stage):
         ("prepare", "hicodet.val_images", -1),
         ("detector", "detector.schedule.steps", 2.5),
         ("features", "features.selection.nms_iou", 1.5),
-        ("pose", "pose.weights", None),
+        ("joints", "schedule.steps", 0),
+        ("pose", "pose.batch_size", None),
         ("text", "encoder.pooling", "max"),
         ("train", "train.learning_rate", "1e-3"),
         ("predict", "prediction.batch_size", True),
@@ -234,7 +235,8 @@ def test_a_missing_input_is_named(broken, stage, flag):
         ("features", ""),
         ("features", "detector/config.json"),
         ("features", "detector/model.safetensors"),
-        ("pose", "pose.pth"),
+        ("joints", "raw/coco/person_keypoints_val2014.json"),
+        ("pose", "joints/weights.pth"),
         ("pose", "features/test/index.json"),
         ("train", "features/val/index.json"),
         ("train", "features/val/shard-00001.safetensors"),
@@ -262,7 +264,8 @@ def test_a_missing_file_of_an_input_is_named(broken, stage, name):
         ("text", TRAIN_JSON),
         ("features", "detector/config.json"),
         ("features", "detector/model.safetensors"),
-        ("pose", "pose.pth"),
+        ("joints", "raw/coco/person_keypoints_train2014.json"),
+        ("pose", "joints/weights.pth"),
         ("train", "features/train/index.json"),
         ("train", "features/train/shard-00001.safetensors"),
         ("train", "text/index.json"),

@@ -312,6 +312,7 @@ def test_dvc_sees_every_file_that_a_milestone_runs():
         "data": ("draw", "prepare"),
         "detector": ("detector",),
         "features": ("features",),
+        "pose": ("joints", "pose"),
         "text": ("text",),
         "runs": ("train", "predict", "evaluate"),
         "table2": ("table",),

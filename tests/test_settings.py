@@ -139,22 +139,40 @@ def test_a_misspelt_key_and_a_wrong_type_are_named_with_what_came(content, tmp_p
 
 
 def test_a_run_with_the_pose_cue_has_nodes_for_it_and_no_other_run_changes(content):
+    pose, content["profiles"]["tiny"]["pose"] = content["profiles"]["tiny"]["pose"], None
     before = nodes_of(content)
-    content["profiles"]["tiny"]["pose"] = {"weights": "pose.pth", "batch_size": 2}
+    content["profiles"]["tiny"]["pose"] = pose
     content["runs"]["shared"]["rmlr"]["variant"] = "pose"
     after = nodes_of(content)
-    caches = {place for place in before if "/features/" in place}
-    added = {place.replace("features", "pose") for place in caches}
+    caches = [place.split("/features/") for place in before if "/features/" in place]
+    added = {f"pose/{dataset}/{rest}" for dataset, rest in caches}
     assert len(added) == 2 * 2 * 3  # data sets, backbones, splits
-    assert after.keys() - before.keys() == added
+    assert after.keys() - before.keys() == added | {"pose/joints"}
+    pose |= {"weights": "pose.pth", "architecture": None, "schedule": None}
+    assert nodes_of(content).keys() - before.keys() == added, "a given network is not trained"
     assert [place for place in before if before[place] != after[place]] == ["runs/shared/rmlr/0/train"]
 
 
 def test_a_run_with_the_pose_cue_in_a_profile_without_a_pose_network_is_an_error(content):
+    content["profiles"]["tiny"]["pose"] = None
     content["runs"]["shared"]["rmlr"]["variant"] = "pose"
     with pytest.raises(
         ValueError, match=r"runs\.shared\.rmlr: its variant reads a pose network, .*profiles\.tiny\.pose"
     ):
+        nodes_of(content)
+
+
+@pytest.mark.parametrize("given", [("weights", "schedule"), ("weights", "architecture", "schedule"), ("schedule",), ()])
+def test_a_pose_network_has_one_origin(content, given):
+    pose = content["profiles"]["tiny"]["pose"] | {"weights": "pose.pth"}
+    content["profiles"]["tiny"]["pose"] = pose | {key: None for key in pose.keys() - {*given, "batch_size"}}
+    with pytest.raises(ValueError, match=r"profiles\.tiny\.pose: .*either `weights` \(a file\), or `architecture`"):
+        nodes_of(content)
+
+
+def test_a_crop_of_a_pose_network_is_made_of_whole_cells(content):
+    content["profiles"]["tiny"]["pose"]["schedule"]["crop"] = 80
+    with pytest.raises(ValueError, match=r"pose\.schedule: .*crop 80 must be a multiple of 32"):
         nodes_of(content)
 
 

@@ -114,6 +114,7 @@ def make_modules(dropout: float = 0.1, form: str = "literal"):
         network="rmlr",
         global_context=True,
         ire=True,
+        pose=False,
         ire_sentence=True,
         ire_word=True,
         irm_sentence=True,

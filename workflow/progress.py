@@ -22,6 +22,7 @@ WORK = {
     "prepare": 3,
     "detector": 240,
     "features": 15,
+    "joints": 80,
     "pose": 15,
     "text": 9,
     "train": 52,

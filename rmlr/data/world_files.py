@@ -1,5 +1,7 @@
 """The drawn world as it is published: V-COCO's and HICO-DET's official files, in the layout of the real releases.
 
+Beside COCO's instances lie the joints of the people, in the layout of COCO's person files: what a pose network learns.
+
 Both tell of the same pictures. The world has its own lists of actions, objects and HOI classes; readers find them in
 these files. V-COCO's view: COCO's instances, and per action one row a listed person. HICO-DET's: one row per person,
 thing and HOI, each with boxes drawn anew; a person and a thing that have nothing to do with each other are a row of
@@ -34,6 +36,7 @@ from rmlr.data.world import (
     Stream,
     draw_scene,
 )
+from rmlr.data.world_joints import CROWDPOSE, CROWDPOSE_BONES, OUTSIDE, crowdpose_joints
 
 SPLITS = ("train", "val", "test")
 
@@ -111,6 +114,8 @@ def write_files(folder: Path, pictures: Sequence[Drawn]) -> None:
     known = [*by_split["train"], *by_split["val"]]
     _write(folder / "coco/instances_train2014.json", coco_instances(known))
     _write(folder / "coco/instances_val2014.json", coco_instances(by_split["test"]))
+    _write(folder / "coco/person_keypoints_train2014.json", person_keypoints(known))
+    _write(folder / "coco/person_keypoints_val2014.json", person_keypoints(by_split["test"]))
     for split, some in by_split.items():
         _write(folder / f"vcoco/vcoco_{split}.json", vcoco_actions(some))
         ids = "".join(f"{picture.image_id}\n" for picture in some)
@@ -174,6 +179,31 @@ def _coco_annotation(picture: Drawn, number: int, entity: Entity) -> dict:
             points += [x, y, 2 if is_seen else 1] if is_inside else [0, 0, 0]
         annotation |= {"keypoints": points, "num_keypoints": sum(seen > 0 for seen in points[2::3])}
     return annotation
+
+
+def person_keypoints(pictures: Sequence[Drawn]) -> dict:
+    """COCO's person file: the people of `coco_instances` again, with CrowdPose's joints; a crowd has none."""
+    whole = coco_instances(pictures)
+    joints = {
+        annotation_id(picture, number): points
+        for picture in pictures
+        for number, points in enumerate(crowdpose_joints(picture.scene))
+    }
+    annotations = []
+    for annotation in whole["annotations"]:
+        if annotation["category_id"] == COCO_CATEGORY_IDS[PERSON]:
+            points = joints.get(annotation["id"], [(0, 0, OUTSIDE)] * len(CROWDPOSE))
+            seen = sum(flag != OUTSIDE for _, _, flag in points)
+            flat = [number for point in points for number in point]
+            annotations.append(annotation | {"keypoints": flat, "num_keypoints": seen})
+    category = {
+        "supercategory": PERSON,
+        "id": COCO_CATEGORY_IDS[PERSON],
+        "name": PERSON,
+        "keypoints": list(CROWDPOSE),
+        "skeleton": [[CROWDPOSE.index(a) + 1, CROWDPOSE.index(b) + 1] for a, b in CROWDPOSE_BONES],
+    }
+    return whole | {"annotations": annotations, "categories": [category]}
 
 
 def vcoco_actions(pictures: Sequence[Drawn]) -> list[dict]:

@@ -35,8 +35,8 @@ class Card(Section):
     vocabulary: Vocabulary
     detector_digest: str  # of the frozen detector whose features were learnt from
     view: View  # how it was made to see
-    pose_channels: PositiveInt | None = None  # of the pose network's map, for a variant that reads it
-    pose_digest: str | None = None  # of that network
+    pose_channels: PositiveInt | None  # of the pose network's map, for a variant that reads it
+    pose_digest: str | None  # of that network
     text_encoder: str | None  # by whose text it was taught
     losses: Losses
     train: Train

@@ -1,6 +1,6 @@
 """A frozen pose network, whose map takes IRE's place (paper, appendix G and Table 9): pictures -> a map of poses.
 
-Weights come from MMPose's CrowdPose zoo, or from anything that names its tensors so:
+Weights come from MMPose's CrowdPose zoo, or from anything that names its tensors so, such as our own `rmlr joints`:
 
     https://download.openmmlab.com/mmpose/top_down/resnet/res50_crowdpose_256x192-c6a526b6_20201227.pth
 """
@@ -14,34 +14,68 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")  # of the ResNet, in torchvision's names and MMPose's
 BACKBONE_STRIDE = 32
+FIRST_CONVOLUTIONS = ("conv1.weight", *(f"{stage}.0.conv1.weight" for stage in STAGES))
+RESNET = (64, 128, 256, 512)  # its stages' widths, where nothing else is said
+WEIGHTS = "weights.pth"  # how a network that is trained here is called
 HEADS = ("keypoint_head.", "head.")  # of MMPose before 1.0, and since
 PUBLISHED_HASH = re.compile(r"-([0-9a-f]{8,64})(?:_\d{8})?\.pth$")  # how MMPose and torch's hub name files: a SHA-256
 
 State = dict[str, Tensor]
 
 
-class PoseNetwork(nn.Module):
-    """SimpleBaseline (Xiao et al. 2018), frozen, up to its last map: a ResNet, then deconvolutions that each double it.
+class _Trunk(nn.Module):
+    """A ResNet without its classes, of any widths: torchvision's blocks under torchvision's names."""
 
-    What turns the map into heat maps of joints is no part of it.
+    def __init__(
+        self, block: type[BasicBlock | Bottleneck], stem: int, widths: Sequence[int], blocks: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, stem, kernel_size=7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        before = stem
+        for number, (name, width, count) in enumerate(zip(STAGES, widths, blocks, strict=True)):
+            stage = []
+            for stride in [2 if number else 1] + [1] * (count - 1):
+                after, shortcut = width * block.expansion, None
+                if stride > 1 or before != after:
+                    shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+                stage.append(block(before, width, stride, shortcut))
+                before = after
+            setattr(self, name, nn.Sequential(*stage))
+        self.channels = before
 
-    Differs: the paper names neither its pose network nor the layer that is read. Ours is MMPose's, and of its layers
-    the last before 14 joints are made of what it sees. It looks at the whole photo, at the detector's size, where such
-    networks are trained on crops around one person: so one look serves all pairs of a photo, the map shows things and
-    what lies between them and people as well, and does not depend on which people the detector found. Bodies then
-    appear smaller than in training.
+    def forward(self, pixels: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b c h w"]:
+        seen = self.maxpool(self.relu(self.bn1(self.conv1(pixels))))
+        for name in STAGES:
+            seen = getattr(self, name)(seen)
+        return seen
+
+
+class MapNetwork(nn.Module):
+    """SimpleBaseline (Xiao et al. 2018) up to its last map: a ResNet, then deconvolutions that each double it.
+
+    `stem` and `trunk_widths` are the ResNet's, of its first layer and of its four stages.
     """
 
-    def __init__(self, block: type[BasicBlock | Bottleneck], blocks: Sequence[int], widths: Sequence[int]) -> None:
+    def __init__(
+        self,
+        block: type[BasicBlock | Bottleneck],
+        blocks: Sequence[int],
+        widths: Sequence[int],
+        *,
+        stem: int = RESNET[0],
+        trunk_widths: Sequence[int] = RESNET,
+    ) -> None:
         super().__init__()
-        self.backbone = ResNet(block, list(blocks))
-        del self.backbone.fc  # of ImageNet's classes
+        self.backbone = _Trunk(block, stem, trunk_widths, blocks)
         layers: list[nn.Module] = []
-        for before, after in zip((512 * block.expansion, *widths), widths, strict=False):
+        for before, after in zip((self.backbone.channels, *widths), widths, strict=False):
             layers += [
                 nn.ConvTranspose2d(before, after, kernel_size=4, stride=2, padding=1, bias=False),
                 nn.BatchNorm2d(after),
@@ -50,6 +84,52 @@ class PoseNetwork(nn.Module):
         self.deconv_layers = nn.Sequential(*layers)
         self.channels = widths[-1]
         self.stride = BACKBONE_STRIDE >> len(widths)  # pixels of a picture per cell of the map
+
+    def forward(self, pixels: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b c h w"]:
+        """The map of pictures of one size, normalised as for the detector: MMPose's numbers are the same."""
+        return self.deconv_layers(self.backbone(pixels))
+
+
+class JointNetwork(MapNetwork):
+    """The same, to be trained: its last layer makes heat maps of joints from the map (`rmlr joints`)."""
+
+    def __init__(
+        self, joints: int, *, embedding_size: int, hidden_sizes: Sequence[int], depths: Sequence[int],
+        deconvolutions: Sequence[int],
+    ) -> None:  # fmt: skip
+        super().__init__(BasicBlock, depths, deconvolutions, stem=embedding_size, trunk_widths=hidden_sizes)
+        self.final_layer = nn.Conv2d(self.channels, joints, kernel_size=1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.normal_(self.final_layer.weight, std=0.001)  # as in SimpleBaseline: it begins by saying nothing
+        nn.init.zeros_(self.final_layer.bias)  # pyright: ignore[reportArgumentType]
+
+    def forward(self, pixels: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b j h w"]:
+        """A heat map for each joint."""
+        return self.final_layer(super().forward(pixels))
+
+
+class PoseNetwork(MapNetwork):
+    """The same, frozen. What turns the map into heat maps of joints is no part of it.
+
+    Differs: the paper names neither its pose network nor the layer that is read. Ours is MMPose's, and of its layers
+    the last before 14 joints are made of what it sees. It looks at the whole photo, at the detector's size, where such
+    networks are trained on crops around one person: so one look serves all pairs of a photo, the map shows things and
+    what lies between them and people as well, and does not depend on which people the detector found. Bodies then
+    appear smaller than in MMPose's training; ours, on the drawn world, sees them as large.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock | Bottleneck],
+        blocks: Sequence[int],
+        widths: Sequence[int],
+        *,
+        stem: int = RESNET[0],
+        trunk_widths: Sequence[int] = RESNET,
+    ) -> None:
+        super().__init__(block, blocks, widths, stem=stem, trunk_widths=trunk_widths)
         self.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> "PoseNetwork":
@@ -58,12 +138,8 @@ class PoseNetwork(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixels: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b c h w"]:
-        """The map of pictures of one size, normalised as for the detector: MMPose's numbers are the same."""
-        trunk = self.backbone
-        seen = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(pixels))))
-        for stage in STAGES:
-            seen = getattr(trunk, stage)(seen)
-        return self.deconv_layers(seen)
+        """As above, without gradients."""
+        return super().forward(pixels)
 
     def onto_cells(
         self, maps: Float[Tensor, "b c y x"], stride: int, height: int, width: int
@@ -98,8 +174,13 @@ def load_pose_network(path: Path) -> PoseNetwork:
     final = {name: head.pop(f"final_layer.{name}", torch.empty(0)).shape for name in ("weight", "bias")}
     if final["weight"] != (*final["bias"], widths[-1], 1, 1):
         raise ValueError(f"{path}: final_layer has shapes {final}, for a map of {widths[-1]} channels. {expected}")
+    stem, *trunk_widths = (
+        len(trunk[name]) if name in trunk else width  # a tensor that lacks is named below
+        for name, width in zip(FIRST_CONVOLUTIONS, (RESNET[0], *RESNET), strict=True)
+    )
+    block = Bottleneck if "layer1.0.conv3.weight" in trunk else BasicBlock
     with torch.device("meta"):  # no random weights, not even for a moment
-        network = PoseNetwork(Bottleneck if "layer1.0.conv3.weight" in trunk else BasicBlock, blocks, widths)
+        network = PoseNetwork(block, blocks, widths, stem=stem, trunk_widths=trunk_widths)
     try:
         trunk = {f"backbone.{name}": value for name, value in trunk.items()}
         network.load_state_dict(trunk | head, strict=True, assign=True)
@@ -108,6 +189,15 @@ def load_pose_network(path: Path) -> PoseNetwork:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise ValueError(f"{path}: {faults[0]}{more}. {expected}") from error
     return network.float().requires_grad_(False)
+
+
+def save_joint_network(network: JointNetwork, path: Path) -> None:
+    """Write a trained network as MMPose does, so that `load_pose_network` reads it."""
+    state = {
+        name if name.startswith("backbone.") else f"{HEADS[0]}{name}": value.detach().cpu().contiguous()
+        for name, value in network.state_dict().items()
+    }
+    torch.save({"state_dict": state}, path)
 
 
 def pose_digest(path: Path) -> str:

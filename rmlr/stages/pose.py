@@ -12,29 +12,40 @@ from rmlr.data.features import Features, FeatureWriter, MapShardBuilder, PoseInd
 from rmlr.data.images import load_annotated, resized_size
 from rmlr.data.records import load_annotations
 from rmlr.hoi import Annotation
-from rmlr.model.pose import load_pose_network, pose_digest
+from rmlr.model.pose import WEIGHTS, load_pose_network, pose_digest
 from rmlr.run import run
-from rmlr.settings import PoseNode
+from rmlr.settings import Pose, PoseNode
 
 Split = Literal["train", "val", "test"]
 
 
-def pose(*, settings: Path, annotations: Path, split: Split, images: Path, features: Path, out: Path) -> None:
+def pose(
+    *,
+    settings: Path,
+    annotations: Path,
+    split: Split,
+    images: Path,
+    features: Path,
+    out: Path,
+    joints: Path | None = None,
+) -> None:
     """Run a frozen pose network over a split; keep its map of every image beside the detector's features.
 
     The photos are resized as for the detector, and each cell of its map gets the mean of what the pose network says of
     it, so that both maps are read alike. An interrupted run goes on from its last whole shard.
 
     Args:
-        settings: this node's settings file: the pose network's weights, and how many photos it sees at once.
+        settings: this node's settings file: the pose network's weights, if they are a file of the user's, and how many
+            photos it sees at once.
         annotations: folder made by `prepare`.
         split: which images.
         images: folder of the photos.
         features: folder whose split was made by `features`.
         out: folder to write; gets shard-*.safetensors and index.json.
+        joints: folder made by `joints`; needed where the settings name no file of weights, and nowhere else.
     """
     chosen = PoseNode.load(settings)
-    weights = Path(chosen.pose.weights)
+    weights = _weights(chosen.pose, joints)
     network = load_pose_network(weights)
     inputs = [annotations, images, features / split, weights]
     with run("pose", chosen, settings=settings, out=out, inputs=inputs) as record:
@@ -73,6 +84,16 @@ def pose(*, settings: Path, annotations: Path, split: Split, images: Path, featu
                 writer.write(shard, builder)
         writer.finish(record.folder)
         record.log_metrics({"images": float(len(wanted))})
+
+
+def _weights(chosen: Pose, joints: Path | None) -> Path:
+    """The pose network's file: the user's, or the one that was trained here."""
+    if (chosen.weights is None) == (joints is None):
+        raise ValueError(
+            f"pose.weights is {chosen.weights} and --joints is {joints}: the pose network must come from one of the "
+            "two. Name its file in params.yaml, or give what `rmlr joints` made, --joints FOLDER"
+        )
+    return Path(chosen.weights) if joints is None else joints / WEIGHTS
 
 
 def _annotated(image_ids: list[int], annotations: list[Annotation], where: Path) -> list[Annotation]:

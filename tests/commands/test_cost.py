@@ -110,7 +110,7 @@ def node(**schedule) -> TrainNode:
     switches = ("global_context", "ire", "ire_sentence", "ire_word", "irm_sentence", "irm_word")
     return TrainNode(
         code="",
-        variant=Variant.model_validate({"network": "rmlr"} | dict.fromkeys(switches, True)),
+        variant=Variant.model_validate({"network": "rmlr", "pose": False} | dict.fromkeys(switches, True)),
         network=Network(pool="covered", feature_dim=8, ire=SIZES, pair_dim=8, irm=SIZES),
         alignment=Alignment(form="anchored", residual=False, whiten=True, stack=SIZES),
         losses=Losses(

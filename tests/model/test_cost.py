@@ -26,7 +26,7 @@ PREDICTION = Prediction(split="test", batch_size=1, prior_power=2.8, min_score=0
 
 
 def variant(network: str, ire: bool) -> Variant:
-    switches = dict.fromkeys(("ire_sentence", "ire_word", "irm_sentence", "irm_word"), False)
+    switches = dict.fromkeys(("pose", "ire_sentence", "ire_word", "irm_sentence", "irm_word"), False)
     return Variant.model_validate({"network": network, "global_context": network == "rmlr", "ire": ire, **switches})
 
 

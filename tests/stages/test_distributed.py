@@ -106,6 +106,7 @@ def node(**schedule) -> TrainNode:
             network="rmlr",
             global_context=True,
             ire=True,
+            pose=False,
             ire_sentence=True,
             ire_word=True,
             irm_sentence=True,

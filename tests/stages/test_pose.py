@@ -73,6 +73,11 @@ def annotation(image_id: int, height: int, width: int) -> Annotation:
     )  # fmt: skip
 
 
+def given(weights: Path, batch_size: int) -> Pose:
+    """A pose network whose file is the user's."""
+    return Pose(weights=str(weights), architecture=None, schedule=None, batch_size=batch_size)
+
+
 @dataclasses.dataclass(frozen=True)
 class Corner:
     """Where a test's files lie, and the stage over them."""
@@ -82,8 +87,7 @@ class Corner:
 
     def run(self, split: str = "train", batch_size: int = 2, weights: Path | None = None) -> Path:
         settings, out = self.root / "settings.yaml", self.root / "pose" / split
-        node = PoseNode(code="x", pose=Pose(weights=str(weights or self.weights), batch_size=batch_size))
-        settings.write_text(node.dump())
+        settings.write_text(PoseNode(code="x", pose=given(weights or self.weights, batch_size)).dump())
         prepare, images, features = (self.root / name for name in ("prepare", "images", "features"))
         pose(settings=settings, annotations=prepare, split=split, images=images, features=features, out=out)
         return out
@@ -205,6 +209,24 @@ def test_features_made_anew_with_other_cells_are_refused(corner, tmp_path, monke
         Features.load(tmp_path / "other", "train", tmp_path / "pose")
 
 
+def test_a_network_that_was_trained_here_is_read_from_its_folder(corner, tmp_path):
+    corner.run()
+    expected = [corner.load().batch([at]).pose for at in range(len(PHOTOS))]
+    (tmp_path / "joints").mkdir()
+    shutil.copyfile(corner.weights, tmp_path / "joints" / "weights.pth")
+    own = Study.load(PARAMS).profiles["tiny"].pose
+    where = {name: tmp_path / name for name in ("images", "features")} | {"annotations": tmp_path / "prepare"}
+    flags = where | {"settings": tmp_path / "own.yaml", "split": "train", "out": tmp_path / "pose" / "train"}
+    flags["settings"].write_text(PoseNode(code="x", pose=own).dump())
+    pose(**flags, joints=tmp_path / "joints")
+    for at, maps in enumerate(expected):
+        assert torch.equal(corner.load().batch([at]).pose, maps)
+    with pytest.raises(ValueError, match=r"--joints is None: .*give what `rmlr joints` made"):
+        pose(**flags)
+    with pytest.raises(ValueError, match=r"pose\.weights is .*pth and --joints is .*one of the two"):
+        pose(**flags | {"settings": tmp_path / "settings.yaml"}, joints=tmp_path / "joints")
+
+
 def test_what_is_missing_is_named(corner, tmp_path):
     with pytest.raises(ValueError, match=r"absent\.pth: .*cannot be read \(No such file.*pose\.weights"):
         corner.run(weights=tmp_path / "absent.pth")
@@ -248,14 +270,14 @@ class Trained:
 def look(run: Trained, images: Path, out: str) -> None:
     for split in ("train", "val", "test"):
         where = {"images": images, "features": run.results / "features", "out": run.root / out / split}
-        settings = run.settings(f"vcoco/pose/base/{split}")
+        settings = run.settings(f"pose/vcoco/base/{split}")
         pose(settings=settings, annotations=run.results / "prepare", split=split, **where)
 
 
 @pytest.fixture(scope="module")
 def trained(photo_run, pose_weights, tmp_path_factory) -> Trained:
     content = yaml.safe_load(PARAMS.read_text())
-    content["profiles"]["tiny"]["pose"] = {"weights": str(pose_weights), "batch_size": 3}
+    content["profiles"]["tiny"]["pose"] = given(pose_weights, 3).model_dump()
     content["runs"]["shared"]["rmlr"]["variant"] = "pose"
     nodes = Study.check(content, "params.yaml").nodes("tiny", defaultdict(lambda: "digest"))
     run = Trained(tmp_path_factory.mktemp("trained"), photo_run.root / "results", nodes)
@@ -299,8 +321,8 @@ def test_the_same_seed_gives_the_same_weights(trained):
 
 def test_a_checkpoint_refuses_the_maps_of_another_pose_network(trained, photo_run, pose_weights):
     weights = other_network(pose_weights, trained.root / "other.pth")
-    node = PoseNode(code="x", pose=Pose(weights=str(weights), batch_size=3))
-    other = dataclasses.replace(trained, nodes={name: node for name in trained.nodes if "/pose/" in name})
+    node = PoseNode(code="x", pose=given(weights, 3))
+    other = dataclasses.replace(trained, nodes={name: node for name in trained.nodes if name.startswith("pose/")})
     look(other, photo_run.root / "raw" / "images", "other")
     digests = [pose_digest(path) for path in (pose_weights, weights)]
     with pytest.raises(ValueError, match=rf"pose_digest: .* trained with {digests[0]}, given is {digests[1]}"):

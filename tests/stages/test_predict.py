@@ -20,7 +20,7 @@ from .conftest import BOXES, CHANNELS, DETECTOR, TOKEN_DIM, VIEW, VOCABULARY, wr
 SIZES = TransformerSizes(layers=1, dim=8, heads=2, ffn_dim=8, dropout=0.1)
 CARD = Card(
     variant=Variant.model_validate(
-        {"network": "rmlr", "global_context": True, "ire": True}
+        {"network": "rmlr", "global_context": True, "ire": True, "pose": False}
         | dict.fromkeys(("ire_sentence", "ire_word", "irm_sentence", "irm_word"), False)
     ),
     network=Network(pool="covered", feature_dim=8, ire=SIZES, pair_dim=8, irm=SIZES),
@@ -30,6 +30,8 @@ CARD = Card(
     vocabulary=VOCABULARY,
     detector_digest=DETECTOR,
     view=VIEW,
+    pose_channels=None,
+    pose_digest=None,
     text_encoder=None,
     losses=Losses(
         focal_balance=0.5, focal_gamma=0.2, hoi=2.0, irm_sentence=1.0, irm_word=1.0, ire_sentence=0.1, ire_word=0.1

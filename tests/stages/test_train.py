@@ -38,7 +38,8 @@ def node(network: str = "rmlr", aligned: bool = True, **schedule) -> TrainNode:
     return TrainNode(
         code="",
         variant=Variant.model_validate(
-            {"network": network, "global_context": ire, "ire": ire} | dict.fromkeys(SWITCHES, ire and aligned)
+            {"network": network, "global_context": ire, "ire": ire, "pose": False}
+            | dict.fromkeys(SWITCHES, ire and aligned)
         ),
         network=Network(pool="covered", feature_dim=8, ire=SIZES, pair_dim=8, irm=SIZES),
         alignment=Alignment(form="anchored", residual=False, whiten=True, stack=SIZES),

@@ -26,7 +26,7 @@ from rmlr.stages.train import train
 
 UNUSED = TransformerSizes(layers=1, dim=8, heads=2, ffn_dim=8, dropout=0.1)
 SIZES = Upt(code_dims=[8], dim=16, layers=2, heads=4, ffn_dim=8, dropout=0.0)
-SWITCHES = ("global_context", "ire", "ire_sentence", "ire_word", "irm_sentence", "irm_word")
+SWITCHES = ("global_context", "ire", "pose", "ire_sentence", "ire_word", "irm_sentence", "irm_word")
 WEIGHTS = {"hoi": 2.0, "irm_sentence": 1.0, "irm_word": 1.0, "ire_sentence": 0.1, "ire_word": 0.1}
 
 

@@ -20,7 +20,7 @@ envvars:
 
 os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # jobs find `rmlr`
 
-STAGES = "draw prepare detector features pose text train predict evaluate table figure".split()
+STAGES = "draw prepare detector features joints pose text train predict evaluate table figure".split()
 STUDY = Study.load(Path("params.yaml"))
 PROFILE = config.get("profile", STUDY.profile)
 RESULTS = f"results/{PROFILE}"
@@ -28,6 +28,7 @@ CODE = {stage: code_digest(stage) for stage in STAGES}
 CODE["table"] += sha256(b"".join(file.read_bytes() for file in sorted(Path("paper").glob("*.csv")))).hexdigest()[:16]
 NODES = STUDY.nodes(PROFILE, CODE)
 CHOSEN = STUDY.profiles[PROFILE]
+TRAINS_JOINTS = "pose/joints" in NODES  # else the pose network is a given file, or there is none
 
 # The drawn world, or the folder of real data in the same layout.
 RAW = f"{RESULTS}/world/draw" if CHOSEN.world else config.get("raw", "data/raw")
@@ -168,14 +169,16 @@ def predict_views(wildcards):
 
 
 def pose_weights(wildcards):
-    """The pose network's file, if it is there; the stage itself says that it is not."""
+    """The pose network: what trained it, or the file that was given, if it is there; the stage says that it is not."""
+    if TRAINS_JOINTS:
+        return [f"{RESULTS}/pose/joints/run.json"]
     return [CHOSEN.pose.weights] if CHOSEN.pose and Path(CHOSEN.pose.weights).is_file() else []
 
 
 def run_poses(wildcards):
     """The folder of what a pose network saw, every split below; none for a run whose variant has no use for it."""
     run, node = run_of(wildcards), NODES[f"runs/{wildcards.group}/{wildcards.run}/{wildcards.seed}/train"]
-    return f"{RESULTS}/{run.dataset}/pose/{run.backbone}" if node.variant.pose else ""
+    return f"{RESULTS}/pose/{run.dataset}/{run.backbone}" if node.variant.pose else ""
 
 
 def train_poses(wildcards):

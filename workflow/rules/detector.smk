@@ -1,4 +1,4 @@
-"""A DETR, fitted and frozen, and what it sees in every picture."""
+"""A DETR, fitted and frozen, and what it sees in every picture; beside it what a pose network does."""
 
 
 rule detector:
@@ -60,21 +60,62 @@ rule features:
         " --images {params.images} --detector {params.detector} --out {params.out} &> {log}"
 
 
+rule joints:
+    input:
+        images_mark,
+        settings="results/{profile}/settings/pose/joints.yaml",
+    output:
+        "results/{profile}/pose/joints/weights.pth",
+        "results/{profile}/pose/joints/metrics.json",
+        "results/{profile}/pose/joints/settings.yaml",
+        run="results/{profile}/pose/joints/run.json",
+    log:
+        "results/{profile}/logs/pose/joints.txt",
+    benchmark:
+        "results/{profile}/benchmarks/pose/joints.tsv"
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=720,
+    params:
+        annotations=f"{RAW}/coco",
+        images=f"{RAW}/images",
+        seed=CHOSEN.detector_seed,
+        out=subpath(output.run, parent=True),
+    shell:
+        "rmlr joints --settings {input.settings} --annotations {params.annotations} --images {params.images}"
+        " --seed {params.seed} --out {params.out} &> {log}"
+
+
+rule given_pose:
+    input:
+        pose_weights,
+    output:
+        "results/{profile}/pose/given.txt",
+    log:
+        "results/{profile}/logs/pose/given.txt",
+    localrule: True
+    params:
+        weights=CHOSEN.pose.weights if CHOSEN.pose and CHOSEN.pose.weights else "/dev/null",
+    shell:
+        "sha256sum {params.weights} > {output} 2> {log}"
+
+
 rule pose:
     input:
         images_mark,
         pose_weights,
-        settings="results/{profile}/settings/{dataset}/pose/{backbone}/{split}.yaml",
+        settings="results/{profile}/settings/pose/{dataset}/{backbone}/{split}.yaml",
         annotations="results/{profile}/{dataset}/prepare/run.json",
         features="results/{profile}/{dataset}/features/{backbone}/{split}/run.json",
     output:
-        "results/{profile}/{dataset}/pose/{backbone}/{split}/index.json",
-        "results/{profile}/{dataset}/pose/{backbone}/{split}/settings.yaml",
-        run="results/{profile}/{dataset}/pose/{backbone}/{split}/run.json",
+        "results/{profile}/pose/{dataset}/{backbone}/{split}/index.json",
+        "results/{profile}/pose/{dataset}/{backbone}/{split}/settings.yaml",
+        run="results/{profile}/pose/{dataset}/{backbone}/{split}/run.json",
     log:
-        "results/{profile}/logs/{dataset}/pose/{backbone}/{split}.txt",
+        "results/{profile}/logs/pose/{dataset}/{backbone}/{split}.txt",
     benchmark:
-        "results/{profile}/benchmarks/{dataset}/pose/{backbone}/{split}.tsv"
+        "results/{profile}/benchmarks/pose/{dataset}/{backbone}/{split}.tsv"
     threads: 2
     resources:
         gpu=1,
@@ -84,10 +125,11 @@ rule pose:
         annotations=subpath(input.annotations, parent=True),
         images=f"{RAW}/images",
         features=subpath(input.features, ancestor=2),
+        joints=f" --joints {RESULTS}/pose/joints" if TRAINS_JOINTS else "",
         out=subpath(output.run, parent=True),
     shell:
         "rmlr pose --settings {input.settings} --annotations {params.annotations} --split {wildcards.split}"
-        " --images {params.images} --features {params.features} --out {params.out} &> {log}"
+        " --images {params.images} --features {params.features} --out {params.out}{params.joints} &> {log}"
 
 
 rule milestone_detector:
@@ -102,5 +144,17 @@ rule milestone_features:
             f"{RESULTS}/{run.dataset}/features/{run.backbone}/{split}/run.json"
             for run in ALL_RUNS.values()
             for split in ("train", "val", "test")
+        ],
+    localrule: True
+
+
+rule milestone_pose:
+    input:
+        f"{RESULTS}/pose/{'joints/run.json' if TRAINS_JOINTS else 'given.txt'}",
+        [
+            f"{RESULTS}/pose/{run.dataset}/{run.backbone}/{split}/run.json"
+            for run in ALL_RUNS.values()
+            for split in ("train", "val", "test")
+            if STUDY.variants[run.variant].pose
         ],
     localrule: True

@@ -20,6 +20,7 @@ come in a settings file; `snakemake -n` writes those of the whole study, from pa
 """
 
 STAGES = {
+    "fetch": "A table of sources -> real data and weights: downloaded, checked, unpacked.",
     "draw": "A seed -> the drawn world: pictures, annotated in V-COCO's and HICO-DET's formats.",
     "prepare": "Raw annotations, drawn or real -> our records, ids converted once and for all.",
     "detector": "Records and pictures -> a DETR, trained or taken as it is, then frozen.",

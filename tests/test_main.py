@@ -34,7 +34,7 @@ def test_version_is_the_packages(capsys):
     assert capsys.readouterr().out.strip() == rmlr.__version__
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [name for name in STAGES if name != "fetch"])  # which is no node of one output
 def test_the_help_of_a_stage_says_what_it_writes(stage, capsys):
     with pytest.raises(SystemExit) as ended:
         main([stage, "--help"])

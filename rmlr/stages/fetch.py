@@ -1,0 +1,370 @@
+"""Real data and weights, from the net or from what the user has: checked, unpacked, and known by a receipt."""
+
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from rmlr.data.archives import unpack
+from rmlr.data.download import (
+    FULL,
+    MegabytesOf,
+    Patience,
+    disk_full,
+    download,
+    download_hub,
+    hub_folder,
+    mismatch,
+    name_commit,
+    sha256,
+)
+from rmlr.data.sources import (
+    Gift,
+    Hub,
+    Item,
+    Place,
+    Source,
+    load_sources,
+    measure,
+    needed,
+    write_whole,
+)
+from rmlr.settings import Study
+
+log = logging.getLogger(__name__)
+
+
+def fetch(
+    *names: str,
+    profile: str | None = None,
+    raw: Path = Path("data/raw"),
+    have: list[Path] | None = None,
+    sources: Path | None = None,
+    params: Path = Path("params.yaml"),
+    keep: bool = False,
+    attempts: int = 5,
+    timeout: float = 60.0,
+    pause: float = 2.0,
+) -> None:
+    """Get sources of the study's real data and weights: those named, or all that a profile needs.
+
+    What has been fetched is left alone. What was interrupted, at whatever moment, goes on. Nothing counts as there
+    before its size, its checksum and its number of files are right; then `raw`/receipts gets NAME.ok.
+
+    Archives that you have are taken from the folders that --have names and from `raw`/archives, by their names; trees
+    that you have unpacked, from the same folders; whatever lies in its place below `raw` already is counted and taken.
+    None of it is copied: files are linked.
+
+    Where no checksum was published, the one of the first fetch is kept in `raw`/checksums.json and counts from then on:
+    keep that file under version control. `rmlr doctor` says what there is to fetch, and what is missing.
+
+    Args:
+        names: sources, as the table names them; none for all that the profile needs.
+        profile: whose needs; without it, what --params says.
+        raw: folder that gets the data.
+        have: folders, links or mounts to look in before anything is downloaded; may be given several times.
+        sources: another table of sources than the package's.
+        params: the study.
+        keep: keep downloaded archives, in `raw`/archives; otherwise they go once they are unpacked.
+        attempts: how often in a row a mirror may fail before the next one is asked.
+        timeout: seconds that a mirror may be silent.
+        pause: seconds before the second attempt; doubled from one to the next.
+    """
+    table = load_sources(sources)
+    if names:
+        if unknown := [name for name in names if name not in table]:
+            raise ValueError(f"there is no source '{unknown[0]}'. There are: {', '.join(table)}")
+        wanted = list(names)
+    else:
+        study = Study.load(params)
+        wanted = list(needed(table, study, profile or study.profile, raw))
+        if not wanted:
+            log.info("profile %s needs nothing from outside", profile or study.profile)
+    if attempts < 1:
+        raise ValueError(f"--attempts {attempts}: expected one at least")
+    fetcher = Fetcher(Place(raw), have or [], Patience(attempts, timeout, pause), keep)
+    problems = []
+    for name in wanted:  # one that fails does not keep the others from coming
+        try:
+            fetcher.fetch(name, table[name])
+        except (ValueError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise disk_full(error, raw) from error
+            problems.append(f"{name}: {error}\n{by_hand(name, table[name], Place(raw))}")
+            log.error("%s: %s", name, error)
+    if problems:
+        raise ValueError(f"{len(problems)} of {len(wanted)} source(s) could not be fetched:\n" + "\n".join(problems))
+
+
+def by_hand(name: str, source: Source, place: Place) -> str:
+    """What to put where, if the net does not give it."""
+    if source.hub:
+        hub = source.hub
+        return (
+            f"  By hand: where there is a network, `hf download {hub.repository} --revision "
+            f"{hub.commit or hub.revision} --cache-dir FOLDER`; bring FOLDER here, "
+            f"then `rmlr fetch {name} --have FOLDER`"
+        )
+    files = ", ".join(item.file for item in source.items)
+    return f"  By hand: put {files} into {place.archives}, then `rmlr fetch {name}`"
+
+
+class Fetcher:
+    """Brings sources into one place."""
+
+    def __init__(self, place: Place, have: Sequence[Path], patience: Patience, keep: bool) -> None:
+        for folder in have:
+            if not folder.is_dir():
+                raise ValueError(f"--have {folder}: is no folder")
+        self.place, self.patience, self.keep = place, patience, keep
+        self.have = [*have, place.archives]
+
+    def fetch(self, name: str, source: Source) -> None:
+        """Bring one source, unless it is there; one process at a time."""
+        work = self.place.work(name)
+        work.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(work.with_name(f"{name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            log.warning("%s: another process is fetching it; waiting for its end", name)
+            lock.acquire()
+        try:
+            trouble = self.place.trouble(name, source)
+            if trouble is None:
+                log.info("%s: is there", name)
+                return
+            log.info("%s: %s; getting it", name, trouble)
+            self.place.receipt(name).unlink(missing_ok=True)
+            how = self._hub(name, source.hub) if source.hub else self._items(name, source)
+            commit = how[0].get("commit") or ""
+            paths = [self._snapshot(source.hub, commit)] if source.hub else self._paths(source)
+            made = {str(path.relative_to(self.place.raw)): list(measure(path)) for path in paths}
+            about = {"name": name, "source": source.digest, "time": _now(), "made": made, "how": how}
+            write_whole(self.place.receipt(name), json.dumps(about) + "\n")
+            shutil.rmtree(work, ignore_errors=True)
+            total = sum(size for _, size in made.values())
+            log.info("%s: done, %d files, %.2f GB", name, sum(n for n, _ in made.values()), total / 1e9)
+        finally:
+            lock.release()
+
+    def _paths(self, source: Source) -> list[Path]:
+        return [self.place.raw / gift.to for gift in source.gifts]
+
+    # ---- files and archives
+
+    def _items(self, name: str, source: Source) -> list[dict[str, Any]]:
+        missing = [item for item in source.items if not self._is_placed(item) and self._find(item) is None]
+        work = self.place.work(name)
+        self._room(name, sum(max(0, item.size - _length(work / f"{item.file}.part")) for item in missing)
+                   + sum(item.size for item in source.items if item.unpack and not self._is_placed(item)))  # fmt: skip
+        return [self._item(name, item) for item in source.items]
+
+    def _item(self, name: str, item: Item) -> dict[str, Any]:
+        """Bring one file and put what it gives in its place; what the receipt says of it.
+
+        Order is all: check, unpack aside, count, write down what is to be renamed, rename. Whoever is killed in between
+        finds either nothing but a part, or a list of renames to end.
+        """
+        work = self.place.work(name)
+        plan = work / f"{item.file}.plan.json"
+        if not plan.exists():
+            if self._is_placed(item):
+                return self._adopt(item)
+            if (tree := self._find_tree(item)) is not None:
+                return self._link(item, tree)
+            archive = self._find(item)
+            url = str(archive) if archive else download(item, work / item.file, self.patience, self._seen(name, item))
+            path = archive or work / item.file
+            if archive is not None and (problem := mismatch(path, item)):
+                raise ValueError(f"{path}: {problem}")
+            found = item.sha256 if len(item.sha256) == 64 else sha256(path)
+            if (seen := self._seen(name, item)) not in (None, found):
+                raise ValueError(
+                    f"{path}: has SHA-256 {found}, but {seen} was first seen ({self.place.raw / 'checksums.json'}). "
+                    "Has the publisher replaced the file, or somebody between you? Look before you remove that entry"
+                )
+            staged = self._stage(item, path, work / f"{item.file}.unpacked")
+            if not item.is_known:
+                facts = {"sha256": found, "bytes": _length(path), "seen": _now(), "from": url}
+                self.place.remember(f"{name}/{item.file}", facts)
+            about = {"file": item.file, "from": url, "bytes": _length(path), "sha256": found}
+            write_whole(plan, json.dumps({"about": about, "renames": staged}))
+        content = json.loads(plan.read_text())
+        for here, there in content["renames"]:
+            source, target = work / here, self.place.raw / there
+            if source.exists() or source.is_symlink():  # else it was renamed before
+                target.parent.mkdir(parents=True, exist_ok=True)
+                source.rename(target)
+        if self.keep and item.unpack and (work / item.file).exists():
+            self.place.archives.mkdir(parents=True, exist_ok=True)
+            (work / item.file).replace(self.place.archives / item.file)
+        return content["about"]
+
+    def _seen(self, name: str, item: Item) -> str | None:
+        return None if item.is_known else self.place.first_seen().get(f"{name}/{item.file}", {}).get("sha256")
+
+    def _stage(self, item: Item, path: Path, staging: Path) -> list[tuple[str, str]]:
+        """What an item gives, whole and counted, beside its place: what is to be renamed to what."""
+        if item.unpack is None and path.parent == staging.parent:
+            return [(path.name, item.gives[0].to)]
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        there = [gift for gift in item.gives if (self.place.raw / gift.to).exists()]
+        for gift in there:
+            self._must_be_right(item, gift)
+        gifts = [gift for gift in item.gives if gift not in there]
+        places = {gift.to: staging / str(number) for number, gift in enumerate(gifts)}
+        if item.unpack is None:
+            places[item.gives[0].to].symlink_to(path.resolve())
+        else:
+            said = MegabytesOf(f"unpacking {item.file}", item.size, 0)
+            try:
+                wanted = {gift.member: places[gift.to] for gift in gifts if gift.member}
+                unpack(path, item.unpack, wanted, lambda size: self._room(item.file, size), said)
+                for gift in gifts:
+                    check_gift(places[gift.to], gift, f"{path}: {gift.member}")
+            except BaseException:
+                shutil.rmtree(staging, ignore_errors=True)
+                raise
+        return [(str(places[gift.to].relative_to(staging.parent)), gift.to) for gift in gifts]
+
+    # ---- what the user has
+
+    def _is_placed(self, item: Item) -> bool:
+        return all((self.place.raw / gift.to).exists() for gift in item.gives)
+
+    def _adopt(self, item: Item) -> dict[str, Any]:
+        """Take what lies in its place already, if it is what it should be."""
+        for gift in item.gives:
+            self._must_be_right(item, gift)
+        kind = "checked" if item.unpack is None and item.is_known else "counted"
+        return {"file": item.file, "from": f"found in place, {kind}", "bytes": None, "sha256": None}
+
+    def _must_be_right(self, item: Item, gift: Gift) -> None:
+        path = self.place.raw / gift.to
+        try:
+            check_gift(path, gift, str(path))
+            if item.unpack is None and (problem := mismatch(path, item)):
+                raise ValueError(f"{path}: {problem}")
+        except ValueError as error:
+            raise ValueError(f"{error}. Complete it, or move it away and give the same command again") from error
+
+    def _find(self, item: Item) -> Path | None:
+        """The file itself, in a folder of the user's."""
+        return next((folder / item.file for folder in self.have if (folder / item.file).is_file()), None)
+
+    def _find_tree(self, item: Item) -> dict[str, Path] | None:
+        """All that an archive would give, unpacked in a folder of the user's, named as in the archive or as here."""
+        if item.unpack is None:
+            return None
+        for folder in self.have:
+            found = {}
+            for gift in item.gives:
+                for path in (folder / (gift.member or ""), folder / gift.to):
+                    if path.exists():
+                        found.setdefault(gift.to, path)
+            if len(found) == len(item.gives):
+                return found
+        return None
+
+    def _link(self, item: Item, tree: dict[str, Path]) -> dict[str, Any]:
+        for gift in item.gives:
+            check_gift(tree[gift.to], gift, str(tree[gift.to]))
+        for gift in item.gives:
+            target = self.place.raw / gift.to
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.unlink(missing_ok=True)  # a link to what is gone
+                target.symlink_to(tree[gift.to].resolve())
+        places = ", ".join(str(path) for path in tree.values())
+        return {"file": item.file, "from": f"linked, counted: {places}", "bytes": None, "sha256": None}
+
+    # ---- the hub
+
+    def _hub(self, name: str, hub: Hub) -> list[dict[str, Any]]:
+        seen = self.place.first_seen().get(name, {}).get("commit")
+        cache = self.place.hub
+        if (mine := self._find_hub(hub)) is not None:
+            commit = check_snapshot(mine, hub, seen)
+            target = hub_folder(cache, hub)
+            if mine.resolve() != target.resolve():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if target.is_symlink() or target.exists():
+                    target.unlink() if target.is_symlink() else shutil.rmtree(target)
+                target.symlink_to(mine.resolve())
+            url = str(mine)
+        else:
+            commit = download_hub(hub, cache, self.patience, seen, lambda size: self._room(name, size))
+            url = f"hub:{hub.repository}"
+        if hub.commit is None:
+            self.place.remember(name, {"commit": commit, "seen": _now(), "from": url})
+        return [{"from": url, "commit": commit}]
+
+    def _snapshot(self, hub: Hub, commit: str) -> Path:
+        return hub_folder(self.place.hub, hub) / "snapshots" / commit
+
+    def _find_hub(self, hub: Hub) -> Path | None:
+        return next((path for folder in self.have if (path := hub_folder(folder, hub)).is_dir()), None)
+
+    # ---- room
+
+    def _room(self, what: str, size: int) -> None:
+        """ValueError if the disk cannot take `size` more bytes."""
+        self.place.raw.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.place.raw).free
+        if size > free:
+            raise ValueError(
+                f"{what}: needs {size / 1e9:.2f} GB of {self.place.raw}, downloads and what is unpacked of them; "
+                f"{free / 1e9:.2f} GB are free. Make room, or let {self.place.raw} be a link to a larger disk"
+            )
+
+
+def check_gift(path: Path, gift: Gift, where: str) -> None:
+    """ValueError if what was unpacked, or found, has not as many files as it should, or an empty one."""
+    if not path.exists():
+        raise ValueError(f"{where}: is missing")
+    if gift.files is None:
+        if not path.is_file() or not path.stat().st_size:
+            raise ValueError(f"{where}: expected a file with something in it")
+        return
+    if not path.is_dir():
+        raise ValueError(f"{where}: expected a folder of {gift.files} files")
+    files = [file for file in path.iterdir() if not file.name.startswith(".")]
+    if len(files) != gift.files:
+        raise ValueError(f"{where}: {gift.files} files expected, {len(files)} found")
+    if empty := next((file for file in files if not file.stat().st_size), None):
+        raise ValueError(f"{where}: {empty.name} is empty")
+
+
+def check_snapshot(folder: Path, hub: Hub, seen: str | None) -> str:
+    """The commit of a hub cache's folder, if its files are whole: the large ones are named by their checksum."""
+    reference = folder / "refs" / hub.revision
+    wanted = hub.commit or seen
+    commit = wanted or (reference.read_text().strip() if reference.is_file() else None)
+    if commit is None or not (folder / "snapshots" / commit).is_dir():
+        raise ValueError(f"{folder}: has no snapshot of {hub.repository} at {wanted or hub.revision}")
+    snapshot = folder / "snapshots" / commit
+    files = [path for path in snapshot.rglob("*") if path.is_file()]
+    if not files or len(files) < len([path for path in snapshot.rglob("*") if path.is_symlink()]):
+        raise ValueError(f"{snapshot}: is empty, or its links lead nowhere")
+    for path in files:
+        blob = path.resolve()
+        if len(blob.name) == 64 and sha256(blob) != blob.name:
+            raise ValueError(f"{path}: has not the checksum that its name in the cache says. Get it again")
+    if wanted is None or (reference.is_file() and reference.read_text().strip() != commit):
+        name_commit(folder.parent, hub, commit)
+    return commit
+
+
+def _length(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

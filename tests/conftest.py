@@ -182,6 +182,84 @@ def write_tiny_anno(tiny_hicodet_raw):
     return write
 
 
+@pytest.fixture(scope="session")
+def save_anno_bbox():
+    """Writes an anno_bbox.mat of the content of two JSON files, by `anno_bbox`."""
+
+    def save(path: Path, train: dict, test: dict, **changes) -> None:
+        savemat(path, anno_bbox(train, test, **changes), do_compression=True)
+
+    return save
+
+
+@pytest.fixture
+def write_anno_bbox(tiny_hicodet_raw, save_anno_bbox):
+    """Writes the anno_bbox.mat that says what the JSON files of `tiny_hicodet_raw` say."""
+
+    def write(**changes) -> Path:
+        folder = tiny_hicodet_raw / "hicodet"
+        files = [json.loads((folder / f"instances_{name}2015.json").read_text()) for name in ("train", "test")]
+        save_anno_bbox(folder / "anno_bbox.mat", *files, **changes)
+        return folder / "anno_bbox.mat"
+
+    return write
+
+
+def matlab_struct(shape: tuple[int, int], fields: dict[str, list]) -> np.ndarray:
+    """A MATLAB struct array: one value per element for each field."""
+    array = np.zeros(shape, dtype=[(name, object) for name in fields])
+    for name, values in fields.items():
+        for index, value in enumerate(values):
+            array[name][divmod(index, shape[1])] = value
+    return array
+
+
+def anno_bbox(train: dict, test: dict, invisible: dict | None = None, number: type = np.uint16) -> dict:
+    """The variables of anno_bbox.mat, nested as in the release, of the JSON form's two files.
+
+    An image has one `hoi` entry a class; boxes that several rows share stand in it once. `invisible` adds entries
+    without boxes: (split, file name) -> classes from 1. Numbers of boxes are of the type `number`.
+    """
+    names = [(test["objects"][object_], test["verbs"][verb]) for _, object_, verb in test["correspondence"]]
+    texts = {"vname_ing": ["doing"], "syn": ["x"], "def": ["y"], "synset": ["z"], "add_def": [""]}
+    actions = {"nname": [noun for noun, _ in names], "vname": [verb for _, verb in names]}
+    actions |= {key: value * len(names) for key, value in texts.items()}
+
+    def boxes(some: list) -> np.ndarray:
+        if not some:
+            return np.zeros((0, 0))
+        places = {"x1": 0, "x2": 2, "y1": 1, "y2": 3}  # in the release's order
+        return matlab_struct((1, len(some)), {k: [number(box[at]) for box in some] for k, at in places.items()})
+
+    def entries(image: dict, hidden: list[int]) -> np.ndarray:
+        by_class: dict[int, list[tuple]] = {hoi: [] for hoi in hidden}
+        for human, thing, hoi in zip(image["boxes_h"], image["boxes_o"], image["hoi"], strict=True):
+            by_class.setdefault(hoi + 1, []).append((tuple(human), tuple(thing)))
+        fields = {key: [] for key in ("id", "bboxhuman", "bboxobject", "connection", "invis")}
+        for hoi, rows in by_class.items():
+            humans, things = (list(dict.fromkeys(column)) for column in (zip(*rows, strict=True) if rows else ([], [])))
+            pairs = [[humans.index(human) + 1, things.index(thing) + 1] for human, thing in rows]
+            values = (np.uint16(hoi), boxes(humans), boxes(things), np.array(pairs, dtype=np.uint8), np.uint8(not rows))
+            for column, value in zip(fields.values(), values, strict=True):
+                column.append(value)
+        return matlab_struct((1, len(by_class)), fields) if by_class else np.zeros((0, 0))
+
+    def split(name: str, content: dict) -> np.ndarray:
+        sizes = [
+            matlab_struct((1, 1), {"width": [float(width)], "height": [float(height)], "depth": [3.0]})
+            for width, height in content["size"]
+        ]
+        hidden = [(invisible or {}).get((name, file_name), []) for file_name in content["filenames"]]
+        hois = [entries(image, some) for image, some in zip(content["annotation"], hidden, strict=True)]
+        return matlab_struct((1, len(hois)), {"filename": content["filenames"], "size": sizes, "hoi": hois})
+
+    return {
+        "bbox_train": split("train", train),
+        "bbox_test": split("test", test),
+        "list_action": matlab_struct((len(names), 1), actions),
+    }
+
+
 @dataclass(frozen=True)
 class PhotoRun:
     """Where a trained run and what it was made from lie."""
@@ -213,7 +291,7 @@ def photo_run(tmp_path_factory) -> PhotoRun:
 
     made = PhotoRun(tmp_path_factory.mktemp("photo_run"))
     params = Path(__file__).parents[1] / "params.yaml"
-    stages = ("draw", "prepare", "detector", "features", "joints", "pose", "text", "train", "predict", "evaluate", "table", "figure")
+    stages = "draw prepare detector features joints pose text train predict evaluate table separation figure".split()
     nodes = Study.load(params).nodes("tiny", dict.fromkeys(stages, "digest"))
     results, raw = made.root / "results", made.root / "raw"
     (results / "text").mkdir(parents=True)

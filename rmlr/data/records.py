@@ -82,15 +82,25 @@ def read_json(path: Path, form: type[Form]) -> Form:
     try:
         return form.model_validate_json(content)
     except ValidationError as error:
-        items = error.errors(include_url=False)
-        first = items[0]
+        first = error.errors(include_url=False)[0]
         if first["type"] == "json_invalid":
-            message = f"{path}: {first['msg']}. Is the file cut off? Get or make it again"
-        else:
-            key = ".".join(map(str, first["loc"])) or "(top)"
-            message = f"{path}: {key}: {first['msg']}, got {reprlib.repr(first['input'])}"
-            message += f" ({len(items) - 1} more such)" if len(items) > 1 else ""
-        raise ValueError(message) from error
+            raise ValueError(f"{path}: {first['msg']}. Is the file cut off? Get or make it again") from error
+        raise ValueError(_first_fault(str(path), error)) from error
+
+
+def check_form(where: str, content: object, form: type[Form]) -> Form:
+    """What another kind of file says, checked against a form, as `read_json` does."""
+    try:
+        return form.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(_first_fault(where, error)) from error
+
+
+def _first_fault(where: str, error: ValidationError) -> str:
+    first, *others = error.errors(include_url=False)
+    key = ".".join(map(str, first["loc"])) or "(top)"
+    message = f"{where}: {key}: {first['msg']}, got {reprlib.repr(first['input'])}"
+    return message + (f" ({len(others)} more such)" if others else "")
 
 
 def save_vocabulary(path: Path, vocabulary: Vocabulary) -> None:

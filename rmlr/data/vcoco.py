@@ -4,7 +4,7 @@ Foreign numberings (COCO's category and annotation ids, `role_object_id`) stay i
 """
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -188,6 +188,11 @@ def read_coco(folder: Path, wanted: set[int]) -> Coco:
         found = sorted((category.id, category.name) for category in content.categories)
         if categories and found != categories:
             raise ValueError(f"{path}: categories differ from those of {paths[0]}. Are both of one release?")
+        for twice in (Counter(number for number, _ in found), Counter(name for _, name in found)):
+            if (most := twice.most_common(1)) and most[0][1] > 1:
+                raise ValueError(
+                    f"{path}: category {most[0][0]!r} stands twice under categories. Give each one id and name"
+                )
         categories, category_ids, known = found, {number for number, _ in found}, set()
         for image in content.images:
             if image.id in known or image.id in images:
@@ -202,7 +207,10 @@ def read_coco(folder: Path, wanted: set[int]) -> Coco:
                     "Are images and annotations of one release?"
                 )
             if item.category_id not in category_ids:
-                raise ValueError(f"{path}: annotation {item.id}: no category {item.category_id} in the file")
+                raise ValueError(
+                    f"{path}: annotation {item.id}: no category {item.category_id} in the file, which has "
+                    f"{sorted(category_ids)}. Correct category_id, or add it under categories"
+                )
             if item.image_id not in wanted:
                 continue
             if item.id in place:
@@ -253,11 +261,19 @@ def read_vcoco(raw: Path, unscored_roles: Sequence[str]) -> Corpus:
                     "Are both of one release?"
                 )
             splits[split] = _join(official[split], rows[split], ids[split], coco, vocabulary)
+            notes[f"{split}_listed_persons"] = len(rows[split][0].ann_id)
+            scored = [(action, role) for action in rows[split] for role in action.role_name[1:]]
+            notes[f"{split}_positives"] = sum(
+                sum(action.label) for action, role in scored if f"{action.action_name} {role}" in vocabulary.verbs
+            )
+            notes[f"{split}_dropped_persons"] = notes[f"{split}_listed_persons"] - sum(
+                int(image.is_listed.sum()) for image in splits[split]
+            )
         else:
             path = folder / f"instances_vcoco_{split}.json"
             if not path.exists():
                 raise ValueError(f"{folder}: split '{split}' has neither {official[split].name} nor {path.name}")
-            log.info("%s: taken from %s: pairs with a visible object only", split, path.name)
+            log.info("%s: from %s: pairs with a visible object only, so its AP_role is not official", split, path.name)
             splits[split] = read_pairs(path, ids[split], vocabulary, coco, raw / "images")
         notes[f"{split}_from_pairs"] = int(split not in rows)
         notes[f"{split}_dropped_boxes"] = sum(coco.dropped.get(image_id, 0) for image_id in ids[split])
@@ -326,7 +342,8 @@ def _join(path: Path, rows: list[_Action], ids: list[int], coco: Coco, vocabular
     for image_id in ids:
         if image_id not in coco.images:
             raise ValueError(
-                f"{path}: image {image_id} of the split is in no COCO instances file. Are they of one release?"
+                f"{path}: image {image_id} of the split is in no COCO instances file. Are they of one release? "
+                "Else take it from the split's list of ids, or add it to coco/instances_*2014.json"
             )
 
     def find(annotation_id: int, image_id: int, what: str) -> int:

@@ -11,11 +11,22 @@ from rmlr.data.records import (
     save_image_objects,
     save_vocabulary,
 )
+from rmlr.data.release import COUNTS, check_counts, check_own, count_overhanging
 from rmlr.data.vcoco import read_vcoco
 from rmlr.run import run
 from rmlr.settings import PrepareNode
 
 log = logging.getLogger(__name__)
+
+LEFT_OUT = {  # by the end of a note's name: what was left out, or done without, and why
+    "dropped_boxes": "COCO annotations left out: without area, or marked `ignore`, as in the official program",
+    "dropped_persons": "listed persons left out with all they do: no ground truth in COCO",
+    "dropped_rows": "rows left out: a box of theirs has no pixel",
+    "invisible_classes": "classes of an image left out: marked `invis`, they have no boxes",
+    "unlabelled_objects": "visible pairs whose object anno.mat does not say the image holds",
+    "boxes_outside": "boxes leave their image by more than a pixel; they count as they are",
+    "rare_against_rows": "classes on which the list of rare ones and the rows of train disagree; the list is used",
+}
 
 
 def prepare(*, settings: Path, raw: Path, out: Path) -> None:
@@ -25,8 +36,12 @@ def prepare(*, settings: Path, raw: Path, out: Path) -> None:
     vcoco/splits/vcoco_{train,val,test}.ids. Where an official split is absent: vcoco/instances_vcoco_{split}.json of
     fredzzhang/vcoco (pairs with a visible object only; images that COCO's files lack take their size from images/).
 
-    HICO-DET: hicodet/instances_{train,test}2015.json of fredzzhang/hicodet. Where hicodet/anno.mat of the official
+    HICO-DET: hicodet/anno_bbox.mat of the official release, or hicodet/instances_{train,test}2015.json of
+    fredzzhang/hicodet; where both are there, they must agree. Where hicodet/anno.mat of the official
     release is there as well, image_objects.json holds its labels of whole images, for Known Object.
+
+    The setting `release` says what the files are: a published release, whose known counts they must have, or one's own
+    data, which are checked against raw/images and for whatever would stop or mislead a study (docs/data.md).
 
     Args:
         settings: this node's settings file: which dataset, and what is true of its release.
@@ -38,17 +53,32 @@ def prepare(*, settings: Path, raw: Path, out: Path) -> None:
     inputs = [raw / name for name in folders]
     with run("prepare", chosen, settings=settings, out=out, inputs=inputs) as record:
         if chosen.dataset == "vcoco":
-            corpus = read_vcoco(raw, chosen.vcoco.unscored_roles)
+            corpus, release = read_vcoco(raw, chosen.vcoco.unscored_roles), chosen.vcoco.release
         else:
-            corpus = read_hicodet(raw, chosen.hicodet.val_images)
-        numbers = dict(corpus.notes)
-        save_vocabulary(record.folder / "vocabulary.json", corpus.vocabulary)
+            corpus, release = read_hicodet(raw, chosen.hicodet.val_images), chosen.hicodet.release
+        vocabulary, numbers = corpus.vocabulary, dict(corpus.notes)
         for split, annotations in corpus.splits.items():
-            check_annotations(raw / chosen.dataset, annotations, corpus.vocabulary)
-            save_annotations(record.folder / f"{split}.json", annotations)
-            counts = count_annotations(annotations, corpus.vocabulary)
+            check_annotations(raw / chosen.dataset, annotations, vocabulary)
+            counts = count_annotations(annotations, vocabulary)
             numbers |= {f"{split}_{name}": count for name, count in counts.items()}
-            log.info("%s: %s", split, ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
+            log.info(
+                "%s: %s", split, ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
+            )
+        numbers |= {f"{split}_boxes_outside": count for split, count in count_overhanging(corpus.splits).items()}
+        for name, number in numbers.items():
+            if number and (why := next((why for end, why in LEFT_OUT.items() if name.endswith(end)), None)):
+                log.info("%s: %s %s", name.split("_")[0], f"{number:,}", why)
+        log.info(
+            "classes: %d verbs, %d objects, %d interactions",
+            *map(len, (vocabulary.verbs, vocabulary.objects, vocabulary.hois)),
+        )
+        if release in COUNTS:
+            check_counts(raw, release, corpus)
+        elif release == "own":
+            check_own(raw, corpus)
+        save_vocabulary(record.folder / "vocabulary.json", vocabulary)
+        for split, annotations in corpus.splits.items():
+            save_annotations(record.folder / f"{split}.json", annotations)
         if corpus.image_objects is not None:
             save_image_objects(record.folder / "image_objects.json", corpus.splits, corpus.image_objects)
         record.log_metrics({name: float(number) for name, number in numbers.items()})

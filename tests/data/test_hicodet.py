@@ -5,9 +5,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
-from rmlr.data.hicodet import read_classes, read_file, read_hicodet, read_rows
+from rmlr.data.hicodet import read_boxes, read_classes, read_file, read_hicodet, read_rows
 from rmlr.data.records import check_annotations, count_annotations
 
 
@@ -55,7 +55,7 @@ def test_rows_without_a_pixel_are_left_out_and_counted(tiny_hicodet_raw):
     corpus = read_hicodet(tiny_hicodet_raw, 1)
     assert corpus.splits["train"][0].boxes.tolist() == [[1, 2, 40, 50], [29, 2, 64, 48]]
     assert corpus.splits["train"][0].interactions.tolist() == [[0, 1, 1]]
-    assert corpus.notes == {"trainval_dropped_rows": 1, "test_dropped_rows": 0}
+    assert (corpus.notes["trainval_dropped_rows"], corpus.notes["test_dropped_rows"]) == (1, 0)
 
 
 def test_the_image_number_is_the_last_number_of_the_file_name(tiny_hicodet_raw):
@@ -79,7 +79,6 @@ def edit_of(key, index, value):
         (edit_of("filenames", 1, "HICO_1.jpg"), "HICO_1.jpg: has the same number as HICO_test2015_00000001.jpg"),
         (edit_of("filenames", 1, "three.jpg"), "three.jpg: the file name holds no number"),
         (edit_of("rare", 0, 4), "rare names HOI 4 of 4"),
-        (lambda content: content.pop("rare"), "has no list 'rare'"),
         (edit_of("verbs", 0, "hug"), "verbs differs from that of .*instances_train2015.json"),
         (edit_of("size", 0, [0, 50]), r"size\.0\.0: .*greater than 0, got 0"),
         (lambda content: content["annotation"][0]["boxes_h"].__setitem__(0, [1, 2]), r"annotation\.0\.boxes_h\.0"),
@@ -115,7 +114,150 @@ def test_a_train_file_that_val_takes_whole_is_refused(tiny_hicodet_raw):
 
 def test_an_absent_file_is_refused(tiny_hicodet_raw):
     (tiny_hicodet_raw / "hicodet" / "instances_train2015.json").unlink()
-    with pytest.raises(ValueError, match=r"instances_train2015.json: cannot be read \(No such file"):
+    with pytest.raises(
+        ValueError, match=r"hicodet: split 'train' has neither instances_train2015.json nor anno_bbox.mat"
+    ):
+        read_hicodet(tiny_hicodet_raw, 1)
+
+
+def test_without_a_list_of_rare_classes_they_are_counted_in_train(tiny_hicodet_raw):
+    path = tiny_hicodet_raw / "hicodet" / "instances_test2015.json"
+    change(path, lambda content: content.pop("rare"))
+    eat = {"boxes_h": [1, 1, 10, 20], "boxes_o": [5, 5, 5, 5], "hoi": 2, "object": 0, "verb": 0}
+    for rows, rare in ((9, (0, 1, 2, 3)), (10, (0, 1, 3))):
+        image = {key: [value] * (rows - 2) for key, value in eat.items()}  # two of the others' images show it, too
+        change(
+            path.with_name("instances_train2015.json"),
+            lambda content, image=image: edit_of("annotation", 2, image)(content),
+        )
+        corpus = read_hicodet(tiny_hicodet_raw, 1)
+        assert corpus.vocabulary.rare == rare
+        assert corpus.notes["rare_against_rows"] == 0
+
+
+# ---- the two forms
+
+
+def same_records(one, other):
+    """Whether two corpora hold the same images, whose rows may stand in another order."""
+    assert one.vocabulary == other.vocabulary
+    for split, images in one.splits.items():
+        assert len(images) == len(other.splits[split])
+        for image, twin in zip(images, other.splits[split], strict=True):
+            for name in ("image_id", "file_name", "height", "width"):
+                assert getattr(image, name) == getattr(twin, name)
+            assert rows_of(image) == rows_of(twin)
+
+
+def rows_of(image):
+    """Human box, verb, object, object box of every row, sorted."""
+    return sorted(
+        (*image.boxes[human], verb, image.labels[thing], *image.boxes[thing])
+        for human, verb, thing in image.interactions
+    )
+
+
+@pytest.mark.parametrize("number", [np.uint8, np.uint16, np.float64])
+def test_both_forms_give_the_same_records(tiny_hicodet_raw, write_anno_bbox, number):
+    folder = tiny_hicodet_raw / "hicodet"
+    change(folder / "instances_test2015.json", lambda content: content.update(rare=[0, 1, 2, 3]))  # as counted
+    json_form = read_hicodet(tiny_hicodet_raw, 2)
+    write_anno_bbox(number=number)
+    same_records(read_hicodet(tiny_hicodet_raw, 2), json_form)
+    for path in folder.glob("*.json"):
+        path.unlink()
+    same_records(read_hicodet(tiny_hicodet_raw, 2), json_form)
+
+
+def test_one_form_may_stand_in_for_a_split_that_the_other_lacks(tiny_hicodet_raw, write_anno_bbox):
+    both = read_hicodet(tiny_hicodet_raw, 2)
+    write_anno_bbox()
+    (tiny_hicodet_raw / "hicodet" / "instances_train2015.json").unlink()
+    same_records(read_hicodet(tiny_hicodet_raw, 2), both)
+
+
+def test_invisible_classes_have_no_rows_and_their_image_stays(tiny_hicodet_raw, write_anno_bbox):
+    json_form = read_hicodet(tiny_hicodet_raw, 1)
+    images = [("train", "HICO_train2015_00000001.jpg"), ("test", "HICO_test2015_00000003.jpg")]  # the second has no row
+    write_anno_bbox(invisible={images[0]: [2, 4], images[1]: [1]})
+    corpus = read_hicodet(tiny_hicodet_raw, 1)
+    same_records(corpus, json_form)
+    assert (corpus.notes["trainval_invisible_classes"], corpus.notes["test_invisible_classes"]) == (2, 1)
+
+
+def test_names_with_spaces_are_those_with_underscores(tiny_hicodet_raw, write_anno_bbox):
+    for name in ("train", "test"):
+        change(tiny_hicodet_raw / "hicodet" / f"instances_{name}2015.json", edit_of("objects", 0, "dining table"))
+    write_anno_bbox()
+    for path in (tiny_hicodet_raw / "hicodet").glob("*.json"):
+        path.unlink()
+    assert read_hicodet(tiny_hicodet_raw, 1).vocabulary.objects == ("dining_table", "person")
+
+
+def first_row(key, value):
+    """An edit of a JSON file: one number of the first row of its first image."""
+    return lambda content: content["annotation"][0][key].__setitem__(0, value)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (first_row("boxes_o", [5, 5, 6, 5]), r"00000001.jpg: 2 rows and 2; only in the first 1, such as .*6.0, 5.0"),
+        (first_row("boxes_h", [1, 1, 10, 21]), r"00000001.jpg: 2 rows and 2; only in the first 1, such as"),
+        (
+            lambda content: [column.pop() for column in content["annotation"][0].values()],
+            "00000001.jpg: 1 rows and 2; only in the first 0, .* only in the second 1",
+        ),
+        (lambda content: content["size"].__setitem__(2, [50, 64]), r"00000005.jpg: sizes \(50, 64\) and \(64, 50\)"),
+        (edit_of("filenames", 1, "HICO_9.jpg"), "filenames differ, 'HICO_9.jpg' against 'HICO_train2015_00000002.jpg'"),
+        (
+            lambda content: [content[key].pop() for key in ("filenames", "size", "annotation")],
+            "filenames differ, 3 against 4",
+        ),
+        (edit_of("verbs", 0, "bite"), "verbs differ, 'bite' against 'eat'"),
+    ],
+)
+def test_forms_that_disagree_are_refused_with_the_first_image(tiny_hicodet_raw, write_anno_bbox, edit, message):
+    write_anno_bbox()
+    change(tiny_hicodet_raw / "hicodet" / "instances_train2015.json", edit)
+    match = rf"instances_train2015\.json and \S+anno_bbox\.mat: .*{message}.* Take one of the two away"
+    with pytest.raises(ValueError, match=match):
+        read_hicodet(tiny_hicodet_raw, 1)
+
+
+def test_rows_in_another_order_are_no_disagreement(tiny_hicodet_raw, write_anno_bbox):
+    write_anno_bbox()
+    path = tiny_hicodet_raw / "hicodet" / "instances_train2015.json"
+    change(path, lambda content: [column.reverse() for column in content["annotation"][0].values()])
+    image = read_hicodet(tiny_hicodet_raw, 1).splits["train"][0]
+    assert image.interactions[:, 1].tolist() == [1, 0], "the order of the JSON form"
+
+
+def of_hoi(name, value):
+    """An edit of bbox_train's variables: one field of the first class of the first image."""
+    return lambda content: content["bbox_train"]["hoi"][0, 0][name].__setitem__((0, 0), value)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (of_hoi("id", np.uint16(5)), "00000001.jpg: hoi.id is 5, but list_action has classes 1 to 4"),
+        (of_hoi("id", np.uint16(0)), "00000001.jpg: hoi.id is 0, but"),
+        (of_hoi("id", np.zeros((0, 0))), "00000001.jpg: id is array.* expected one number"),
+        (of_hoi("connection", np.array([[1, 2]])), r"00000001.jpg: class 3 connects \[\[1, 2\]\] .* 1 and 1 boxes"),
+        (of_hoi("connection", np.array([[0, 1]])), r"00000001.jpg: class 3 connects \[\[0, 1\]\]"),
+        (of_hoi("connection", np.array([[1, 1, 1]])), r"00000001.jpg: connection has \(1, 3\) numbers"),
+        (lambda content: content.pop("bbox_test"), "has no variable 'bbox_test'"),
+        (lambda content: content.update(bbox_train=np.zeros((1, 3))), "bbox_train has no field 'filename', but none"),
+        (lambda content: content.update(list_action=np.zeros((4, 1))), "list_action has no field 'nname', but none"),
+    ],
+)
+def test_an_anno_bbox_mat_that_is_damaged_is_refused(tiny_hicodet_raw, write_anno_bbox, edit, message):
+    content = loadmat(write_anno_bbox())
+    edit(content)
+    variables = {name: value for name, value in content.items() if not name.startswith("__")}
+    savemat(tiny_hicodet_raw / "hicodet" / "anno_bbox.mat", variables)
+    with pytest.raises(ValueError, match=rf"anno_bbox\.mat: .*{message}"):
         read_hicodet(tiny_hicodet_raw, 1)
 
 
@@ -291,6 +433,23 @@ def test_cocos_numbers_map_to_the_releases_objects(release, real_data):
     for contiguous, category in enumerate(sorted(categories, key=lambda category: category["id"]), start=1):
         name = category["name"].replace(" ", "_")
         assert objects[of_80[str(contiguous)]] == objects[of_91[str(category["id"])]] == name
+
+
+@pytest.mark.slow
+def test_the_real_file_written_as_anno_bbox_mat_gives_the_same_records(release, save_anno_bbox, tmp_path):
+    vocabulary, annotations, content = release
+    few = {"annotation": [], "filenames": [], "size": []}
+    hidden = {("test", content["filenames"][position]): [600] for position in content["empty"]}
+    save_anno_bbox(tmp_path / "anno_bbox.mat", content | few, content, invisible=hidden)
+    (_, none), (file, invisible) = read_boxes(tmp_path / "anno_bbox.mat").values()
+    assert (none, invisible) == (0, 112)
+    assert (file.objects, file.verbs) == (content["objects"], content["verbs"])
+    assert [list(row) for row in file.correspondence] == content["correspondence"]
+    records, dropped = read_rows(tmp_path, file, vocabulary)
+    assert dropped == 0
+    for image, twin in zip(records, annotations, strict=True):
+        assert (image.image_id, image.height, image.width) == (twin.image_id, twin.height, twin.width)
+        assert rows_of(image) == rows_of(twin)
 
 
 def test_the_600_prompts_stand_in_the_order_of_the_classes(release, real_data):

@@ -3,12 +3,14 @@
 import json
 import re
 from collections import defaultdict
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from rmlr.data.records import check_annotations, count_annotations
+from rmlr.data.records import Corpus, check_annotations, count_annotations
+from rmlr.data.release import check_counts
 from rmlr.data.vcoco import SPLITS, Coco, read_ids, read_pairs, read_vcoco
 from rmlr.hoi import NO_BOX, Vocabulary
 
@@ -262,7 +264,7 @@ def renamed_person(ann_id):
         (
             "coco/instances_train2014.json",
             lambda coco: coco["annotations"][0].__setitem__("category_id", 2),
-            "annotation 101: no category 2",
+            r"annotation 101: no category 2 in the file, which has \[1, 3, 9\]",
         ),
         (
             "coco/instances_train2014.json",
@@ -283,6 +285,16 @@ def renamed_person(ann_id):
             "coco/instances_train2014.json",
             lambda coco: coco["annotations"][0]["bbox"].__setitem__(2, float("nan")),
             r"annotations\.0\.bbox\.2: Input should be a finite number, got nan",
+        ),
+        (
+            "coco/instances_train2014.json",
+            lambda coco: coco["categories"].append({"id": 3, "name": "egg"}),
+            "category 3 stands twice under categories",
+        ),
+        (
+            "coco/instances_train2014.json",
+            lambda coco: coco["categories"].append({"id": 4, "name": "ball"}),
+            "category 'ball' stands twice",
         ),
         (
             "coco/instances_val2014.json",
@@ -500,6 +512,49 @@ def test_the_pair_files_hold_what_their_readme_counts(real_data, monkeypatch, sp
     assert (counts["interactions"], counts["interactions_without_box"]) == (pairs, 0)
     found = {(int(v), int(image.labels[o])) for image in records for _, v, o in image.interactions}
     assert len(found) == kinds
+
+
+@pytest.fixture(scope="module")
+def published(paired, real_data):
+    """The release as far as we have it: official rows of train and val, pairs for test, said to be official rows."""
+    corpus, _ = paired
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rmlr.data.vcoco.read_size", lambda path: (640, 640))  # no photos there
+        folder = real_data / "annotations"
+        ids, nothing = (
+            read_ids(folder / "splits" / "vcoco_test.ids"),
+            Coco(corpus.vocabulary.objects, {}, {}, {}, {}, {}),
+        )
+        test = read_pairs(folder / "instances_vcoco_test.json", ids, corpus.vocabulary, nothing, folder)
+    return replace(corpus, splits=corpus.splits | {"test": test})
+
+
+def test_the_real_files_have_the_counts_of_the_release(published, tmp_path):
+    check_counts(tmp_path, "vcoco-2015", published)
+
+
+def test_what_is_known_to_go_wrong_with_the_release_is_told(published, tmp_path):
+    verbs = (*published.vocabulary.verbs, "point instr")
+    scored = replace(published.vocabulary, verbs=verbs, unscored_verbs=())
+    shown = [image for image in published.splits["test"] if len(image.interactions)]
+    moved = [replace_verb(image, 5, 6) for image in published.splits["val"]]
+    splits = {"train": published.splits["train"] + published.splits["val"], "val": moved, "test": shown}
+    notes = published.notes | {"test_from_pairs": 1}
+    with pytest.raises(ValueError, match="release vcoco-2015") as error:
+        check_counts(tmp_path, "vcoco-2015", Corpus(scored, splits, notes))
+    said = str(error.value)
+    assert "verbs: 24 expected, 25 found (the literature scores 24" in said
+    assert "train_images: 2,533 expected, 5,400 found (this is the list of trainval" in said
+    assert "test_images: 4,946 expected, 4,532 found (these are the images with a pair" in said
+    assert "test_from_pairs: 0 expected, 1 found (instances_vcoco_test.json lacks the positives" in said
+    assert "val_pairs_by_verb: 7,417 expected, 7,430 found, first 'hit obj' with 0 for 122" in said
+
+
+def replace_verb(image, verb, other):
+    """An image with other verbs."""
+    rows = image.interactions.copy()
+    rows[rows[:, 1] == verb, 1] = other
+    return replace(image, interactions=rows)
 
 
 def test_the_official_list_of_trainval_is_unsorted_and_accepted(real_data):

@@ -1,6 +1,7 @@
 """The prepare stage: a raw folder in, our records out, whole or not at all."""
 
 import json
+import logging
 
 import pytest
 import yaml
@@ -13,13 +14,13 @@ from rmlr.stages.prepare import prepare
 def settings(tmp_path):
     """Writes the settings of a dataset and gives their path."""
 
-    def write(dataset, unscored_roles=("point instr",)):
+    def write(dataset, unscored_roles=("point instr",), release="drawn"):
         path = tmp_path / "prepare.yaml"
         node = {
             "code": "",
             "dataset": dataset,
-            "vcoco": {"release": "drawn", "unscored_roles": list(unscored_roles)},
-            "hicodet": {"release": "drawn", "val_images": 1},
+            "vcoco": {"release": release if dataset == "vcoco" else "drawn", "unscored_roles": list(unscored_roles)},
+            "hicodet": {"release": release if dataset == "hicodet" else "drawn", "val_images": 1},
         }
         path.write_text(yaml.safe_dump(node))
         return path
@@ -62,6 +63,50 @@ def test_labels_of_whole_images_are_stored_while_there_are_any(tiny_hicodet_raw,
     (tiny_hicodet_raw / "hicodet" / "anno.mat").unlink()
     prepare(settings=settings("hicodet"), raw=tiny_hicodet_raw, out=out)
     assert load_image_objects(out, "test") is None
+
+
+def test_anno_bbox_mat_alone_is_enough(tiny_hicodet_raw, write_anno_bbox, settings, tmp_path, caplog):
+    write_anno_bbox(invisible={("train", "HICO_train2015_00000005.jpg"): [1, 3]})
+    for path in (tiny_hicodet_raw / "hicodet").glob("*.json"):
+        path.unlink()
+    with caplog.at_level(logging.INFO):
+        prepare(settings=settings("hicodet"), raw=tiny_hicodet_raw, out=tmp_path / "prepare")
+    assert metrics(tmp_path / "prepare")["trainval_invisible_classes"] == 2
+    assert "trainval: 2 classes of an image left out: marked `invis`, they have no boxes" in caplog.text
+
+
+def test_what_was_read_and_left_out_is_a_line_each(tiny_vcoco_raw, settings, tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        prepare(settings=settings("vcoco"), raw=tiny_vcoco_raw, out=tmp_path / "prepare")
+    said = [record.getMessage() for record in caplog.records]
+    assert "train: 2 images, 1 images with pair, 5 boxes, 3 persons, 2 unlisted persons, 3 interactions, 1 " in said[0]
+    assert "train: 2 COCO annotations left out: without area, or marked `ignore`, as in the official program" in said
+    assert "train: 1 listed persons left out with all they do: no ground truth in COCO" in said
+    assert "classes: 3 verbs, 3 objects, 3 interactions" in said
+
+
+@pytest.mark.parametrize("dataset", ["vcoco", "hicodet"])
+def test_own_data_are_prepared(tiny_vcoco_raw, tiny_hicodet_raw, settings, tmp_path, dataset):
+    prepare(settings=settings(dataset, release="own"), raw=tiny_vcoco_raw, out=tmp_path / "prepare")
+    assert load_vocabulary(tmp_path / "prepare").dataset == dataset
+
+
+def test_own_data_that_do_not_do_leave_no_output(tiny_vcoco_raw, settings, tmp_path):
+    (tiny_vcoco_raw / "images").mkdir()
+    with pytest.raises(
+        ValueError, match=r"images: 4 of 4 annotated photos are not there: COCO_train2014_000000000012\.jpg"
+    ):
+        prepare(settings=settings("vcoco", release="own"), raw=tiny_vcoco_raw, out=tmp_path / "prepare")
+    assert not (tmp_path / "prepare").exists()
+
+
+@pytest.mark.parametrize(("dataset", "release"), [("vcoco", "vcoco-2015"), ("hicodet", "hicodet-2016")])
+def test_other_data_are_not_taken_for_a_published_release(
+    tiny_vcoco_raw, tiny_hicodet_raw, settings, tmp_path, dataset, release
+):
+    with pytest.raises(ValueError, match=f"not those of the release {release}.*\n  .* expected, .* found"):
+        prepare(settings=settings(dataset, release=release), raw=tiny_vcoco_raw, out=tmp_path / "prepare")
+    assert not (tmp_path / "prepare").exists()
 
 
 def test_preparing_twice_gives_the_same_bytes(tiny_vcoco_raw, settings, tmp_path):

@@ -1,0 +1,218 @@
+"""Whether annotations are what they are said to be: a published release, by its counts; one's own, by strict rules."""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+
+from rmlr.data.images import read_size
+from rmlr.data.records import Corpus
+from rmlr.hoi import NO_BOX, Annotation
+
+log = logging.getLogger(__name__)
+
+MAX_OVERHANG = 1.0  # pixels: boxes are rounded, or drawn by hand
+SHOWN = 5  # of many alike, in a message
+
+# Counted in the files of s-gupta/v-coco (489cc4d), fredzzhang/vcoco (cb13e3d) and fredzzhang/hicodet (e4e2340). Pairs
+# are annotated verbs with an object box. Of HICO-DET's train file we know only what its test file says of it.
+COUNTS: dict[str, dict[str, int | list[int]]] = {
+    "vcoco-2015": {
+        "actions": 26,
+        "verbs": 24,
+        "unscored_verbs": 1,
+        "objects": 80,
+        "hois": 218,
+        "train_images": 2533,
+        "val_images": 2867,
+        "test_images": 4946,
+        "train_listed_persons": 3932,
+        "val_listed_persons": 4499,
+        "train_positives": 8469,
+        "val_positives": 9882,
+        "train_from_pairs": 0,
+        "val_from_pairs": 0,
+        "test_from_pairs": 0,
+        "train_images_with_pair": 2336,
+        "val_images_with_pair": 2633,
+        "test_images_with_pair": 4532,
+        "train_pairs_by_verb": [
+            1416, 521, 222, 1431, 157, 106, 171, 73, 224, 153, 139, 220, 136, 125, 107, 92, 180, 164, 235, 208, 58, 62,
+            34, 166,
+        ],
+        "val_pairs_by_verb": [
+            1608, 551, 223, 1696, 185, 122, 232, 80, 265, 130, 153, 244, 125, 131, 140, 140, 218, 273, 250, 259, 67, 72,
+            52, 201,
+        ],
+        "test_pairs_by_verb": [
+            2733, 1089, 505, 2752, 315, 226, 334, 100, 402, 230, 246, 433, 214, 201, 230, 203, 375, 360, 464, 402, 78,
+            163, 86, 261,
+        ],
+    },
+    "hicodet-2016": {
+        "objects": 80,
+        "verbs": 117,
+        "hois": 600,
+        "rare": 138,
+        "rare_against_rows": 0,
+        "trainval_images": 38118,
+        "test_images": 9658,
+        "test_images_with_pair": 9546,
+        "test_pairs": 33405,
+        "test_pairs_of_rarest_hoi": 2,
+        "test_pairs_of_commonest_hoi": 898,
+        "test_pairs_of_rare_hois": 981,
+    },
+}  # fmt: skip
+
+# What a wrong number usually comes from.
+CAUSES: dict[str, str] = {
+    "verbs": "the literature scores 24 of V-COCO's 25 action-roles; `point instr` belongs under vcoco.unscored_roles, "
+    "and a mean over all 25 is no published figure",
+    "unscored_verbs": "vcoco.unscored_roles must be [point instr]",
+    "test_images=4532": "these are the images with a pair; all 4,946 are scored, the others hold false positives only",
+    "train_images=5400": "this is the list of trainval, which is train and val together",
+    "test_images=9546": "these are the images with a visible pair; all 9,658 are scored",
+    "test_from_pairs": "instances_vcoco_test.json lacks the positives without an object box, so its AP is not the "
+    "literature's AP_role; take vcoco_test.json of s-gupta/v-coco",
+    "rare_against_rows": "the rare classes listed are not those with fewer than 10 rows in train: are both files of "
+    "one release, and is train whole?",
+}
+
+
+def check_counts(raw: Path, release: str, corpus: Corpus) -> None:
+    """Raises one ValueError with every number of a published release that these annotations do not have."""
+    found, wrong = _count(corpus), []
+    for name, expected in COUNTS[release].items():
+        number = found.get(name)
+        if number == expected:
+            continue
+        if isinstance(expected, list) and isinstance(number, list):
+            verbs = zip(corpus.vocabulary.verbs, expected, number, strict=False)
+            first = next(((verb, one, other) for verb, one, other in verbs if one != other), None)
+            where = f", first '{first[0]}' with {first[2]:,} for {first[1]:,}" if first else ""
+            wrong.append(f"{name}: {sum(expected):,} expected, {sum(number):,} found{where}")
+            continue
+        cause = CAUSES.get(f"{name}={number}", CAUSES.get(name))
+        came = f"{number:,}" if isinstance(number, int) else "none"
+        wrong.append(f"{name}: {expected:,} expected, {came} found" + (f" ({cause})" if cause else ""))
+    if wrong:
+        raise ValueError(
+            f"{raw}: the annotations are not those of the release {release}, which the settings name:\n  "
+            + "\n  ".join(wrong)
+            + "\nA wrong file, or one that was not fetched whole? `rmlr doctor` says what belongs there. If these are "
+            f"other data, give {corpus.vocabulary.dataset}.release the value own (docs/data.md)"
+        )
+    log.info("%s: all %d known counts of %s are right", raw, len(COUNTS[release]), release)
+
+
+def _count(corpus: Corpus) -> dict[str, int | list[int]]:
+    """What COUNTS names, of these annotations."""
+    vocabulary = corpus.vocabulary
+    found: dict[str, int | list[int]] = dict(corpus.notes)
+    for name in ("actions", "verbs", "unscored_verbs", "objects", "hois", "rare"):
+        found[name] = len(getattr(vocabulary, name))
+    for split, images in corpus.splits.items():
+        pairs = [_pairs(image, len(vocabulary.verbs)) for image in images]
+        by_verb = Counter(verb for rows in pairs for verb, _ in rows)
+        found[f"{split}_images"] = len(images)
+        found[f"{split}_images_with_pair"] = sum(bool(rows) for rows in pairs)
+        found[f"{split}_pairs"] = sum(map(len, pairs))
+        found[f"{split}_pairs_by_verb"] = [by_verb[verb] for verb in range(len(vocabulary.verbs))]
+        by_hoi = Counter(chain.from_iterable(pairs))
+        rows = [by_hoi[hoi] for hoi in vocabulary.hois]
+        found[f"{split}_pairs_of_rarest_hoi"] = min(rows, default=0)
+        found[f"{split}_pairs_of_commonest_hoi"] = max(rows, default=0)
+        found[f"{split}_pairs_of_rare_hois"] = sum(rows[hoi] for hoi in vocabulary.rare)
+    found["trainval_images"] = len(corpus.splits["train"]) + len(corpus.splits["val"])
+    return found
+
+
+def _pairs(image: Annotation, num_verbs: int) -> list[tuple[int, int]]:
+    """(verb, object class) of every scored interaction with an object box."""
+    rows = image.interactions[(image.interactions[:, 1] < num_verbs) & (image.interactions[:, 2] != NO_BOX)]
+    return list(zip(rows[:, 1].tolist(), image.labels[rows[:, 2]].tolist(), strict=True))
+
+
+def count_overhanging(splits: Mapping[str, Sequence[Annotation]]) -> dict[str, int]:
+    """How many boxes of each split leave their image; published releases have some, and they count as they are."""
+    return {split: sum(int(_overhangs(image).sum()) for image in images) for split, images in splits.items()}
+
+
+def _overhangs(image: Annotation) -> Bool[np.ndarray, " k"]:
+    limit = np.array([image.width, image.height], dtype=np.float64)
+    is_over = (image.boxes[:, :2] < -MAX_OVERHANG) | (image.boxes[:, 2:] > limit + MAX_OVERHANG)
+    return np.logical_or(is_over[:, 0], is_over[:, 1])
+
+
+def check_own(raw: Path, corpus: Corpus) -> None:
+    """Raises ValueError where one's own annotations could be read, but a study on them would mislead or stop later.
+
+    A split without images, an image in two splits, a photo that is absent or of another size (where `raw`/images is
+    there), a box that leaves its image by more than a pixel, a verb that no pair of train and val shows, a test split
+    without any pair.
+    """
+    where, vocabulary, photos = raw / corpus.vocabulary.dataset, corpus.vocabulary, raw / "images"
+    home: dict[str, str] = {}
+    for split, images in corpus.splits.items():
+        if not images:
+            raise ValueError(
+                f"{where}: split '{split}' has no image; train, val and test need one at least. Move some of another "
+                "split there (V-COCO form: splits/vcoco_*.ids; HICO-DET form: hicodet.val_images takes val from train)"
+            )
+        for image in images:
+            name = f"{where}: {split}, image {image.image_id} ({image.file_name})"
+            if home.setdefault(image.file_name, split) != split:
+                raise ValueError(
+                    f"{name}: stands in split '{home[image.file_name]}', too. Scores on images that were learnt from "
+                    "mean nothing: leave it in one of them"
+                )
+            if (outside := _overhangs(image)).any():
+                raise ValueError(
+                    f"{name}: box {image.boxes[outside][0].tolist()} (x1, y1, x2, y2; edges from 0) leaves the image, "
+                    f"which is {image.width} wide and {image.height} high. Is it [x, y, width, height] in COCO's "
+                    "file, and 1-based corners in HICO-DET's? Correct the box or the image's size"
+                )
+    if photos.is_dir():
+        _check_photos(where, photos, corpus.splits)
+    else:
+        log.info("%s: there is no such folder, so no photo was checked", photos)
+    num_verbs = len(vocabulary.verbs)
+    learnt = Counter(
+        verb for split in ("train", "val") for image in corpus.splits[split] for verb, _ in _pairs(image, num_verbs)
+    )
+    if unseen := [verb for index, verb in enumerate(vocabulary.verbs) if not learnt[index]]:
+        raise ValueError(
+            f"{where}: {len(unseen)} of {num_verbs} verbs have no pair in train and val: {_some(unseen)}. A verb is "
+            "learnt from people whose object has a box. Annotate some, or take the verb away (V-COCO form: name it "
+            "under vcoco.unscored_roles)"
+        )
+    tested = Counter(verb for image in corpus.splits["test"] for verb, _ in _pairs(image, num_verbs))
+    if not tested:
+        raise ValueError(f"{where}: no image of test has a pair, so nothing can be scored. Move some of train to test")
+    if untested := [verb for index, verb in enumerate(vocabulary.verbs) if not tested[index]]:
+        log.info("%s: %d of %d verbs have no pair in test: %s", where, len(untested), num_verbs, _some(untested))
+
+
+def _check_photos(where: Path, photos: Path, splits: Mapping[str, Sequence[Annotation]]) -> None:
+    images = [image for some in splits.values() for image in some]
+    if missing := [image.file_name for image in images if not (photos / image.file_name).is_file()]:
+        raise ValueError(
+            f"{photos}: {len(missing)} of {len(images)} annotated photos are not there: {_some(missing)}. Put them "
+            f"there under the names that {where} gives them"
+        )
+    for image in images:
+        if (size := read_size(photos / image.file_name)) != (image.height, image.width):
+            raise ValueError(
+                f"{photos / image.file_name}: is {size[1]} wide and {size[0]} high as stored, but {where} says "
+                f"{image.width} and {image.height}. Boxes refer to stored pixels, before any EXIF rotation: correct "
+                "the size, and the boxes if they were drawn on the rotated photo"
+            )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

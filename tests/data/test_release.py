@@ -1,0 +1,156 @@
+"""A published release is known by its counts; one's own data must have what a study needs."""
+
+import json
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rmlr.data.hicodet import read_hicodet
+from rmlr.data.records import Corpus
+from rmlr.data.release import CAUSES, COUNTS, check_counts, check_own, count_overhanging
+from rmlr.data.vcoco import read_vcoco
+from rmlr.hoi import NO_BOX, Annotation, Vocabulary
+
+# ---- published releases
+
+
+@pytest.fixture(scope="module")
+def hicodet(real_data, tmp_path_factory) -> Corpus:
+    """HICO-DET's real test split behind as many training images as the release has, without rows."""
+    raw = tmp_path_factory.mktemp("raw")
+    (raw / "hicodet").mkdir()
+    content = json.loads((real_data / "annotations" / "instances_test2015.json").read_text())
+    nothing = {key: [] for key in ("boxes_h", "boxes_o", "hoi", "object", "verb")}
+    train = {"annotation": [nothing] * 2, "size": [[9, 9]] * 2, "filenames": ["1.jpg", "2.jpg"]}
+    for name, file in (("train", content | train), ("test", content)):
+        (raw / "hicodet" / f"instances_{name}2015.json").write_text(json.dumps(file))
+    corpus = read_hicodet(raw, 1)
+    assert corpus.notes["rare_against_rows"] == 600 - 138, "by rows, every class of so small a train split is rare"
+    many = {"train": corpus.splits["train"] * 35118, "val": corpus.splits["val"] * 3000}
+    return Corpus(corpus.vocabulary, corpus.splits | many, corpus.notes | {"rare_against_rows": 0})
+
+
+def test_the_real_test_split_has_the_counts_of_the_release(hicodet, caplog, tmp_path):
+    with caplog.at_level(logging.INFO):
+        check_counts(tmp_path, "hicodet-2016", hicodet)
+    assert f"all {len(COUNTS['hicodet-2016'])} known counts of hicodet-2016 are right" in caplog.text
+
+
+def test_every_wrong_number_is_told_with_what_was_expected_and_why(hicodet, tmp_path):
+    shown = [image for image in hicodet.splits["test"] if len(image.boxes)]
+    wrong = Corpus(hicodet.vocabulary, hicodet.splits | {"test": shown, "val": []}, hicodet.notes)
+    with pytest.raises(ValueError, match="not those of the release hicodet-2016") as error:
+        check_counts(tmp_path, "hicodet-2016", wrong)
+    lines = str(error.value).splitlines()[1:-1]
+    assert lines == [
+        "  trainval_images: 38,118 expected, 35,118 found",
+        "  test_images: 9,658 expected, 9,546 found (these are the images with a visible pair; all 9,658 are scored)",
+    ]
+    assert "hicodet.release the value own" in str(error.value)
+
+
+def test_rare_classes_that_do_not_fit_the_rows_of_train_are_told(hicodet, tmp_path):
+    wrong = replace(hicodet, notes=hicodet.notes | {"rare_against_rows": 3})
+    with pytest.raises(ValueError, match=r"rare_against_rows: 0 expected, 3 found \(the rare classes listed"):
+        check_counts(tmp_path, "hicodet-2016", wrong)
+
+
+def test_a_number_that_nobody_counted_is_told_as_none(hicodet, tmp_path):
+    notes = {name: number for name, number in hicodet.notes.items() if name != "rare_against_rows"}
+    with pytest.raises(ValueError, match="rare_against_rows: 0 expected, none found"):
+        check_counts(tmp_path, "hicodet-2016", replace(hicodet, notes=notes))
+
+
+def test_causes_are_of_known_counts():
+    known = {name for counts in COUNTS.values() for name in counts}
+    assert {name.split("=")[0] for name in CAUSES} <= known
+
+
+# ---- one's own data: a 20 x 10 photo of a person and a ball, many times
+
+
+def image(number: int, *verbs: int, ball: tuple = (5.0, 5.0, 9.0, 9.0), thing: int = 1) -> Annotation:
+    """What a person does to the ball (or to nothing that has a box)."""
+    return Annotation(
+        image_id=number,
+        file_name=f"{number}.jpg",
+        height=10,
+        width=20,
+        boxes=np.array([[0.0, 0.0, 4.0, 9.0], ball]),
+        labels=np.array([0, 1]),
+        interactions=np.array([[0, verb, thing] for verb in verbs], dtype=np.int64).reshape(-1, 3),
+        is_crowd=np.zeros(2, dtype=bool),
+        is_listed=np.array([True, False]),
+        actions=np.zeros((0, 2), dtype=np.int64),
+    )
+
+
+def own(**splits: list[Annotation]) -> Corpus:
+    verbs = {"verbs": ("hold obj", "kick obj"), "unscored_verbs": ("see obj",), "actions": ("hold", "kick", "see")}
+    vocabulary = Vocabulary("vcoco", ("person", "ball"), 0, hois=((0, 1), (1, 1)), **verbs)
+    right = {"train": [image(1, 0), image(2)], "val": [image(3, 1)], "test": [image(4, 0)]}
+    return Corpus(vocabulary, right | splits, {})
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ({"train": []}, "vcoco: split 'train' has no image"),
+        ({"val": []}, r"vcoco: split 'val' has no image.*val_images"),
+        ({"test": []}, "vcoco: split 'test' has no image"),
+        ({"test": [image(1, 0)]}, r"test, image 1 \(1.jpg\): stands in split 'train', too"),
+        (
+            {"val": [image(3, 1, ball=(5.0, 5.0, 22.0, 9.0))]},
+            r"val, image 3 \(3.jpg\): box \[5.0, 5.0, 22.0, 9.0\] .* 20 wide and 10 high",
+        ),
+        ({"val": [image(3, 1, ball=(-1.5, 5.0, 9.0, 9.0))]}, r"val, image 3 .*: box \[-1.5, 5.0"),
+        ({"val": [image(3, 1, ball=(5.0, 5.0, 9.0, 12.0))]}, r"val, image 3 .*: box \[5.0, 5.0, 9.0, 12.0"),
+        ({"val": [image(3, 0)]}, "1 of 2 verbs have no pair in train and val: kick obj. .*unscored_roles"),
+        ({"val": [image(3, 1, thing=NO_BOX)]}, "1 of 2 verbs have no pair in train and val: kick obj"),
+        ({"train": [image(1)], "val": [image(3, 2)]}, "2 of 2 verbs have no pair in train and val: hold obj, kick obj"),
+        ({"test": [image(4)]}, "no image of test has a pair"),
+        ({"test": [image(4, 2), image(5, 0, thing=NO_BOX)]}, "no image of test has a pair"),
+    ],
+)
+def test_own_data_that_would_stop_or_mislead_a_study_are_refused(tmp_path, splits, message):
+    with pytest.raises(ValueError, match=message):
+        check_own(tmp_path, own(**splits))
+
+
+def test_own_data_that_have_all_pass_and_verbs_that_cannot_be_scored_are_told(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        check_own(tmp_path, own())
+    assert "1 of 2 verbs have no pair in test: kick obj" in caplog.text
+    assert "no photo was checked" in caplog.text
+
+
+def test_a_box_may_end_a_pixel_beyond_its_image(tmp_path):
+    check_own(tmp_path, own(val=[image(3, 1, ball=(-1.0, -0.5, 21.0, 11.0))]))
+
+
+def test_boxes_that_leave_their_image_are_counted():
+    outside = image(3, 1, ball=(5.0, 5.0, 22.0, 9.0))
+    assert count_overhanging({"train": [outside, image(1, 0), outside], "val": []}) == {"train": 2, "val": 0}
+
+
+def test_photos_must_be_there_and_of_the_annotated_size(tmp_path):
+    photos = tmp_path / "images"
+    photos.mkdir()
+    for number in (1, 2, 4):
+        Image.new("RGB", (20, 10)).save(photos / f"{number}.jpg")
+    with pytest.raises(ValueError, match=r"images: 1 of 4 annotated photos are not there: 3\.jpg\. Put them there"):
+        check_own(tmp_path, own())
+    Image.new("RGB", (10, 20)).save(photos / "3.jpg")
+    with pytest.raises(ValueError, match=r"3\.jpg: is 10 wide and 20 high as stored, but .*vcoco says 20 and 10.*EXIF"):
+        check_own(tmp_path, own())
+    Image.new("RGB", (20, 10)).save(photos / "3.jpg")
+    check_own(tmp_path, own())
+
+
+def test_the_small_files_of_both_forms_are_own_data(tiny_vcoco_raw, tiny_hicodet_raw):
+    assert tiny_vcoco_raw == tiny_hicodet_raw, "two forms in one folder"
+    check_own(tiny_vcoco_raw, read_vcoco(tiny_vcoco_raw, ["point instr"]))
+    check_own(tiny_hicodet_raw, read_hicodet(tiny_hicodet_raw, 1))

@@ -19,5 +19,5 @@ rule all:
         rules.milestone_data.input,
         rules.milestone_pose.input,
         [f"{RESULTS}/runs/{name}/{seed}/evaluate/run.json" for name in ALL_RUNS for seed in CHOSEN.seeds],
-        [f"results/{name}.{kind}" for name in STUDY.tables for kind in ("csv", "md")],
+        [f"results/{name}.{kind}" for name in STUDY.tables for kind in TABLE_KINDS],
         rules.milestone_figures.input,

@@ -424,6 +424,7 @@ class Profile(Section):
     losses: Losses
     train: dict[DatasetName, Train]
     prediction: Prediction
+    cost: "CostScene"
 
     def has_seen_test(self, run: "Run") -> bool:
         """Whether the detector under a run learnt from the test photos that the run is scored on."""
@@ -438,21 +439,36 @@ class Run(Section):
     backbone: str  # key of the profile's `backbones`
     encoder: str  # key of the profile's `encoders`
     overrides: dict[str, Any]  # dotted path of the train node: value, e.g. `losses.irm_word: 0.5`
+    profiles: list[str] | None = None  # those in which it is made; null: all
 
 
 class TableRow(Section):
-    """A row of a table of ours: which of the paper's rows it reproduces, and which run feeds it."""
+    """A row of a table of ours: which of the paper's rows it reproduces, and what feeds it."""
 
-    row: str  # the paper's name of it, first column of its CSV; for a control our own
-    run: str  # GROUP/NAME
-    control: bool  # not in the paper: stands under the table
+    row: dict[str, str]  # the paper's cells, as printed, of as many of its columns as it takes; of a control our own
+    runs: list[str]  # GROUP/NAME, one for each data set; or `cost`, what that stage measures. Not made: empty cells
+    profiles: list[str] | None = None  # those in which they feed it; null: all
 
 
 class Table(Section):
     """One table of the paper."""
 
     title: str
-    rows: list[TableRow]
+    note: str | None  # what a reader of our numbers must know
+    rows: list[TableRow]  # those of the paper that are measured; the others are reported
+    controls: list[TableRow]  # not in the paper: they stand under the table
+
+
+class CostScene(Section):
+    """How Table 4 is measured: one photo at a time, random weights."""
+
+    sizes: str  # the profile whose networks are measured
+    side: PositiveInt  # height and width of the photo, pixels
+    people: NaturalInt  # taken for granted in it
+    things: NaturalInt
+    passes: PositiveInt  # timed ones
+    warmup: NaturalInt  # passes before them, besides the one in which MACs are counted
+    precision: Literal["fp32", "bf16"]
 
 
 class Figure(Section):
@@ -533,11 +549,38 @@ class EvaluateNode(Section):
     split: Split
 
 
+class CostNode(Section):
+    code: str
+    cost: CostScene
+    network: Network
+    selection: Selection
+    prediction: Prediction
+    variants: dict[str, Variant]  # upt, rmlr
+
+
+class Source(Section):
+    """What feeds cells of a row: a run over all its seeds, or the stage `cost`."""
+
+    run: str  # GROUP/NAME, or `cost`
+    measures: Literal["vcoco", "hicodet", "cost"]  # which of the table's columns
+    detector: str  # as printed; empty for `cost`
+    encoder: str  # likewise; empty where nothing is learnt from text
+    leaks: bool  # its detector has learnt from the test photos
+
+
+class MeasuredRow(Section):
+    row: dict[str, str]
+    sources: list[Source]
+
+
 class TableNode(Section):
     code: str
     profile: str
     drawn: bool  # measured on the drawn world, not on photos
-    table: Table
+    title: str
+    note: str | None
+    rows: list[MeasuredRow]
+    controls: list[MeasuredRow]
     seeds: list[NaturalInt]
 
 
@@ -589,22 +632,23 @@ class Study(Section):
                     )
                     if chosen.pose is not None:
                         nodes[f"pose/{dataset}/{backbone}/{split}"] = PoseNode(code=code["pose"], pose=chosen.pose)
-        for group, runs in self.runs.items():
-            for name, run in runs.items():
-                train = self._train_node(chosen, profile, group, name, run, code["train"])
-                for seed in chosen.seeds:
-                    folder = f"runs/{group}/{name}/{seed}"
-                    nodes[f"{folder}/train"] = train
-                    nodes[f"{folder}/predict"] = PredictNode(code=code["predict"], prediction=chosen.prediction)
-                    nodes[f"{folder}/evaluate"] = EvaluateNode(code=code["evaluate"], split=chosen.prediction.split)
+        for name, run in self.runs_in(profile).items():
+            train = self._train_node(chosen, profile, name, run, code["train"])
+            for seed in chosen.seeds:
+                folder = f"runs/{name}/{seed}"
+                nodes[f"{folder}/train"] = train
+                nodes[f"{folder}/predict"] = PredictNode(code=code["predict"], prediction=chosen.prediction)
+                nodes[f"{folder}/evaluate"] = EvaluateNode(code=code["evaluate"], split=chosen.prediction.split)
+        nodes["cost"] = self.cost_node(chosen.cost, code["cost"], f"profiles.{profile}.cost")
         for name, table in self.tables.items():
-            for row in table.rows:
-                self.run(row.run, f"tables.{name}.rows, row '{row.row}'")
             nodes[f"tables/{name}"] = TableNode(
                 code=code["table"],
                 profile=profile,
                 drawn=chosen.world is not None,
-                table=table,
+                title=table.title,
+                note=table.note,
+                rows=self._measured(profile, table.rows, f"tables.{name}.rows"),
+                controls=self._measured(profile, table.controls, f"tables.{name}.controls"),
                 seeds=chosen.seeds,
             )
         for name, figure in self.figures.items():
@@ -614,11 +658,64 @@ class Study(Section):
 
     def run(self, name: str, where: str) -> Run:
         """The run `GROUP/NAME`; `where` names the place that refers to it."""
-        return _find(
-            {f"{group}/{key}": run for group, runs in self.runs.items() for key, run in runs.items()}, name, where
+        return _find(self._all_runs(), name, where)
+
+    def runs_in(self, profile: str) -> dict[str, Run]:
+        """The runs that a profile makes, by GROUP/NAME."""
+        named = self._all_runs().items()
+        return {name: run for name, run in named if self._is_in(profile, run.profiles, f"runs.{name}")}
+
+    def cost_node(self, cost: CostScene, code: str, where: str) -> CostNode:
+        """What Table 4 is measured with."""
+        sizes = _find(self.profiles, cost.sizes, f"{where}.sizes")
+        return CostNode(
+            code=code,
+            cost=cost,
+            network=sizes.network,
+            selection=sizes.features.selection,
+            prediction=sizes.prediction,
+            variants={name: _find(self.variants, name, "variants, which Table 4 needs") for name in ("upt", "rmlr")},
         )
 
-    def _train_node(self, profile: Profile, profile_name: str, group: str, name: str, run: Run, code: str) -> TrainNode:
+    def _all_runs(self) -> dict[str, Run]:
+        return {f"{group}/{name}": run for group, runs in self.runs.items() for name, run in runs.items()}
+
+    def _is_in(self, profile: str, profiles: list[str] | None, where: str) -> bool:
+        for name in profiles or []:
+            _find(self.profiles, name, f"{where}.profiles")
+        return profiles is None or profile in profiles
+
+    def _measured(self, profile: str, rows: list[TableRow], where: str) -> list[MeasuredRow]:
+        """The rows that a profile measures, with what feeds them."""
+        made, found = self.runs_in(profile), []
+        for row in rows:
+            place = f"{where}, row {', '.join(row.row.values())}"
+            for name in row.runs:
+                if name != "cost":
+                    self.run(name, place)
+            is_fed = self._is_in(profile, row.profiles, place)
+            sources = [self._source(profile, name) for name in row.runs if is_fed and (name == "cost" or name in made)]
+            if len({source.measures for source in sources}) < len(sources):
+                raise ValueError(f"params.yaml, {place}: {', '.join(row.runs)}: two of them are of one data set")
+            if sources:
+                found.append(MeasuredRow(row=row.row, sources=sources))
+        return found
+
+    def _source(self, profile: str, name: str) -> Source:
+        if name == "cost":
+            return Source(run=name, measures="cost", detector="", encoder="", leaks=False)
+        run, chosen = self.run(name, ""), self.profiles[profile]
+        aligns = self.variants[run.variant].aligns
+        return Source(
+            run=name,
+            measures=run.dataset,
+            detector=chosen.backbones[run.backbone].name,
+            encoder=chosen.encoders[run.encoder].name if aligns else "",
+            leaks=chosen.has_seen_test(run),
+        )
+
+    def _train_node(self, profile: Profile, profile_name: str, full_name: str, run: Run, code: str) -> TrainNode:
+        group, _, name = full_name.partition("/")
         where = f"runs.{group}.{name}"
         _find(profile.backbones, run.backbone, f"{where}.backbone")
         _find(profile.encoders, run.encoder, f"{where}.encoder")

@@ -187,10 +187,14 @@ class Tracker:
             place = first.info.experiment_id
             tracker.run_id = _study_run(client, place, first.data.tags.get("profile", ""))
             if stage == "table":
-                rows = {row["run"]: row["row"] for row in node["table"]["rows"]}
+                rows = {
+                    source["run"]: ", ".join(filter(None, row["row"].values()))
+                    for row in [*node["rows"], *node["controls"]]
+                    for source in row["sources"]
+                }
                 marks = {run_id: rows.get(run, run) for run, ids in runs.items() for run_id in ids}
                 _mark(client, place, name, marks)
-                _save_view(client, place, name, node["table"]["title"], everyone)
+                _save_view(client, place, name, node["title"], everyone)
 
         def finish(folder: Path) -> None:
             names = sorted(file.name for file in folder.iterdir() if file.suffix in PICTURES)

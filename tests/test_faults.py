@@ -52,7 +52,7 @@ FLAGS = {
     "train": {"annotations": "prepare", "features": "features", "text": "text", "seed": "0"},
     "predict": {"annotations": "prepare", "features": "features", "weights": "train"},
     "evaluate": {"annotations": "prepare", "triplets": TRIPLETS},
-    "table": {"runs": "runs", "paper": "table2.csv"},
+    "table": {"runs": "runs", "paper": "table2.csv", "notes": "notes.yaml"},
     "figure": DATA | {"triplets": TRIPLETS},
 }
 OUT = {stage: stage for stage in STAGES} | {"draw": "raw", "features": "features/test", "pose": "pose/test"}
@@ -70,12 +70,13 @@ def study(tmp_path_factory) -> Path:
     """Everything from the drawn world to a figure, one of each, in folders named after their stages."""
     folder = tmp_path_factory.mktemp("study")
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
-    nodes = Study.check(content, "params.yaml").nodes("tiny", dict.fromkeys(STAGES, "digest"))
+    nodes = Study.check(content, "params.yaml").nodes("tiny", dict.fromkeys([*STAGES, "cost"], "digest"))
     (folder / "settings").mkdir()
     for stage, node in NODES.items():
         (folder / f"settings/{stage}.yaml").write_text(nodes[node].dump())
     edit(folder / "settings/detector.yaml", lambda content: content["detector"]["schedule"].update(steps=2))
-    shutil.copyfile(ROOT / "paper" / "table2.csv", folder / "table2.csv")
+    for name in ("table2.csv", "notes.yaml"):
+        shutil.copyfile(ROOT / "paper" / name, folder / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(rmlr.run, "whole_process", False)
@@ -85,8 +86,9 @@ def study(tmp_path_factory) -> Path:
                     main(arguments(stage, **({"split": split, "out": f"features/{split}"} if split else {})))
                 assert ended.value.code == 0
             if stage == "evaluate":
-                for row in yaml.safe_load(Path("settings/table.yaml").read_text())["table"]["rows"]:
-                    shutil.copytree("evaluate", f"runs/{row['run']}/0/evaluate", dirs_exist_ok=True)
+                table = yaml.safe_load(Path("settings/table.yaml").read_text())
+                for source in (source for row in [*table["rows"], *table["controls"]] for source in row["sources"]):
+                    shutil.copytree("evaluate", f"runs/{source['run']}/0/evaluate", dirs_exist_ok=True)
     return folder
 
 

@@ -76,7 +76,7 @@ def test_a_wrong_value_is_one_message_and_no_traceback(tmp_path):
 def test_debugging_shows_where_it_was_found(tmp_path, monkeypatch):
     monkeypatch.setenv("RMLR_DEBUG", "1")
     done = rmlr_command(
-        "table", "--settings", tmp_path / "no", "--runs", "r", "--paper", "p", "--out", tmp_path / "out"
+        "table", "--settings", tmp_path / "no", "--runs", "r", "--paper", "p", "--notes", "n", "--out", tmp_path / "out"
     )
     assert "Traceback" in done.stderr
 

@@ -56,7 +56,9 @@ if "evaluate" in wanted:
 class TableOfRuns(Section):
     """As much of a table's node as the tracker reads."""
 
-    table: dict
+    title: str
+    rows: list[dict]
+    controls: list[dict]
 
 
 class World:
@@ -118,7 +120,8 @@ def artifacts(client, run_id, below=None):
 def make_table(world, out, seeds, row="RmLR"):
     """A table of one row, made of the runs of some seeds, as the stage does it."""
     inputs = [world.folder / f"tiny/runs/shared/rmlr/{seed}/evaluate" for seed in seeds]
-    node = TableOfRuns(table={"title": "Ablations", "rows": [{"row": row, "run": "shared/rmlr"}]})
+    rows = [{"row": {"variant": row}, "sources": [{"run": "shared/rmlr"}]}]
+    node = TableOfRuns(title="Ablations", rows=rows, controls=[])
     with run("table", node, settings=None, out=out, inputs=inputs) as record:
         (record.folder / f"{out.name}.csv").write_text("variant")
 
@@ -218,7 +221,8 @@ def test_a_table_of_a_form_that_the_tracker_does_not_know_is_made_all_the_same(w
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     inputs = [world.folder / "tiny/runs/shared/rmlr/0/evaluate"]
     out = world.folder / "tables" / "table2"
-    with run("table", TableOfRuns(table={}), settings=None, out=out, inputs=inputs) as record:
+    node = TableOfRuns(title="Ablations", rows=[{}], controls=[])
+    with run("table", node, settings=None, out=out, inputs=inputs) as record:
         (record.folder / "table2.csv").write_text("variant")
     assert (out / "table2.csv").is_file()
     assert len(caplog.messages) == 1

@@ -31,9 +31,9 @@ from rmlr.data.records import load_vocabulary
 from rmlr.hoi import Vocabulary
 from rmlr.model.cost import Cost, Method, Scene, measure
 from rmlr.model.detector import FrozenDetector, random_detector
-from rmlr.model.network import build, build_objective
+from rmlr.model.network import build, build_objective, needed_pose
 from rmlr.model.text import TextEmbeddings
-from rmlr.settings import Profile, Study, TrainNode, Variant
+from rmlr.settings import CostNode, CostScene, Study, TrainNode
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ def cost(
     passes: int = 3,
     warmup: int = 1,
     precision: Literal["fp32", "bf16"] = "fp32",
+    settings: Path | None = None,
     device: Literal["cpu", "cuda"] | None = None,
     side: int = 800,
     people: int = 5,
@@ -77,6 +78,7 @@ def cost(
     annotations: Path | None = None,
     features: Path | None = None,
     text: Path | None = None,
+    pose: Path | None = None,
     steps: int = 10,
     out: Path | None = None,
 ) -> None:
@@ -98,6 +100,8 @@ def cost(
         passes: timed passes of each row.
         warmup: passes before them, besides the one in which MACs are counted.
         precision: of the networks; bf16: mixed.
+        settings: this node's settings file, which has what the flags that shape the table, and --params and --profile,
+            would say. Only the study needs one.
         device: where; if left out, a GPU where there is one.
         side: height and width of the photo, pixels.
         people: people that the photo is taken to have. Photos of people in COCO128 have 5 and 5 other things on
@@ -110,37 +114,47 @@ def cost(
         annotations: of that run, as given to `rmlr train`.
         features: likewise.
         text: likewise.
+        pose: likewise, of a run with the pose cue.
         steps: training steps to run.
-        out: table to write (CSV); beside it a .json with device, versions and all that was measured.
+        out: table to write (CSV); beside it a .json with device, versions and all that was measured. With --settings a
+            folder: cost.csv, cost.json and, for `rmlr table`, metrics.json.
     """
     if passes < 1 or warmup < 0 or steps < 1 or side < 1 or min(people, things) < 0:
         given = f"--passes {passes} --warmup {warmup} --steps {steps} --side {side} --people {people} --things {things}"
         raise ValueError(f"{given}: passes, steps and side must be 1 at least, the others 0")
-    if out is not None and out.suffix != ".csv":
+    if settings is not None and (out is None or train is not None):
+        raise ValueError(f"--settings {settings}: give --out, a folder, and not --train")
+    if settings is None and out is not None and out.suffix != ".csv":
         raise ValueError(f"--out {out}: a table (CSV); its name must end with .csv")
-    inputs = {"annotations": annotations, "features": features, "text": text}
+    inputs = {"annotations": annotations, "features": features, "text": text, "pose": pose}
     named = {name: path for name, path in inputs.items() if path is not None}
     if train is not None:
-        if missing := [f"--{name}" for name in inputs if name not in named]:
+        if missing := [f"--{name}" for name in inputs if name not in named and name != "pose"]:
             raise ValueError(f"--train {train}: give {', '.join(missing)} as well, as to `rmlr train`")
         estimate = _estimate(train, named, steps)
         _say(str(estimate))
         table, about = [asdict(estimate)], {"settings": str(train), **_machine(_device(None)), **asdict(estimate)}
     elif named:
         raise ValueError(f"--{next(iter(named))}: of a training run, whose settings --train must name")
+    elif settings is not None and out is not None:
+        node = CostNode.load(settings)
+        with run.run("cost", node, settings=settings, out=out, inputs=[paper]) as record:
+            table, about = _table(node, paper, rows, device)
+            _write(record.folder / "cost.csv", table, about)
+            (record.folder / "metrics.json").write_text(json.dumps(_for_table(table, about), indent=2) + "\n")
+        return
     else:
-        scene, where = Scene(side, people, things), _device(device)
-        printed = _read_paper(paper)
-        study = Study.load(params)
-        found = {
-            row: _measure(row, study, profile, scene, where, passes=passes, warmup=warmup, precision=precision)
-            for row in _chosen(printed, rows)
-        }
-        table = [_beside(row, printed, of_row) for row, of_row in found.items()]
-        how = {"precision": precision, "passes": passes, "warmup": warmup, "weights": "random", "profile": profile}
-        about = _machine(where) | how | asdict(scene) | {"pairs": scene.pairs}
-        _say(_as_text(table, found, about))
-        about["rows"] = [{"method": row[0], "backbone": row[1], **asdict(of_row)} for row, of_row in found.items()]
+        scene = CostScene(
+            sizes=profile,
+            side=side,
+            people=people,
+            things=things,
+            passes=passes,
+            warmup=warmup,
+            precision=precision,
+        )
+        node = Study.load(params).cost_node(scene, "", "--profile")
+        table, about = _table(node, paper, rows, device)
     if out is not None:
         _write(out, table, about)
 
@@ -148,6 +162,38 @@ def cost(
 # ---- Table 4
 
 Row = tuple[str, str]  # method and backbone
+
+
+def _table(node: CostNode, paper: Path, rows: Sequence[str], device: str | None) -> tuple[list[dict], dict[str, Any]]:
+    """The table, and what it was measured on; said, too."""
+    scene, where = Scene(node.cost.side, node.cost.people, node.cost.things), _device(device)
+    printed = _read_paper(paper)
+    found = {row: _measure(row, node, scene, where) for row in _chosen(printed, rows)}
+    table = [_beside(row, printed, of_row) for row, of_row in found.items()]
+    about = _machine(where) | {"weights": "random"} | node.cost.model_dump() | {"pairs": scene.pairs}
+    _say(_as_text(table, found, about))
+    return table, about | {
+        "rows": [{"method": row[0], "backbone": row[1], **asdict(of_row)} for row, of_row in found.items()]
+    }
+
+
+def _for_table(table: list[dict[str, str]], about: Mapping[str, Any]) -> dict[str, Any]:
+    """What `rmlr table` puts beside the paper's numbers, row by row, and what is said of it."""
+    shares = "; ".join(
+        f"{line['method']} with {line['backbone']} {line['fps_by_detr']} (paper: {line['paper_fps_by_detr']})"
+        for line in table
+        if line["method"] != "DETR"
+    )
+    how = (
+        f"Ours: measured on {about['device']}, {about['threads']} thread(s), {about['precision']}; networks of profile "
+        f"`{about['sizes']}` with random weights, one photo of {about['side']} x {about['side']} at a time with "
+        f"{about['pairs']} pairs, median of {about['passes']} passes. Photos a second depend on the machine; as a "
+        f"share of the same DETR's they are: {shares}."
+    )
+    return {
+        "rows": {f"{line['method']} {line['backbone']}": {c: float(line[c]) for c in UNITS} for line in table},
+        "about": how,
+    }
 
 
 def _read_paper(path: Path) -> dict[Row, dict[str, str]]:
@@ -182,26 +228,19 @@ def _chosen(printed: Mapping[Row, Any], rows: Sequence[str]) -> list[Row]:
     return [row for row, of_row in names.items() if not rows or of_row & set(rows)]
 
 
-def _measure(row: Row, study: Study, profile: str, scene: Scene, device: torch.device, **how: Any) -> Cost:
+def _measure(row: Row, node: CostNode, scene: Scene, device: torch.device) -> Cost:
     method, backbone = row
     log.info("measuring %s with %s", method, backbone)
     torch.manual_seed(0)
-    sizes: Profile = _find(study.profiles, profile, "profile")
     classes = [f"class {number}" for number in range(DETR_CLASSES)]
     detector = FrozenDetector(random_detector(DEPTHS[backbone], classes), classes)
     vocabulary, network = _as_large_as_vcoco(), None
     if name := VARIANTS[method]:
-        variant: Variant = _find(study.variants, name, "variant")
         shapes = {"channels": detector.channels, "token_dim": detector.token_dim}
-        network = build(variant, sizes.network, vocabulary=vocabulary, **shapes)
-    whole = Method(detector, network, scene, vocabulary, sizes.features.selection, sizes.prediction).to(device)
+        network = build(node.variants[name], node.network, vocabulary=vocabulary, **shapes)
+    whole = Method(detector, network, scene, vocabulary, node.selection, node.prediction).to(device)
+    how = {"passes": node.cost.passes, "warmup": node.cost.warmup, "precision": node.cost.precision}
     return measure(whole, torch.rand(1, 3, scene.side, scene.side, device=device), **how)
-
-
-def _find(table: Mapping[str, Any], name: str, what: str) -> Any:
-    if name not in table:
-        raise ValueError(f"the study has no {what} '{name}'. There are: {', '.join(table)}")
-    return table[name]
 
 
 def _as_large_as_vcoco() -> Vocabulary:
@@ -356,11 +395,16 @@ class _EnoughError(Exception):
     """Ends a rehearsal."""
 
 
-def _checkpoint_bytes(chosen: TrainNode, annotations: Path, features: Path, text: Path) -> tuple[int, int]:
+def _checkpoint_bytes(
+    chosen: TrainNode, annotations: Path, features: Path, text: Path, pose: Path | None = None
+) -> tuple[int, int]:
     """Size of the weights that a run leaves, and of what an interrupted run goes on from: also AdamW's two moments."""
-    vocabulary, cached = load_vocabulary(annotations), Features.load(features, chosen.train.split)
+    vocabulary, cached = (
+        load_vocabulary(annotations),
+        Features.load(features, chosen.train.split, needed_pose(chosen.variant, pose)),
+    )
     embeddings = TextEmbeddings.load(text) if chosen.variant.aligns else None
-    shapes = {"channels": cached.channels, "token_dim": cached.token_dim}
+    shapes = {"channels": cached.channels, "token_dim": cached.token_dim, "pose_channels": cached.pose_channels}
     objective = build_objective(
         chosen.variant,
         chosen.network,

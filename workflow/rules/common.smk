@@ -20,19 +20,20 @@ envvars:
 
 os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # jobs find `rmlr`
 
-STAGES = "draw prepare detector features joints pose text train predict evaluate table figure".split()
+STAGES = "draw prepare detector features joints pose text train predict evaluate cost table figure".split()
 STUDY = Study.load(Path("params.yaml"))
 PROFILE = config.get("profile", STUDY.profile)
 RESULTS = f"results/{PROFILE}"
 CODE = {stage: code_digest(stage) for stage in STAGES}
-CODE["table"] += sha256(b"".join(file.read_bytes() for file in sorted(Path("paper").glob("*.csv")))).hexdigest()[:16]
+CODE["table"] += sha256(b"".join(file.read_bytes() for file in sorted(Path("paper").iterdir()))).hexdigest()[:16]
 NODES = STUDY.nodes(PROFILE, CODE)
 CHOSEN = STUDY.profiles[PROFILE]
 TRAINS_JOINTS = "pose/joints" in NODES  # else the pose network is a given file, or there is none
 
 # The drawn world, or the folder of real data in the same layout.
 RAW = f"{RESULTS}/world/draw" if CHOSEN.world else config.get("raw", "data/raw")
-ALL_RUNS = {f"{group}/{name}": run for group, runs in STUDY.runs.items() for name, run in runs.items()}
+ALL_RUNS = STUDY.runs_in(PROFILE)
+TABLE_KINDS = ("csv", "md", "tex")
 ANNOTATIONS = ("vocabulary.json", "train.json", "val.json", "test.json")
 RAW_FILES = {
     "vcoco": ("coco/*.json", "vcoco/*.json", "vcoco/splits/*.ids"),
@@ -91,7 +92,7 @@ def write_settings():
         was_there = Path(RESULTS, "hicodet/prepare/image_objects.json").is_file()
         want(IMAGE_LABELS, f"anno.mat: {is_there}\n", made=is_there == was_there)
     for table in STUDY.tables:
-        pairs = [(f"{RESULTS}/tables/{table}/{table}.{kind}", f"results/{table}.{kind}") for kind in ("csv", "md")]
+        pairs = [(f"{RESULTS}/tables/{table}/{table}.{kind}", f"results/{table}.{kind}") for kind in TABLE_KINDS]
         want(
             copy_marker(table),
             f"results/{table}.*\n",
@@ -198,12 +199,23 @@ def pose_flag(wildcards):
     return f" --pose {folder}" if folder else ""
 
 
+def table_sources(wildcards):
+    """Names of what feeds a table's rows: GROUP/NAME of runs, or `cost`."""
+    node = NODES[f"tables/{wildcards.table}"]
+    return list(dict.fromkeys(source.run for row in [*node.rows, *node.controls] for source in row.sources))
+
+
 def table_metrics(wildcards):
-    return [
-        f"{RESULTS}/runs/{row.run}/{seed}/evaluate/metrics.json"
-        for row in STUDY.tables[wildcards.table].rows
-        for seed in CHOSEN.seeds
-    ]
+    runs = [run for run in table_sources(wildcards) if run != "cost"]
+    return [f"{RESULTS}/runs/{run}/{seed}/evaluate/metrics.json" for run in runs for seed in CHOSEN.seeds]
+
+
+def table_cost(wildcards):
+    return [f"{RESULTS}/cost/metrics.json"] if "cost" in table_sources(wildcards) else []
+
+
+def cost_flag(wildcards):
+    return f" --cost {RESULTS}/cost" if table_cost(wildcards) else ""
 
 
 def figure_input(file):

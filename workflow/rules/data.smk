@@ -88,7 +88,11 @@ rule milestone_data:
     localrule: True
 
 
-rule milestone_text:
-    input:
-        [f"{RESULTS}/{run.dataset}/text/{run.encoder}/run.json" for run in ALL_RUNS.values()],
-    localrule: True
+for dataset in CHOSEN.train:
+
+    rule:
+        name:
+            f"milestone_text_{dataset}"
+        input:
+            {f"{RESULTS}/{dataset}/text/{run.encoder}/run.json" for run in ALL_RUNS.values() if run.dataset == dataset},
+        localrule: True

@@ -132,20 +132,23 @@ rule pose:
         " --images {params.images} --features {params.features} --out {params.out}{params.joints} &> {log}"
 
 
-rule milestone_detector:
-    input:
-        [f"{detector_of(run.dataset, run.backbone)}/run.json" for run in ALL_RUNS.values()],
-    localrule: True
+for backbone in CHOSEN.backbones:
 
+    rule:
+        name:
+            f"milestone_detector_{backbone}"
+        input:
+            {f"{detector_of(dataset, backbone)}/run.json" for dataset in CHOSEN.train},
+        localrule: True
 
-rule milestone_features:
-    input:
-        [
-            f"{RESULTS}/{run.dataset}/features/{run.backbone}/{split}/run.json"
-            for run in ALL_RUNS.values()
-            for split in ("train", "val", "test")
-        ],
-    localrule: True
+    for dataset in CHOSEN.train:
+
+        rule:
+            name:
+                f"milestone_features_{dataset}_{backbone}"
+            input:
+                [f"{RESULTS}/{dataset}/features/{backbone}/{split}/run.json" for split in ("train", "val", "test")],
+            localrule: True
 
 
 rule milestone_pose:

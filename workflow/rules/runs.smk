@@ -96,6 +96,7 @@ for group in STUDY.runs:
             [
                 f"{RESULTS}/runs/{group}/{run}/{seed}/evaluate/run.json"
                 for run in STUDY.runs[group]
+                if f"{group}/{run}" in ALL_RUNS
                 for seed in CHOSEN.seeds
             ],
         localrule: True

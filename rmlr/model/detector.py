@@ -1,15 +1,15 @@
 """The detector: images -> boxes, classes, tokens and a map. Only this file knows how `transformers` spells DETR.
 
 From scratch (`build_detector`) it is a small DETR that learns in minutes; with given weights (`load_detector`) it is
-any `DetrForObjectDetection`. Either is trained through `detection_loss`, saved by `save_pretrained`, and then used
-through `FrozenDetector` alone.
+any `DetrForObjectDetection`, or a DETR as its authors publish it, whose names only `rmlr.model.published` knows. Either
+is trained through `detection_loss`, saved by `save_pretrained`, and then used through `FrozenDetector` alone.
 """
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, no_type_check
+from typing import Any, Literal, no_type_check
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,13 +20,16 @@ from transformers import DetrConfig, DetrForObjectDetection, PreTrainedConfig, R
 from transformers.models.detr.modeling_detr import DetrFrozenBatchNorm2d, DetrMLPPredictionHead, replace_batch_norm
 from transformers.utils.logging import disable_progress_bar
 
-from rmlr.batch import Instances
+from rmlr.batch import Batch, Instances
 from rmlr.boxes import clip, cxcywh_from_xyxy, xyxy_from_cxcywh
+from rmlr.model.published import read_published
 from rmlr.settings import DetectorArchitecture, Selection
 
 WEIGHTS_FILE = "model.safetensors"
 COSTS: dict[str, Any] = {"class_cost": 1, "bbox_cost": 5, "giou_cost": 2}  # of matching and of the loss: DETR's 1, 5, 2
 COEFFICIENTS: dict[str, Any] = {"bbox_loss_coefficient": 5, "giou_loss_coefficient": 2}
+
+DROPOUT = 0.1  # of a DETR as published, wherever its authors have it
 
 # Classes that COCO-trained detectors carry and COCO never annotated: their logits take no part in the arg max.
 NEVER_ANNOTATED = "N/A, street sign, hat, shoe, eye glasses, plate, mirror, window, desk, door, blender, hair brush"
@@ -107,13 +110,21 @@ class FrozenDetector(nn.Module):
     Its classes are given in the order of `names`, matched by name; names that differ are an error.
     """
 
-    def __init__(self, detr: DetrForObjectDetection, names: Sequence[str]) -> None:
+    def __init__(
+        self, detr: DetrForObjectDetection, names: Sequence[str], map: Literal["backbone", "projected"] = "backbone"
+    ) -> None:
+        """`map` chooses X: the last backbone map (paper), or DETR's own projection of it, what its encoder is given.
+
+        Differs: the paper has the former alone. The projection takes an eighth of the room at DETR's sizes, and loses
+        what detection had no use for.
+        """
         super().__init__()
         self.detr = detr.eval().requires_grad_(False)
+        self._projects = map == "projected"
         self.register_buffer("label_of", torch.tensor(match_classes(detr, names)), persistent=False)
         backbone = detr.model.backbone
         self.stride = backbone_stride(detr)
-        self.channels = backbone.intermediate_channel_sizes[-1]
+        self.channels = detr.config.d_model if self._projects else backbone.intermediate_channel_sizes[-1]
         self.token_dim = detr.config.d_model
         self._maps: list[tuple[Tensor, Tensor]] = []
         backbone.register_forward_hook(lambda _module, _inputs, output: self._maps.append(output[-1]))
@@ -151,7 +162,7 @@ class FrozenDetector(nn.Module):
             scores=scores,
             labels=label_of[classes],
             tokens=output.last_hidden_state,
-            maps=maps,
+            maps=self.detr.model.input_projection(maps) if self._projects else maps,
             is_padding=~is_cell,
             cell_sizes=self.stride * height_width / resized,
         )
@@ -259,11 +270,49 @@ def convolutions_and_feed_forward(detr: DetrForObjectDetection) -> list[str]:
     ]
 
 
+def load_published(path: Path) -> DetrForObjectDetection:
+    """A DETR as its authors publish it (.pth), as UPT fine-tuned it, or from within a trained UPT (.pt)."""
+    published = read_published(path)
+    sizes = published.sizes
+    backbone = ResNetConfig(
+        embedding_size=sizes.embedding_size,
+        hidden_sizes=sizes.hidden_sizes,
+        depths=sizes.depths,
+        layer_type=sizes.layer_type,
+        out_features=[f"stage{len(sizes.hidden_sizes)}"],  # pyright: ignore[reportCallIssue]
+    )
+    config = DetrConfig(
+        backbone_config=backbone,
+        id2label=dict(enumerate(published.names)),
+        label2id={name: index for index, name in enumerate(published.names)},
+        num_queries=sizes.queries,
+        d_model=sizes.d_model,
+        encoder_layers=sizes.encoder_layers,
+        decoder_layers=sizes.decoder_layers,
+        encoder_attention_heads=sizes.heads,
+        decoder_attention_heads=sizes.heads,
+        encoder_ffn_dim=sizes.ffn_dim,
+        decoder_ffn_dim=sizes.ffn_dim,
+        dropout=DROPOUT,
+        attention_dropout=DROPOUT,
+        activation_dropout=DROPOUT,
+        **COSTS,
+        **COEFFICIENTS,
+    )
+    detr = DetrForObjectDetection(config)
+    shapes = {name: tensor.shape for name, tensor in detr.state_dict().items()}
+    detr.load_state_dict(published.renamed(shapes), strict=True)
+    detr.config._name_or_path = detr.name_or_path = str(path)
+    return detr
+
+
 def load_detector(source: str, revision: str | None = None) -> DetrForObjectDetection:
-    """A DETR from a folder of `save_pretrained` or from the hub; every weight of it, or ValueError naming what lacks.
+    """A DETR from a folder of `save_pretrained`, a published file, or the hub; whole, or ValueError naming what lacks.
 
     The library itself fills what a checkpoint lacks with random numbers and goes on.
     """
+    if Path(source).suffix in (".pth", ".pt"):
+        return load_published(Path(source))
     disable_progress_bar()
     for name in ("config.json", WEIGHTS_FILE):
         if Path(source).is_dir() and not (path := Path(source, name)).is_file():
@@ -401,6 +450,22 @@ def select_instances(detections: Detections, person: int, rule: Selection) -> tu
     image, query = select_queries(detections, person, rule)
     parts = (detections.boxes, detections.scores, detections.labels, detections.tokens)
     return Instances(*(part[image, query] for part in parts)), image
+
+
+def as_batch(
+    detections: Detections, image_ids: Int[Tensor, " b"], sizes: Int[Tensor, "b 2"], person: int, rule: Selection
+) -> Batch:
+    """What the interaction modules are given of these images; `sizes` are their heights and widths."""
+    instances, image = select_instances(detections, person, rule)
+    return Batch(
+        image_ids=image_ids,
+        maps=detections.maps.masked_fill(detections.is_padding[:, None], 0),
+        is_padding=detections.is_padding,
+        cell_sizes=detections.cell_sizes,
+        image_sizes=sizes.float(),
+        instances=instances,
+        instance_image=image,
+    )
 
 
 def select_queries(detections: Detections, person: int, rule: Selection) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:

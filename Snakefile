@@ -6,6 +6,7 @@ min_version("9.0")
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/fetch.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/detector.smk"
 include: "workflow/rules/runs.smk"
@@ -16,6 +17,7 @@ include: "workflow/rules/figures.smk"
 rule all:
     default_target: True
     input:
+        rules.milestone_fetch.input,
         rules.milestone_data.input,
         rules.milestone_pose.input,
         [f"{RESULTS}/runs/{name}/{seed}/evaluate/run.json" for name in ALL_RUNS for seed in CHOSEN.seeds],

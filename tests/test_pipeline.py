@@ -309,6 +309,7 @@ def test_a_restored_older_output_is_made_again_though_it_is_newer_than_its_setti
 def test_dvc_sees_every_file_that_a_milestone_runs():
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     runs = {
+        "fetch": (),
         "data": ("draw", "prepare"),
         "detector": ("detector",),
         "features": ("features",),
@@ -388,10 +389,24 @@ def test_a_pose_network_is_run_for_the_runs_that_read_it_alone(source, tmp_path)
     assert all("/shared/rmlr/" in line for line in readers)
 
 
+def test_a_clone_without_data_plans_to_fetch_what_the_paper_profile_reads_and_then_all_the_rest(source, tmp_path):
+    project = source.copy(tmp_path / "study")
+    plan = project("snakemake", "-n", "--config", "profile=paper")
+    fetched = {line.partition("source=")[2] for line in plan.splitlines() if "wildcards: source=" in line}
+    assert fetched >= {"coco-train2014", "coco-val2014", "coco-annotations2014", "vcoco", "hicodet", "hicodet-json"}
+    assert {"hub-detr-r50", "hub-mobilebert"} <= fetched
+    assert not {name for name in fetched if "2017" in name}, "nothing reads COCO 2017"
+    for rule in ("prepare", "detector", "features", "text", "train", "evaluate", "copy", "receipts"):
+        assert f"rule {rule}:" in plan
+    own = project("snakemake", "-n", "--config", "profile=paper", "raw=my/data")
+    assert "rule fetch:" not in own
+    assert "rule train:" in own
+
+
 def test_missing_real_data_is_one_clear_message(source, tmp_path):
     project = source.copy(tmp_path / "study")
-    said = project("snakemake", "results/paper/vcoco/prepare/run.json", "--config", "profile=paper", fails=True)
-    assert "data/raw" in said
+    said = project("snakemake", "results/paper/vcoco/prepare/run.json", "--config", "profile=paper", "raw=my/data", fails=True)
+    assert "my/data" in said
     assert "does not exist" in said
     assert not (project.folder / "results/paper/vcoco/prepare/run.json").exists()
 

@@ -162,6 +162,16 @@ def needed(sources: Mapping[str, Source], study: Study, profile: str, raw: Path)
         raise ValueError(f"params.yaml has no profile '{profile}'. There are: {', '.join(study.profiles)}")
     chosen, why = study.profiles[profile], defaultdict(list)
     datasets = [] if chosen.world else list(chosen.train)
+    named = named_weights(study, profile)
+    for name, source in sources.items():
+        why[name] += [f"data set {dataset}" for dataset in source.serves if dataset in datasets]
+        why[name] += [reason for (weights, revision), reason in named.items() if gives(source, weights, revision, raw)]
+    return {name: reasons for name, reasons in why.items() if reasons}
+
+
+def named_weights(study: Study, profile: str) -> dict[tuple[str, str | None], str]:
+    """The weights that a profile's runs stand on, as params.yaml names them, with their revision: and what for."""
+    chosen = study.profiles[profile]
     named: dict[tuple[str, str | None], str] = {}
     for name, run in study.runs_in(profile).items():
         key = chosen.backbones[run.backbone].detector(run.dataset)
@@ -169,12 +179,9 @@ def needed(sources: Mapping[str, Source], study: Study, profile: str, raw: Path)
         if detector.weights:
             named[detector.weights, detector.revision] = f"detector {key}"
         named[encoder.model, encoder.revision] = f"text encoder {run.encoder}"
-        if chosen.pose and study.variants[run.variant].pose:
+        if chosen.pose and chosen.pose.weights and study.variants[run.variant].pose:
             named[chosen.pose.weights, None] = f"pose cue of {name}"
-    for name, source in sources.items():
-        why[name] += [f"data set {dataset}" for dataset in source.serves if dataset in datasets]
-        why[name] += [reason for (weights, revision), reason in named.items() if gives(source, weights, revision, raw)]
-    return {name: reasons for name, reasons in why.items() if reasons}
+    return named
 
 
 def gives(source: Source, weights: str, revision: str | None, raw: Path) -> bool:

@@ -112,12 +112,18 @@ def raw_files(wildcards):
     """What `prepare` reads."""
     if CHOSEN.world:
         return [f"{RAW}/run.json"]
+    if FETCHES:
+        return annotation_receipts(wildcards.dataset)
     return real_files(wildcards.dataset) + ([IMAGE_LABELS] if wildcards.dataset == "hicodet" else [])
 
 
 def images_mark(wildcards):
-    """What changes when the pictures do; nobody draws real ones anew."""
-    return [f"{RAW}/run.json"] if CHOSEN.world else []
+    """What changes when the pictures do, and says that they are there; nobody draws real ones anew."""
+    if CHOSEN.world:
+        return [f"{RAW}/run.json"]
+    if "detector" in wildcards.keys():
+        return photo_receipts([CHOSEN.detectors[wildcards.detector].dataset])
+    return photo_receipts([wildcards.dataset] if "dataset" in wildcards.keys() else CHOSEN.train)
 
 
 def detector_annotations(wildcards):
@@ -173,6 +179,8 @@ def pose_weights(wildcards):
     """The pose network: what trained it, or the file that was given, if it is there; the stage says that it is not."""
     if TRAINS_JOINTS:
         return [f"{RESULTS}/pose/joints/run.json"]
+    if found := CHOSEN.pose and weights_receipts(CHOSEN.pose.weights, None):
+        return found
     return [CHOSEN.pose.weights] if CHOSEN.pose and Path(CHOSEN.pose.weights).is_file() else []
 
 

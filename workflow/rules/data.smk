@@ -23,6 +23,7 @@ rule draw:
 
 rule raw:
     input:
+        lambda wildcards: receipts(lambda source: source.serves),
         lambda wildcards: [file for dataset in RAW_FILES for file in real_files(dataset)],
     output:
         "results/{profile}/world/raw.txt",
@@ -32,7 +33,7 @@ rule raw:
     params:
         raw=RAW,
     shell:
-        "(find -L {params.raw} -type f -printf '%s %P\\n' | sort -k 2 > {output}) 2> {log}"
+        "(find -L {params.raw} -name '.?*' -prune -o -type f -printf '%s %P\\n' | sort -k 2 > {output}) 2> {log}"
 
 
 rule prepare:
@@ -59,6 +60,7 @@ rule prepare:
 
 rule text:
     input:
+        encoder_weights,
         settings="results/{profile}/settings/{dataset}/text/{encoder}.yaml",
         annotations="results/{profile}/{dataset}/prepare/run.json",
     output:

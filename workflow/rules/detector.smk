@@ -4,6 +4,7 @@
 rule detector:
     input:
         images_mark,
+        detector_weights,
         settings="results/{profile}/settings/detector/{detector}.yaml",
         annotations=detector_annotations,
     output:

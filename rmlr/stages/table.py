@@ -33,9 +33,9 @@ METRICS = {
     "hicodet_known_object_full": Metric("Known Object Full", "hicodet", POINT),
     "hicodet_known_object_rare": Metric("Known Object Rare", "hicodet", POINT),
     "hicodet_known_object_nonrare": Metric("Known Object Non-rare", "hicodet", POINT),
-    "macs_g": Metric("MACs, G", "cost", 1),
-    "params_m": Metric("Parameters, M", "cost", 1),
-    "fps": Metric("Photos a second", "cost", 1),
+    "macs_g": Metric("MACs, G", "cost", 1.0),
+    "params_m": Metric("Parameters, M", "cost", 1.0),
+    "fps": Metric("Photos a second", "cost", 1.0),
 }
 HICODET = ("hicodet_default", "hicodet_known_object")
 RARE, NONRARE = 138, 462  # classes of the release, on which the paper's figures are

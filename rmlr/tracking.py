@@ -344,6 +344,17 @@ def _runs_behind(inputs: Mapping[str, Any]) -> dict[str, list[str]]:
     return {run: ids for run, ids in runs.items() if ids}
 
 
+def _rows_of_runs(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """GROUP/NAME of each run -> what its row is called: the cells that name it there, numbers with their column."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        cells = row["row"].items()
+        name = ", ".join(f"{column} {cell}" if cell[:1].isdigit() else cell for column, cell in cells if cell)
+        for source in row["sources"]:
+            names.setdefault(source["run"], []).append(name)
+    return {run: " | ".join(dict.fromkeys(found)) for run, found in names.items()}
+
+
 def _study_run(client: Any, place: str, profile: str) -> str:
     """The run `study` of an experiment: the oldest; of several processes that make it at once, one prevails."""
 

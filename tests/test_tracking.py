@@ -18,7 +18,7 @@ import pytest
 
 from rmlr.run import run
 from rmlr.settings import EvaluateNode, Section, Study, TrainNode
-from rmlr.tracking import Tracker, _runs_behind, tracking_uri
+from rmlr.tracking import Tracker, _rows_of_runs, _runs_behind, tracking_uri
 
 NODE = EvaluateNode(code="abc", split="test")
 needs_mlflow = pytest.mark.skipif(find_spec("mlflow") is None, reason="MLflow is not installed")
@@ -239,6 +239,17 @@ def test_what_a_table_of_no_run_or_untracked_runs_reads_is_no_run(tmp_path):
     assert _runs_behind({metrics: {}}) == {}
     (folder / "run.json").write_text(json.dumps({"mlflow_run_id": "a1", **tags}))
     assert _runs_behind({metrics: {}, str(folder): {}, str(tmp_path): {}}) == {"shared/rmlr": ["a1"]}
+
+
+def test_a_run_is_called_by_the_cells_of_its_row_and_by_all_rows_that_it_feeds():
+    rows = [
+        {"row": {"method": "RmLR", "backbone": "R50"}, "sources": [{"run": "a/x"}, {"run": "b/x"}]},
+        {"row": {"hoi": "2", "irm_word": "0.1", "note": ""}, "sources": [{"run": "a/x"}, {"run": "cost"}]},
+        {"row": {"method": "UPT"}, "sources": []},
+    ]
+    both = "RmLR, R50 | hoi 2, irm_word 0.1"
+    assert _rows_of_runs(rows) == {"a/x": both, "b/x": "RmLR, R50", "cost": "hoi 2, irm_word 0.1"}
+    assert _rows_of_runs([]) == {}
 
 
 def test_without_tracking_nothing_of_it_is_loaded_or_left(world):

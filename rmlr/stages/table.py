@@ -119,7 +119,7 @@ def table(*, settings: Path, runs: Path, paper: Path, notes: Path, out: Path, co
         notes: what is said of its numbers (YAML).
         cost: folder made by `cost`, for a table that it feeds.
         out: folder to write; gets NAME.csv, NAME.md and NAME.tex (needs booktabs), where NAME is that of the folder,
-            and metrics.json (fractions).
+            and metrics.json (fractions), the same in metrics/, one file for each run.
     """
     chosen = TableNode.load(settings)
     sources = {source.run: source for row in [*chosen.rows, *chosen.controls] for source in row.sources}
@@ -147,6 +147,10 @@ def table(*, settings: Path, runs: Path, paper: Path, notes: Path, out: Path, co
             for name, ours in _by_source(rows)
         }
         (record.folder / "metrics.json").write_text(json.dumps(means, indent=2) + "\n")
+        for name, of_run in means.items():  # the same, a file a run, as `dvc metrics` shows them best
+            file = record.folder / "metrics" / f"{name.replace(' ', '_')}.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(of_run, indent=2) + "\n")
 
 
 # ---- what was measured

@@ -127,6 +127,7 @@ def test_fractions_go_on_in_metrics_json(study, tmp_path):
     means = json.loads((tmp_path / "table2" / "metrics.json").read_text())
     assert means["g/plain"]["vcoco_ap_role_1"] == pytest.approx(0.35)
     assert "vcoco_ap_role_2" not in means["g/boxes"]
+    assert {run: json.loads((tmp_path / "table2" / "metrics" / f"{run}.json").read_text()) for run in means} == means
 
 
 def test_the_markdown_is_aligned_and_says_which_world_it_is(study):

@@ -72,7 +72,7 @@ def main() -> None:
     print(f"all runs: {time.perf_counter() - start:.1f} s")  # noqa: T201
 
 
-STAGES = ("draw", "prepare", "detector", "features", "text", "train", "predict", "evaluate", "table", "figure")
+STAGES = "draw prepare detector features text train predict evaluate table separation figure".split()
 
 if __name__ == "__main__":
     main()

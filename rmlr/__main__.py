@@ -32,7 +32,8 @@ STAGES = {
     "predict": "Weights and features -> scored triplets of the test split, one table.",
     "evaluate": "Scored triplets, of any method, and records -> metrics by the official protocol.",
     "table": "Metrics of all runs -> one of the paper's tables, ours beside theirs.",
-    "figure": "Pictures and triplets of one run -> predictions drawn beside what was annotated.",
+    "separation": "Weights and features -> how alike people are who do different things at the same place.",
+    "figure": "What runs left behind -> one figure: PNG, SVG, and the numbers behind it.",
 }
 
 COMMANDS: dict[str, str] = {

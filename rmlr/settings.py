@@ -273,22 +273,37 @@ class DetectorArchitecture(Section):
 class DetectorSchedule(Section):
     """How the detector is trained, or fine-tuned, before it is frozen."""
 
-    steps: PositiveInt
-    batch_size: PositiveInt
+    steps: PositiveInt | None = None  # so many, or
+    epochs: PositiveInt | None = None  # passes over the photos
+    batch_size: PositiveInt  # effective: processes x micro-batch x accumulation
+    micro_batch_size: PositiveInt | None = None  # null: each process takes its share at once
     learning_rate: Positive
     backbone_learning_rate: Positive
+    decay: Literal["cosine", "none"] = "cosine"  # of both rates
     weight_decay: NonNegative
     warmup_steps: NaturalInt
     clip_norm: Positive
     ema_decay: Fraction  # 0: no averaging
     no_object_weight: Positive
+    augment: Augment | None = None  # null: half of the photos are mirrored, no more
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "DetectorSchedule":
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either `steps` or `epochs`")
+        return self
+
+
+PUBLIC_DETECTORS = ("facebook/detr-", "detr-r50-e632da11", "detr-r101-2c7b67e5")  # trained on all of COCO
 
 
 class Detector(Section):
     """A DETR: from given weights or from scratch, trained by a schedule or taken as it is, then frozen."""
 
     dataset: DatasetName  # whose records it is trained and measured on
-    weights: str | None  # hub id or local folder (`save_pretrained`); null: from scratch by `architecture`
+    all_of_coco: bool = False  # it is trained on COCO 2014 without V-COCO's test photos instead
+    repeats_iou: Fraction | None = None  # annotated boxes of a class that overlap so much are one; null: all count
+    weights: str | None  # hub id, folder of `save_pretrained`, or file as published (.pth); null: from scratch
     revision: str | None  # of the hub id
     seen: list[Literal["coco", "vcoco", "hicodet"]]  # what given weights learnt from: all of COCO, or train splits
     architecture: DetectorArchitecture | None
@@ -303,6 +318,10 @@ class Detector(Section):
             raise ValueError("a detector from scratch needs a `schedule`: nothing is ever run on random weights")
         if self.weights is None and self.seen:
             raise ValueError("`seen` tells what given weights learnt from: from scratch, it must be empty")
+        if self.weights is not None and "coco" not in self.seen and any(name in self.weights for name in PUBLIC_DETECTORS):
+            raise ValueError(f"{self.weights} learnt from all of COCO: `seen` must say so, got {self.seen}")
+        if self.all_of_coco and (self.dataset != "vcoco" or self.schedule is None):
+            raise ValueError("all_of_coco is for detectors that are trained, for dataset vcoco")
         return self
 
     def has_seen_test(self, dataset: DatasetName) -> bool:
@@ -336,6 +355,7 @@ class View(Section):
 
     image: ImageSize
     selection: Selection
+    map: Literal["backbone", "projected"] = "backbone"  # X: the last backbone map, or what DETR's encoder is given of it
 
 
 class Features(Section):
@@ -343,8 +363,28 @@ class Features(Section):
 
     batch_size: PositiveInt
     selection: Selection
+    map: Literal["backbone", "projected"] = "backbone"  # as in `View`
     map_dtype: Literal["float16", "float32"]
     shard_images: PositiveInt  # images in one file
+    views: NaturalInt = 1  # cached of every training photo; epoch e takes view e mod views. 0: drawn anew while training
+    augment: Augment | None = None  # of all views but the first cached one, which is the photo as it is
+
+    @model_validator(mode="after")
+    def _views_are_made_somehow(self) -> "Features":
+        if (self.views == 1) != (self.augment is None):
+            raise ValueError(f"views {self.views} needs `augment`" if self.views != 1 else "views 1 takes no `augment`")
+        return self
+
+    def with_views(self, views: int) -> "Features":
+        """The same for a split of which so many views are cached."""
+        return self.model_copy(update={"views": views, "augment": self.augment if views != 1 else None})
+
+
+class Online(Section):
+    """How photos are seen by the frozen detector while training, where none of their views is cached."""
+
+    view: View
+    augment: Augment
 
 
 class PoseArchitecture(Section):
@@ -471,13 +511,74 @@ class CostScene(Section):
     precision: Literal["fp32", "bf16"]
 
 
-class Figure(Section):
-    """Pictures of the test split with a run's strongest triplets beside what was annotated."""
+class Separation(Section):
+    """How it is measured whether people at the same place who do different things look different to a network."""
 
-    run: str  # GROUP/NAME, first seed
+    min_iou: Annotated[float, Field(gt=0, le=1)]  # of two boxes in shares of their images: the same place
+    batch_size: PositiveInt
+    samples: PositiveInt  # sets of images that are drawn for the intervals
+    seed: NaturalInt  # of that drawing
+
+
+class ExamplesFigure(Section):
+    """Pictures of the test split: what was annotated, and runs' strongest triplets (paper, figures 5 and 8).
+
+    Images are taken evenly over those with so many annotated interactions or more, never by their scores.
+    """
+
+    kind: Literal["examples"]
+    runs: dict[str, str]  # name in print -> GROUP/NAME, first seed
     images: PositiveInt
     columns: PositiveInt
+    interactions: PositiveInt
     triplets: PositiveInt  # strongest ones drawn on each picture
+
+
+class SeparationFigure(Section):
+    """Distances between people at the same place, before and after re-mining, as distributions (paper, figure 1)."""
+
+    kind: Literal["separation"]
+    runs: dict[str, str]  # one, first seed
+
+
+class PlacesFigure(Section):
+    """Pictures of people at the same place, with their distances before and after re-mining (paper, figures 1 and 6).
+
+    The pairs whose boxes lie nearest, each image once: those who do different things, and those who do the same.
+    """
+
+    kind: Literal["places"]
+    runs: dict[str, str]  # one, first seed
+    pairs: PositiveInt  # of each kind
+
+
+class CurvesFigure(Section):
+    """Loss terms and spreads of the aligned rows over the epochs of training: mean, least and most of the seeds."""
+
+    kind: Literal["curves"]
+    runs: dict[str, str]
+
+
+class DifferencesFigure(Section):
+    """AP differences of two runs, class by class, with intervals of a bootstrap over test images."""
+
+    kind: Literal["differences"]
+    runs: dict[str, str]  # two: A, B
+    classes: PositiveInt  # that differ most are shown, of those with positives in enough images
+    samples: Annotated[int, Field(ge=2)]  # sets of images
+    seed: NaturalInt
+
+
+class PrecisionRecallFigure(Section):
+    """Precision over recall, the mean over classes and class by class where they are few; the mean over seeds."""
+
+    kind: Literal["precision_recall"]
+    runs: dict[str, str]
+
+
+FirstSeedFigure = ExamplesFigure | SeparationFigure | PlacesFigure
+AnyFigure = FirstSeedFigure | CurvesFigure | DifferencesFigure | PrecisionRecallFigure
+Figure = Annotated[AnyFigure, Field(discriminator="kind")]
 
 
 # ---- nodes: what one stage of one run reads; `code` is the digest of the package files that the stage runs
@@ -530,6 +631,7 @@ class TrainNode(Section):
     alignment: Alignment
     losses: Losses
     train: Train
+    online: Online | None = None  # None: from cached features
     tags: dict[str, str]  # group, run, variant, dataset, backbone, encoder, profile: for the tracker
 
     @model_validator(mode="after")
@@ -584,9 +686,17 @@ class TableNode(Section):
     seeds: list[NaturalInt]
 
 
+class SeparationNode(Section):
+    code: str
+    split: Split
+    separation: Separation
+
+
 class FigureNode(Section):
     code: str
+    split: Split  # that was predicted
     figure: Figure
+    seeds: list[NaturalInt]  # of the runs that are shown
 
 
 class Study(Section):
@@ -597,6 +707,7 @@ class Study(Section):
     variants: dict[str, Variant]
     runs: dict[str, dict[str, Run]]  # group, name
     tables: dict[str, Table]
+    separation: Separation
     figures: dict[str, Figure]
 
     def nodes(self, profile: str, code: Mapping[str, str]) -> dict[str, Section]:
@@ -639,7 +750,7 @@ class Study(Section):
                 nodes[f"{folder}/train"] = train
                 nodes[f"{folder}/predict"] = PredictNode(code=code["predict"], prediction=chosen.prediction)
                 nodes[f"{folder}/evaluate"] = EvaluateNode(code=code["evaluate"], split=chosen.prediction.split)
-        nodes["cost"] = self.cost_node(chosen.cost, code["cost"], f"profiles.{profile}.cost")
+        nodes["cost"] = self.cost_node(chosen.cost, code["cost"], f"profiles.{profile}.cost.sizes")
         for name, table in self.tables.items():
             nodes[f"tables/{name}"] = TableNode(
                 code=code["table"],
@@ -651,30 +762,57 @@ class Study(Section):
                 controls=self._measured(profile, table.controls, f"tables.{name}.controls"),
                 seeds=chosen.seeds,
             )
-        for name, figure in self.figures.items():
-            self.run(figure.run, f"figures.{name}.run")
-            nodes[f"figures/{name}"] = FigureNode(code=code["figure"], figure=figure)
+        for name, figure in self.figures_in(profile).items():
+            split, seeds = chosen.prediction.split, chosen.seeds
+            seeds = seeds[:1] if isinstance(figure, FirstSeedFigure) else seeds
+            nodes[f"figures/{name}"] = FigureNode(code=code["figure"], split=split, figure=figure, seeds=seeds)
+            if isinstance(figure, SeparationFigure | PlacesFigure):
+                for run in figure.runs.values():
+                    nodes[f"separation/{run}/{seeds[0]}"] = SeparationNode(
+                        code=code["separation"], split=split, separation=self.separation
+                    )
         return nodes
+
+    def figures_in(self, profile: str) -> dict[str, AnyFigure]:
+        """The figures of a profile: those all of whose runs it makes."""
+        for name, figure in self.figures.items():
+            self._check_figure(name, figure)
+        made = self.runs_in(profile)
+        return {name: figure for name, figure in self.figures.items() if made.keys() >= set(figure.runs.values())}
+
+    def _check_figure(self, name: str, figure: AnyFigure) -> None:
+        """ValueError unless its runs are as many as it shows, and of one data set."""
+        where = f"figures.{name}.runs"
+        wanted = {"separation": 1, "places": 1, "differences": 2}.get(figure.kind)
+        if not figure.runs or len(figure.runs) != (wanted or len(figure.runs)):
+            raise ValueError(
+                f"params.yaml, {where}: a figure of kind {figure.kind} shows {wanted or 'at least one'} run(s), "
+                f"got {len(figure.runs)}"
+            )
+        datasets = {self.run(run, f"{where}, '{label}'").dataset for label, run in figure.runs.items()}
+        if len(datasets) > 1:
+            raise ValueError(f"params.yaml, {where}: one figure shows one data set, got runs of {sorted(datasets)}")
 
     def run(self, name: str, where: str) -> Run:
         """The run `GROUP/NAME`; `where` names the place that refers to it."""
         return _find(self._all_runs(), name, where)
 
     def runs_in(self, profile: str) -> dict[str, Run]:
-        """The runs that a profile makes, by GROUP/NAME."""
-        named = self._all_runs().items()
-        return {name: run for name, run in named if self._is_in(profile, run.profiles, f"runs.{name}")}
+        """The runs that a profile makes, by GROUP/NAME: those on its data sets."""
+        named, datasets = self._all_runs().items(), _find(self.profiles, profile, "profile").train
+        is_made = {name: self._is_in(profile, run.profiles, f"runs.{name}") for name, run in named}
+        return {name: run for name, run in named if is_made[name] and run.dataset in datasets}
 
     def cost_node(self, cost: CostScene, code: str, where: str) -> CostNode:
-        """What Table 4 is measured with."""
-        sizes = _find(self.profiles, cost.sizes, f"{where}.sizes")
+        """What Table 4 is measured with; `where` names the place that refers to its profile."""
+        sizes = _find(self.profiles, cost.sizes, where)
         return CostNode(
             code=code,
             cost=cost,
             network=sizes.network,
             selection=sizes.features.selection,
             prediction=sizes.prediction,
-            variants={name: _find(self.variants, name, "variants, which Table 4 needs") for name in ("upt", "rmlr")},
+            variants={name: _find(self.variants, name, "variants for Table 4") for name in ("upt", "rmlr")},
         )
 
     def _all_runs(self) -> dict[str, Run]:

@@ -20,8 +20,8 @@ envvars:
 
 os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # jobs find `rmlr`
 
-STAGES = "draw prepare detector features joints pose text train predict evaluate cost table figure".split()
-STUDY = Study.load(Path("params.yaml"))
+STAGES = "draw prepare detector features joints pose text train predict evaluate cost table separation figure".split()
+STUDY = Study.load(Path(config.get("params", "params.yaml")))
 PROFILE = config.get("profile", STUDY.profile)
 RESULTS = f"results/{PROFILE}"
 CODE = {stage: code_digest(stage) for stage in STAGES}
@@ -33,11 +33,12 @@ TRAINS_JOINTS = "pose/joints" in NODES  # else the pose network is a given file,
 # The drawn world, or the folder of real data in the same layout.
 RAW = f"{RESULTS}/world/draw" if CHOSEN.world else config.get("raw", "data/raw")
 ALL_RUNS = STUDY.runs_in(PROFILE)
+FIGURES = STUDY.figures_in(PROFILE)
 TABLE_KINDS = ("csv", "md", "tex")
 ANNOTATIONS = ("vocabulary.json", "train.json", "val.json", "test.json")
 RAW_FILES = {
     "vcoco": ("coco/*.json", "vcoco/*.json", "vcoco/splits/*.ids"),
-    "hicodet": ("hicodet/*.json", "hicodet/anno.mat"),
+    "hicodet": ("hicodet/*.json", "hicodet/anno_bbox.mat", "hicodet/anno.mat"),
 }
 IMAGE_LABELS = f"{RESULTS}/settings/hicodet/anno.txt"  # says whether hicodet/anno.mat is there, which may be old
 LONG_AGO = 946684800  # 1 January 2000: older than whatever a stage writes
@@ -226,14 +227,23 @@ def cost_flag(wildcards):
     return f" --cost {RESULTS}/cost" if table_cost(wildcards) else ""
 
 
-def figure_input(file):
-    """A file of the run that a figure shows, of its first seed."""
-    return lambda wildcards: f"{RESULTS}/runs/{STUDY.figures[wildcards.figure].run}/{CHOSEN.seeds[0]}/{file}"
+def shown_runs(wildcards):
+    """The runs that a figure shows, as GROUP/NAME/SEED."""
+    node = NODES[f"figures/{wildcards.figure}"]
+    return [f"{run}/{seed}" for run in node.figure.runs.values() for seed in node.seeds]
+
+
+def figure_files(wildcards):
+    """What a figure shows of its runs."""
+    files = {"curves": "train/curves.csv", "separation": "", "places": ""}
+    file = files.get(FIGURES[wildcards.figure].kind, "predict/triplets.parquet")
+    runs = shown_runs(wildcards)
+    return [f"{RESULTS}/runs/{run}/{file}" if file else f"{RESULTS}/separation/{run}/run.json" for run in runs]
 
 
 def figure_annotations(wildcards):
-    run = ALL_RUNS[STUDY.figures[wildcards.figure].run]
-    return f"{RESULTS}/{run.dataset}/prepare/run.json"
+    run = next(iter(FIGURES[wildcards.figure].runs.values()))
+    return f"{RESULTS}/{ALL_RUNS[run].dataset}/prepare/run.json"
 
 
 IS_MAIN = workflow.is_main_process
@@ -256,7 +266,7 @@ wildcard_constraints:
     run="[^/]+",
     seed="|".join(map(str, CHOSEN.seeds)),
     table="|".join(STUDY.tables),
-    figure="|".join(STUDY.figures),
+    figure="|".join(FIGURES),
 
 
 onstart:

@@ -1,20 +1,53 @@
 """The paper's figures, measured here, with the numbers behind each."""
 
 
+rule separation:
+    input:
+        settings="results/{profile}/settings/separation/{group}/{run}/{seed}.yaml",
+        annotations=run_annotations,
+        features=predict_views,
+        weights="results/{profile}/runs/{group}/{run}/{seed}/train/run.json",
+    output:
+        "results/{profile}/separation/{group}/{run}/{seed}/interactions.parquet",
+        "results/{profile}/separation/{group}/{run}/{seed}/pairs.parquet",
+        "results/{profile}/separation/{group}/{run}/{seed}/separation.csv",
+        "results/{profile}/separation/{group}/{run}/{seed}/metrics.json",
+        "results/{profile}/separation/{group}/{run}/{seed}/settings.yaml",
+        run="results/{profile}/separation/{group}/{run}/{seed}/run.json",
+    log:
+        "results/{profile}/logs/separation/{group}/{run}/{seed}.txt",
+    benchmark:
+        "results/{profile}/benchmarks/separation/{group}/{run}/{seed}.tsv"
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=240,
+    params:
+        annotations=subpath(input.annotations, parent=True),
+        features=run_views,
+        weights=subpath(input.weights, parent=True),
+        out=subpath(output.run, parent=True),
+    shell:
+        "rmlr separation --settings {input.settings} --annotations {params.annotations} --features {params.features}"
+        " --weights {params.weights} --out {params.out} &> {log}"
+
+
 rule figure:
     input:
         images_mark,
+        figure_files,
         settings="results/{profile}/settings/figures/{figure}.yaml",
         annotations=figure_annotations,
-        triplets=figure_input("predict/triplets.parquet"),
     output:
-        report(
+        "results/{profile}/figures/{figure}/figure.svg",
+        "results/{profile}/figures/{figure}/figure.csv",
+        "results/{profile}/figures/{figure}/settings.yaml",
+        png=report(
             "results/{profile}/figures/{figure}/figure.png",
             caption="../report/figure.rst",
             category="Figures",
             labels={"figure": "{figure}"},
         ),
-        "results/{profile}/figures/{figure}/settings.yaml",
         run="results/{profile}/figures/{figure}/run.json",
     log:
         "results/{profile}/logs/figures/{figure}.txt",
@@ -26,13 +59,14 @@ rule figure:
     params:
         annotations=subpath(input.annotations, parent=True),
         images=f"{RAW}/images",
+        results=RESULTS,
         out=subpath(output.run, parent=True),
     shell:
         "rmlr figure --settings {input.settings} --annotations {params.annotations} --images {params.images}"
-        " --triplets {input.triplets} --out {params.out} &> {log}"
+        " --results {params.results} --out {params.out} &> {log}"
 
 
 rule milestone_figures:
     input:
-        [f"{RESULTS}/figures/{name}/figure.png" for name in STUDY.figures],
+        [f"{RESULTS}/figures/{name}/figure.png" for name in FIGURES],
     localrule: True

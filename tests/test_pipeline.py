@@ -337,7 +337,7 @@ def test_dvc_keeps_locks_and_resume_folders_out(committed):
 def test_metrics_and_parameters_show_in_dvc(committed):
     shown = json.loads(committed("dvc", "metrics", "show", "--json"))
     files = shown[""]["data"]
-    assert "vcoco_ap_role_1" in files["results/tiny/tables/table2/metrics.json"]["data"]["shared/rmlr"]
+    assert "vcoco_ap_role_1" in files["results/tiny/tables/table2/metrics/shared/rmlr.json"]["data"]
     assert "ap50" in files["results/tiny/detector/base/metrics.json"]["data"]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rmlr.settings import FeaturesNode, Run, Study, TrainNode
+from rmlr.settings import CostNode, FeaturesNode, Run, Study, TableNode, TrainNode
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 
@@ -43,13 +43,14 @@ def test_an_override_changes_that_run_and_no_other(content):
     assert node.train.epochs == 7
 
 
-def test_sizes_of_the_baseline_concern_its_own_run_and_no_other(content):
+def test_sizes_of_the_baseline_concern_its_own_runs_and_no_other(content):
     before = nodes_of(content)
     content["profiles"]["tiny"]["network"]["upt"]["heads"] = 4
     after = nodes_of(content)
-    assert [place for place in before if before[place] != after[place]] == ["runs/baseline/upt/0/train"]
+    runs = [f"runs/{group}/{name}/0/train" for group in ("table1", "table1_hicodet") for name in ("upt", "upt_medium")]
+    assert [place for place in before if before[place] != after[place]] == runs
     content["profiles"]["tiny"]["network"]["upt"] = None
-    with pytest.raises(ValueError, match=r"runs\.baseline\.upt.*\n.*give network\.upt"):
+    with pytest.raises(ValueError, match=r"runs\.table1\.upt.*\n.*give network\.upt"):
         nodes_of(content)
 
 
@@ -114,9 +115,76 @@ def test_only_runs_scored_on_photos_that_their_detector_learnt_from_are_said_to_
 
 
 def test_a_table_that_names_a_missing_run_is_an_error(content):
-    content["tables"]["table2"]["rows"][0]["run"] = "table2/bogus"
-    with pytest.raises(ValueError, match=r"tables\.table2.*'table2/bogus'"):
+    content["tables"]["table2"]["rows"][0]["runs"] = ["table2/bogus"]
+    with pytest.raises(ValueError, match=r"tables\.table2\.rows, row Plain model: there is no 'table2/bogus'"):
         nodes_of(content)
+
+
+def table_of(content, name, profile="tiny"):
+    node = nodes_of(content, profile)[f"tables/{name}"]
+    assert isinstance(node, TableNode)
+    return node
+
+
+def test_a_run_that_a_profile_does_not_make_has_no_nodes_there_and_feeds_no_row(content):
+    made = {profile: Study.check(content, "").runs_in(profile).keys() for profile in ("tiny", "demo", "paper")}
+    assert made["tiny"] == made["demo"]
+    others = {f"table3/{name}" for name in ("albert", "roberta", "bert_base", "bert_large")}
+    assert made["paper"] - made["demo"] == others
+    assert not any("table3/albert" in place for place in nodes_of(content, "demo"))
+    assert table_of(content, "table3", "demo").rows == []
+    rows = [(row.row["text_encoder"], row.sources[0].encoder) for row in table_of(content, "table3", "paper").rows]
+    assert all(name == encoder for name, encoder in rows)
+    assert len(rows) == 5
+
+
+def test_a_row_may_be_fed_in_some_profiles_only(content):
+    def controls(profile):
+        return [row.row["text_encoder"] for row in table_of(content, "table3", profile).controls]
+
+    assert controls("demo") == ["all-MiniLM-L6-v2", "control: random vectors"]
+    assert controls("paper") == ["control: random vectors"]
+
+
+def test_a_misspelt_profile_of_a_run_or_a_row_is_an_error(content):
+    content["runs"]["table3"]["albert"]["profiles"] = ["papier"]
+    with pytest.raises(ValueError, match=r"runs\.table3/albert\.profiles: there is no 'papier'. There are: demo, "):
+        nodes_of(content)
+    content["runs"]["table3"]["albert"]["profiles"] = ["paper"]
+    content["tables"]["table3"]["controls"][0]["profiles"] = ["papier"]
+    with pytest.raises(ValueError, match=r"tables\.table3\.controls, row all-MiniLM-L6-v2\.profiles: there is no"):
+        nodes_of(content)
+
+
+def test_a_row_fed_by_two_runs_of_one_data_set_is_an_error(content):
+    content["tables"]["table6"]["rows"][0]["runs"] = ["shared/rmlr", "table2/plain"]
+    with pytest.raises(ValueError, match=r"table6\.rows, row RmLR, ResNet-50: .*two of them are of one data set"):
+        nodes_of(content)
+
+
+def test_what_feeds_a_row_says_its_detector_its_encoder_and_whether_the_detector_knew_the_photos(content):
+    rows = {row.row["backbone"]: row for row in table_of(content, "table1", "demo").rows if row.row["method"] == "UPT"}
+    assert [source.detector for source in rows["ResNet-101"].sources] == ["medium ResNet"] * 2
+    assert [source.encoder for source in rows["ResNet-101"].sources] == ["", ""]
+    leaks = {source.run: source.leaks for row in table_of(content, "table1", "paper").rows for source in row.sources}
+    assert {run for run, is_so in leaks.items() if is_so} == {run for run in leaks if "hicodet" not in run}
+    assert not any(source.leaks for row in table_of(content, "table1", "demo").rows for source in row.sources)
+
+
+def test_costs_are_of_the_papers_networks_in_every_profile(content):
+    nodes = [nodes_of(content, profile)["cost"] for profile in content["profiles"]]
+    networks = [node.network for node in nodes if isinstance(node, CostNode)]
+    assert len(networks) == len(nodes)
+    assert all(network == networks[0] for network in networks)
+    content["profiles"]["tiny"]["cost"]["sizes"] = "poster"
+    with pytest.raises(ValueError, match=r"profiles\.tiny\.cost\.sizes: there is no 'poster'"):
+        nodes_of(content)
+
+
+def test_a_group_is_of_one_data_set(content):
+    """So that DVC need not make what a table's runs do not read."""
+    for group, runs in content["runs"].items():
+        assert len({run["dataset"] for run in runs.values()}) == 1, group
 
 
 def test_an_unknown_profile_is_an_error_that_lists_the_profiles(content):
@@ -139,6 +207,7 @@ def test_a_misspelt_key_and_a_wrong_type_are_named_with_what_came(content, tmp_p
 
 
 def test_a_run_with_the_pose_cue_has_nodes_for_it_and_no_other_run_changes(content):
+    del content["tables"]["table9"], content["runs"]["table9"], content["runs"]["table9_hicodet"]
     pose, content["profiles"]["tiny"]["pose"] = content["profiles"]["tiny"]["pose"], None
     before = nodes_of(content)
     content["profiles"]["tiny"]["pose"] = pose

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,18 @@ import pytest
 from rmlr import run
 from rmlr.commands import cost as command
 from rmlr.commands.cost import cost
-from rmlr.settings import Alignment, Encoder, Losses, Network, TextNode, Train, TrainNode, TransformerSizes, Variant
+from rmlr.settings import (
+    Alignment,
+    Encoder,
+    Losses,
+    Network,
+    Study,
+    TextNode,
+    Train,
+    TrainNode,
+    TransformerSizes,
+    Variant,
+)
 from rmlr.stages.text import text
 from rmlr.stages.train import train
 
@@ -60,6 +72,23 @@ def test_rows_stand_beside_the_papers_with_their_difference(tmp_path, capsys):
     assert not list(tmp_path.glob("**/*.part"))
 
 
+def test_as_a_node_of_the_study_it_measures_for_table_4(tmp_path, settings_of):
+    node = Study.load(PARAMS).nodes("tiny", defaultdict(str))["cost"]
+    out = tmp_path / "cost"
+    cost(settings=settings_of(node), rows=("DETR ResNet-50", "UPT ResNet-50"), paper=PAPER, out=out, device="cpu")
+    found = json.loads((out / "metrics.json").read_text())
+    assert found["rows"].keys() == {"DETR ResNet-50", "UPT ResNet-50"}
+    with (out / "cost.csv").open(newline="") as file:
+        for line in csv.DictReader(file):
+            measured = found["rows"][f"{line['method']} {line['backbone']}"]
+            assert measured == {name: float(line[name]) for name in ("macs_g", "params_m", "fps")}
+    assert found["rows"]["DETR ResNet-50"]["params_m"] == 41.52
+    assert "64 x 64 at a time with 4 pairs, median of 1 passes" in found["about"]
+    assert "UPT with ResNet-50 0." in found["about"]
+    assert (out / "settings.yaml").read_text() == node.dump()
+    assert json.loads((out / "cost.json").read_text())["sizes"] == "paper"
+
+
 def test_a_row_is_chosen_by_method_backbone_or_both():
     printed = command._read_paper(PAPER)
     assert len(command._chosen(printed, [])) == 6
@@ -76,10 +105,12 @@ def test_a_row_is_chosen_by_method_backbone_or_both():
         ({"rows": ("QPIC",)}, "--rows 'QPIC': .*DETR ResNet-50, .*RmLR ResNet-101"),
         ({"passes": 0}, "--passes 0 .*1 at least"),
         ({"people": -1}, "--people -1 .*the others 0"),
-        ({"profile": "poster"}, "no profile 'poster'. There are: demo, tiny, paper"),
+        ({"profile": "poster"}, "--profile: there is no 'poster'. There are: demo, tiny, paper"),
         ({"paper": PARAMS}, "params.yaml: expected columns method, backbone, macs_g, params_m, fps"),
         ({"paper": Path("nowhere.csv")}, "nowhere.csv: cannot be read"),
         ({"out": Path("table4.json")}, "must end with .csv"),
+        ({"settings": Path("cost.yaml")}, "--settings cost.yaml: give --out, a folder"),
+        ({"settings": Path("cost.yaml"), "out": Path("cost"), "train": Path("train.yaml")}, "and not --train"),
         ({"text": Path("text")}, "--text: of a training run"),
         ({"train": Path("train.yaml"), "text": Path("text")}, "give --annotations, --features as well"),
         ({"people": 99, "things": 9, "rows": ("DETR",)}, "99 people and 9 things: DETR has 100 queries"),
@@ -97,7 +128,7 @@ def test_a_row_that_is_not_ours_and_a_study_without_a_variant_are_refused(tmp_pa
         cost(params=PARAMS, paper=table)
     params = tmp_path / "params.yaml"
     params.write_text(re.sub(r"(?m)^  upt: .*\n", "", PARAMS.read_text()).replace("variant: upt", "variant: boxes"))
-    with pytest.raises(ValueError, match=r"no variant 'upt'\. There are: plain, "):
+    with pytest.raises(ValueError, match=r"variants for Table 4: there is no 'upt'\. There are: plain, "):
         cost(params=params, paper=PAPER, rows=("UPT ResNet-50",), side=32, passes=1, device="cpu")
 
 

@@ -405,7 +405,8 @@ def test_a_clone_without_data_plans_to_fetch_what_the_paper_profile_reads_and_th
 
 def test_missing_real_data_is_one_clear_message(source, tmp_path):
     project = source.copy(tmp_path / "study")
-    said = project("snakemake", "results/paper/vcoco/prepare/run.json", "--config", "profile=paper", "raw=my/data", fails=True)
+    target = "results/paper/vcoco/prepare/run.json"
+    said = project("snakemake", target, "--config", "profile=paper", "raw=my/data", fails=True)
     assert "my/data" in said
     assert "does not exist" in said
     assert not (project.folder / "results/paper/vcoco/prepare/run.json").exists()

@@ -1,65 +1,11 @@
-"""Real data and weights, where the profile is real and the folder of raw data is ours to fill.
-
-A folder that the user names (`--config raw=FOLDER`) is the user's own: nothing is fetched for it, its files are what they
-are. With `--config raw=FOLDER sources=TABLE` it is filled from another table of sources.
-"""
-
-from rmlr.data.sources import Place, gives, load_sources, named_weights, needed
-
-FETCHES = not CHOSEN.world and ("raw" not in config or "sources" in config)
-SOURCES = load_sources(Path(config["sources"]) if "sources" in config else None) if FETCHES else {}
-NEEDED = needed(SOURCES, STUDY, PROFILE, Path(RAW))
-
-
-def receipts(wanted):
-    """What says that sources were fetched: those that the profile needs, and of them the `wanted` ones."""
-    return [f"{RAW}/receipts/{name}.ok" for name in NEEDED if wanted(SOURCES[name])]
-
-
-def annotation_receipts(dataset):
-    return receipts(lambda source: dataset in source.serves and source.has_annotations)
-
-
-def photo_receipts(datasets):
-    return receipts(lambda source: set(datasets) & set(source.serves) and source.has_photos)
-
-
-def weights_receipts(weights, revision):
-    """Of the source of given weights; none for what is no source of ours."""
-    return receipts(lambda source: gives(source, weights, revision, Path(RAW)))
-
-
-def detector_weights(wildcards):
-    chosen = CHOSEN.detectors[wildcards.detector]
-    return weights_receipts(chosen.weights, chosen.revision) if chosen.weights else []
-
-
-def encoder_weights(wildcards):
-    chosen = CHOSEN.encoders[wildcards.encoder]
-    return weights_receipts(chosen.model, chosen.revision)
-
-
-def fetch_settings(name):
-    return f"{RESULTS}/settings/fetch/{name}.txt"
-
-
-if FETCHES:
-    workflow.global_resources.setdefault("download", 3)  # at a time
-    os.environ["HF_HUB_CACHE"] = str(Place(Path(RAW)).hub.resolve())
-    if all(weights_receipts(*named) for named in named_weights(STUDY, PROFILE) if "/" in named[0] and named[1]):
-        os.environ["HF_HUB_OFFLINE"] = "1"  # a revision means the commit that was fetched, today and later
-if MAY_WRITE:
-    for name in NEEDED:
-        receipt = Place(Path(RAW)).read_receipt(name)
-        is_current = receipt is not None and receipt["source"] == SOURCES[name].digest
-        want(fetch_settings(name), f"{SOURCES[name].digest}\n", made=is_current)
+"""Real data and weights, fetched; each leaves a receipt, which is the input of whatever reads it."""
 
 
 rule fetch:
     input:
         settings=fetch_settings("{source}"),
     output:
-        f"{RAW}/receipts/{{source}}.ok",
+        receipt=f"{RAW}/receipts/{{source}}.ok",
     log:
         f"{RESULTS}/logs/fetch/{{source}}.txt",
     wildcard_constraints:
@@ -69,7 +15,7 @@ rule fetch:
     resources:
         download=1,
     params:
-        raw=RAW,
+        raw=subpath(output.receipt, ancestor=2),
         sources=f" --sources {config['sources']}" if "sources" in config else "",
         have=f" --have {config['have']}" if "have" in config else "",
     shell:
@@ -85,7 +31,7 @@ rule receipts:
         "results/{profile}/logs/fetch.txt",
     localrule: True
     shell:
-        "(echo '# what profile {wildcards.profile} reads from outside'; cat {input} /dev/null) > {output} 2> {log}"
+        "(echo '# what profile {wildcards.profile} reads from outside' | cat - {input} > {output}) 2> {log}"
 
 
 rule milestone_fetch:

@@ -406,7 +406,8 @@ class PoseSchedule(Section):
     warmup_steps: NaturalInt
     crop: PositiveInt  # height = width of what the network sees of one person, pixels; a multiple of 32
     margin: Annotated[float, Field(ge=1)]  # longer side of a crop, of the person's box
-    jitter: Fraction  # a training crop's place and size differ by up to this share of it
+    shift: Fraction  # in training, a crop is moved by up to this share of its side, up or down and left or right
+    zoom: Fraction  # and made larger or smaller by up to this share
     sigma: Positive  # of a joint's spot in its heat map, cells
 
     @model_validator(mode="after")

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 SAVES = 10  # resume checkpoints of one training
 POINTS = 50  # points of the loss curve
 TRAIN, TEST = "person_keypoints_train2014.json", "person_keypoints_val2014.json"  # V-COCO's test is part of the latter
-PCK_SHARES = {"pck_10": 0.1, "pck_20": 0.2}
+PCK_SHARES = {"pck_5": 0.05, "pck_10": 0.1, "pck_20": 0.2}
 
 
 def joints(*, settings: Path, annotations: Path, images: Path, seed: int, out: Path) -> None:
@@ -38,8 +38,8 @@ def joints(*, settings: Path, annotations: Path, images: Path, seed: int, out: P
             on which the network is measured; COCO's layout, any joints.
         images: folder of the photos.
         seed: of initialisation, order and crops.
-        out: folder to write; gets weights.pth, and metrics.json: pck_10 and pck_20, the shares of joints found within
-            10 and 20 % of the longer side of the person's box, and those of a pose that is the same for everybody.
+        out: folder to write; gets weights.pth, and metrics.json: pck_5, pck_10 and pck_20, the shares of joints found
+            within so many percent of the longer side of the person's box, and those of a pose that is the same for all.
     """
     chosen = JointsNode.load(settings)
     inputs = [annotations / TRAIN, annotations / TEST, images]
@@ -111,8 +111,8 @@ def fit(
 
 def _by_chance(person: Posed, schedule: PoseSchedule, dice: np.random.Generator) -> Crop:
     """A crop around a person as training shows it."""
-    x, y, zoom = dice.uniform(-schedule.jitter, schedule.jitter, size=3).tolist()
-    crop = Crop.around(person, schedule.margin, (x / 2, y / 2), 1 + zoom)
+    x, y = dice.uniform(-schedule.shift, schedule.shift, size=2).tolist()
+    crop = Crop.around(person, schedule.margin, (x, y), 1 + dice.uniform(-schedule.zoom, schedule.zoom))
     return Crop(crop.left, crop.top, crop.side, is_flipped=bool(dice.random() < 0.5))
 
 

@@ -88,12 +88,14 @@ def pose(
 
 def _weights(chosen: Pose, joints: Path | None) -> Path:
     """The pose network's file: the user's, or the one that was trained here."""
-    if (chosen.weights is None) == (joints is None):
-        raise ValueError(
-            f"pose.weights is {chosen.weights} and --joints is {joints}: the pose network must come from one of the "
-            "two. Name its file in params.yaml, or give what `rmlr joints` made, --joints FOLDER"
-        )
-    return Path(chosen.weights) if joints is None else joints / WEIGHTS
+    if chosen.weights is not None and joints is None:
+        return Path(chosen.weights)
+    if chosen.weights is None and joints is not None:
+        return joints / WEIGHTS
+    raise ValueError(
+        f"pose.weights is {chosen.weights} and --joints is {joints}: the pose network must come from one of the two. "
+        "Name its file in params.yaml, or give what `rmlr joints` made, --joints FOLDER"
+    )
 
 
 def _annotated(image_ids: list[int], annotations: list[Annotation], where: Path) -> list[Annotation]:

@@ -39,9 +39,11 @@ from rmlr.data.world_files import (
     draw_picture,
     hicodet_rows,
     orders,
+    person_keypoints,
     vcoco_actions,
     write_files,
 )
+from rmlr.data.world_joints import CROWDPOSE, CROWDPOSE_BONES, crowdpose_joints
 from rmlr.data.world_picture import paint
 from rmlr.stages.draw import draw
 
@@ -120,6 +122,17 @@ def test_chance_is_the_same_on_every_machine():
 def test_a_scene_is_the_same_on_every_machine():
     told = json.dumps([[(e.kind, e.box, e.joints) for e in draw_scene(0, index, SIZE).entities] for index in range(20)])
     assert hashlib.sha256(told.encode()).hexdigest()[:16] == "ae60710452f2b5fe"
+
+
+def test_the_world_is_the_one_that_was_published(tmp_path):
+    """Pictures, and annotation files but those of the joints: whoever changes them changes every result."""
+    pictures = [draw_picture(0, SIZE, order) for split in SPLITS for order in orders(split, 4)]
+    write_files(tmp_path, pictures)
+    files = {name: digest for name, digest in digests(tmp_path).items() if "person_keypoints" not in name}
+    assert len(files) == 10
+    assert hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16] == "2970df83317d8497"
+    painted = b"".join(paint(picture.scene).tobytes() for picture in pictures)
+    assert hashlib.sha256(painted).hexdigest()[:16] == "cbea73d8cb0daf55"
 
 
 def test_a_picture_does_not_depend_on_how_many_are_drawn():
@@ -205,6 +218,48 @@ def test_joints_lie_in_their_persons_box(scenes):
                     outside = not (0 <= x <= SIZE and 0 <= y <= SIZE)
                     inside = entity.box[0] - 1 <= x <= entity.box[2] + 1 and entity.box[1] - 1 <= y <= entity.box[3] + 1
                     assert outside or inside
+
+
+def test_crowdposes_joints_are_those_that_are_drawn(scenes):
+    same = {"left_wrist": "left_hand", "right_ankle": "right_foot", "left_elbow": "left_elbow", "neck": "neck"}
+    for s in scenes:
+        people = [entity for entity in s.entities if entity.kind == "person" and not entity.is_crowd]
+        for entity, joints in zip(people, crowdpose_joints(s), strict=True):
+            placed = dict(zip(CROWDPOSE, joints, strict=True))
+            for theirs, ours in same.items():
+                x, y = entity.joints[JOINTS.index(ours)]
+                is_inside = 0 <= x < SIZE and 0 <= y < SIZE
+                assert placed[theirs][:2] == ((x, y) if is_inside else (0, 0))
+                assert (placed[theirs][2] > 0) == is_inside
+            for x, y, flag in joints:
+                box = entity.box
+                assert not flag or (box[0] - 1 <= x <= box[2] + 1 and box[1] - 1 <= y <= box[3] + 1)
+            if placed["top_head"][2] and placed["neck"][2] and placed["left_hip"][2]:
+                assert placed["top_head"][1] < placed["neck"][1] < placed["left_hip"][1]
+
+
+def test_who_faces_right_shows_the_right_side(scenes):
+    """The near wrist is never behind one's own trunk, the far one is at times; so it is for shoulders, always."""
+    hidden = Counter()
+    for s in scenes:
+        for person, joints in zip(s.stage.people, crowdpose_joints(s), strict=True):
+            alone = len(s.stage.people) == 1 and not s.stage.screens
+            near, far = ("right", "left") if person.side > 0 else ("left", "right")
+            flags = {name: flag for name, (_, _, flag) in zip(CROWDPOSE, joints, strict=True)}
+            for part in ("wrist", "elbow", "shoulder"):
+                assert not alone or flags[f"{near}_{part}"] != 1
+                hidden[part] += flags[f"{far}_{part}"] == 1
+    assert 0 < hidden["elbow"] < hidden["shoulder"]
+
+
+def test_what_a_screen_or_somebody_nearer_covers_is_hidden(scenes):
+    def covered_by(s, x1, y1, x2, y2):
+        points = [point for joints in crowdpose_joints(s) for point in joints if point[2]]
+        return [flag for x, y, flag in points if x1 + 0.1 < x < x2 - 0.1 and y1 + 0.1 < y < y2 - 0.1]
+
+    flags = [flag for s in scenes for screen in s.stage.screens for flag in covered_by(s, *screen)]
+    assert flags
+    assert set(flags) == {1}
 
 
 @pytest.mark.parametrize("combination", RARITIES, ids=lambda c: f"{c[0].action} {c[1]}")
@@ -367,6 +422,32 @@ def test_coco_annotations_are_sound(pictures):
         if "keypoints" in annotation:
             assert len(annotation["keypoints"]) == 3 * len(JOINTS)
             assert annotation["num_keypoints"] == sum(seen > 0 for seen in annotation["keypoints"][2::3])
+
+
+def test_person_files_hold_the_people_of_the_instances_with_joints_of_crowdpose(written, pictures):
+    for name, splits in (("train", ("train", "val")), ("val", ("test",))):
+        instances = content(written / f"coco/instances_{name}2014.json")
+        file = content(written / f"coco/person_keypoints_{name}2014.json")
+        assert file["images"] == instances["images"]
+        (category,) = file["categories"]
+        assert tuple(category["keypoints"]) == CROWDPOSE
+        assert [(CROWDPOSE[a - 1], CROWDPOSE[b - 1]) for a, b in category["skeleton"]] == list(CROWDPOSE_BONES)
+        people = [annotation for annotation in instances["annotations"] if annotation["category_id"] == category["id"]]
+        assert len(people) == len(file["annotations"]) > sum(len(pictures[split]) for split in splits)
+        same = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")
+        for annotation, person in zip(file["annotations"], people, strict=True):
+            assert all(annotation[key] == person[key] for key in same)
+            flags = annotation["keypoints"][2::3]
+            assert len(annotation["keypoints"]) == 3 * len(CROWDPOSE)
+            assert annotation["num_keypoints"] == sum(flag > 0 for flag in flags)
+            assert set(flags) <= {0, 1, 2}
+            assert not any(flags) or not annotation["iscrowd"]
+
+
+def test_a_person_file_without_pictures_knows_its_joints():
+    file = person_keypoints([])
+    assert (file["images"], file["annotations"]) == ([], [])
+    assert file["categories"][0]["keypoints"] == list(CROWDPOSE)
 
 
 def test_vcoco_roles_point_at_objects_of_their_image(pictures):

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import pickle
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -23,6 +24,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from rmlr.batch import Batch, Truth
+from rmlr.data.loading import ahead, loader_threads, pinned
 from rmlr.run import Record
 from rmlr.settings import Losses, Train
 
@@ -81,6 +83,22 @@ def reproducible() -> Iterator[None]:
         torch.set_deterministic_debug_mode(mode)
 
 
+@contextmanager
+def counting_cells() -> Iterator[None]:
+    """Within `reproducible`, on CUDA: lets DETR count its cells by `cumsum`, for which torch has no other algorithm.
+
+    It sums ones and zeros in float32, whose order does not matter; torch refuses any such sum of floats.
+    """
+    mode = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("warn" if mode else "default")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="cumsum_cuda_kernel does not have a deterministic")
+            yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+
+
 # ---- the heads
 
 
@@ -115,12 +133,19 @@ class Task(nn.Module):
         return self.objective(output, batch, truth, self._text)
 
 
+def to_device(loaded: tuple[Batch, Truth], device: torch.device) -> tuple[Batch, Truth]:
+    """What was loaded as it is learnt from, on the device."""
+    batch, truth = loaded
+    return batch.to(device), truth.to(device)
+
+
 def fit(
     network: nn.Module,
     objective: nn.Module,
-    load: Callable[[list[int]], tuple[Batch, Truth]],
+    load: Callable[[list[int], int], Any],
     number: int,
     *,
+    see: Callable[[Any, torch.device], tuple[Batch, Truth]] = to_device,
     text: Any,
     schedule: Train,
     weights: Losses,
@@ -131,9 +156,10 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train network and objective in place on `number` images; the curve of every epoch, one row each.
 
-    `load` gives the images at some positions, `means` turns an epoch's sums into what is logged. AdamW, cosine decay to
-    0, gradients clipped. Order and dropout of an epoch depend on seed and epoch alone, so a run that goes on from its
-    last whole epoch (in `record.resume`, if it was left there under the same `identity`) ends where it would have.
+    `load` gives the images at some positions in an epoch, from threads that work ahead (`rmlr.data.loading`); `see`
+    makes of what it gave a batch on the device. `means` turns an epoch's sums into what is logged. AdamW, cosine decay
+    to 0, gradients clipped. Order and dropout of an epoch depend on seed and epoch alone, so a run that goes on from
+    its last whole epoch (in `record.resume`, if it was left there under the same `identity`) ends where it would have.
 
     Over processes and micro-batches, losses are normalised by what the whole effective batch holds: the gradient is
     that of one process with the whole batch (model specification, section 7). The last batch of an epoch is filled up
@@ -167,6 +193,13 @@ def fit(
     for epoch, row in enumerate(rows):
         record.log_metrics(row, step=epoch + 1)
     steps = math.ceil(number / schedule.batch_size)
+    threads = loader_threads(device)
+
+    def load_from(wanted: tuple[int, list[int]]) -> Any:
+        epoch, positions = wanted
+        loaded = load(positions, epoch)
+        return pinned(loaded) if device.type == "cuda" else loaded
+
     progress = record.progress((schedule.epochs - first) * steps, "training")
     with reproducible(), _company(processes), progress as bar:
         for epoch in range(first, schedule.epochs):
@@ -177,12 +210,13 @@ def fit(
             order = np.resize(order, (steps, accumulation, processes, schedule.micro_batch_size))[:, :, rank]
             sums: dict[str, Tensor] = {}
             norms = torch.zeros((), device=device)
-            for step, positions in enumerate(order.tolist()):
+            wanted = ((epoch, positions) for positions in order.reshape(-1, schedule.micro_batch_size).tolist())
+            loaded = ahead(load_from, wanted, threads)
+            for step, parts in enumerate(zip(*[loaded] * accumulation, strict=True)):
                 factor = cosine_schedule(epoch * steps + step, total=schedule.epochs * steps)
                 for group in optimiser.param_groups:
                     group["lr"] = schedule.learning_rate * factor
-                loaded = map(load, positions)
-                micro_batches = [(batch.to(device), truth.to(device)) for batch, truth in loaded]
+                micro_batches = [see(part, device) for part in parts]
                 losses = _backward(accelerator, parallel, objective, micro_batches, weights, sums)
                 norm = nn.utils.clip_grad_norm_(parameters, schedule.clip_norm)
                 _check_finite(accelerator, losses, norm, micro_batches)

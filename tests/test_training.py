@@ -59,7 +59,7 @@ class World:
         self.maps = torch.randn(IMAGES, CHANNELS, 4, 4, generator=generator)
         self.asked: list[list[int]] = []
 
-    def load(self, positions: list[int]) -> tuple[Batch, Truth]:
+    def load(self, positions: list[int], epoch: int = 0) -> tuple[Batch, Truth]:
         self.asked.append(positions)
         number = len(positions)
         kept = torch.tensor([[position != 8 or instance == 0 for instance in range(3)] for position in positions])
@@ -226,7 +226,7 @@ def test_numbers_are_the_same_every_time_on_several_threads_too():
 def test_training_asks_for_reproducible_numbers_and_leaves_torch_as_it_was(tmp_path):
     asked, world = [], World()
 
-    def load(positions):
+    def load(positions, epoch):
         asked.append(torch.are_deterministic_algorithms_enabled())
         return world.load(positions)
 
@@ -339,7 +339,7 @@ def test_no_image_at_all_is_an_error(tmp_path):
 
 def test_batches_without_any_true_pair_train_without_a_crash(tmp_path):
     world = World()
-    rows, weights = train(tmp_path, load=lambda positions: world.load([IMAGES - 1] * len(positions)))
+    rows, weights = train(tmp_path, load=lambda positions, epoch: world.load([IMAGES - 1] * len(positions)))
     assert rows[-1]["irm_word"] == 0
     assert all(torch.isfinite(value).all() for value in weights.values())
 
@@ -362,7 +362,7 @@ def interrupting(at: int, how):
     """A `load` that ends the run at its `at`-th call."""
     world = World()
 
-    def load(positions):
+    def load(positions, epoch):
         if len(world.asked) == at:
             how()
         return world.load(positions)

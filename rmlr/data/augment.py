@@ -16,6 +16,7 @@ from rmlr.data.images import ImageBatch, pad, read_annotated, resized_size
 from rmlr.hoi import NO_BOX, Annotation
 from rmlr.settings import Augment
 
+CACHED_SEED = 0  # of views that are cached: all runs share them
 ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
 
@@ -103,14 +104,27 @@ def draw_plan(height: int, width: int, image_id: int, rule: Augment, *, seed: in
     return Plan((height, width), is_flipped, colours if rule.jitter else (), before, region, size)
 
 
+def draw_plans(annotations: Sequence[Annotation], rule: Augment, *, seed: int, view: int) -> list[Plan]:
+    """What happens to each of these photos."""
+    return [draw_plan(item.height, item.width, item.image_id, rule, seed=seed, view=view) for item in annotations]
+
+
 def load_augmented(
     annotations: Sequence[Annotation], folder: Path, rule: Augment, *, seed: int, view: int
 ) -> tuple[ImageBatch, list[Annotation]]:
     """One view of the photos of these records, padded, and what is annotated in it (`Plan.annotation`)."""
-    plans = [draw_plan(item.height, item.width, item.image_id, rule, seed=seed, view=view) for item in annotations]
+    plans = draw_plans(annotations, rule, seed=seed, view=view)
     photos = [plan.photo(read_annotated(item, folder)) for plan, item in zip(plans, annotations, strict=True)]
     batch = pad(photos, [(photo.height, photo.width) for photo in photos])
     return batch, [plan.annotation(item) for plan, item in zip(plans, annotations, strict=True)]
+
+
+def annotated_views(annotations: Sequence[Annotation], rule: Augment | None, view: int) -> list[Annotation]:
+    """What is annotated in a cached view; the first is the photo as it is."""
+    if rule is None or view == 0:
+        return list(annotations)
+    plans = draw_plans(annotations, rule, seed=CACHED_SEED, view=view)
+    return [plan.annotation(item) for plan, item in zip(plans, annotations, strict=True)]
 
 
 def _resized(photo: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rmlr.batch import Batch, Instances
-from rmlr.settings import View
+from rmlr.settings import Augment, View
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +39,19 @@ class Shards(BaseModel):
     channels: int  # of a map
     map_dtype: Literal["float16", "float32"]
     shard_images: int
-    image_ids: list[int]  # in the order of the annotations; shard k holds the k-th `shard_images` of them
+    image_ids: list[int]  # in the order of the annotations; shard k of a view holds the k-th `shard_images` of them
+    views: int = 1  # of each image; the first is the photo as it is
+    augment: Augment | None = None  # how the others came of it (`rmlr.data.augment`, seed 0)
 
     @property
     def shards(self) -> list[list[int]]:
-        """Image ids of each shard."""
-        return [self.image_ids[at : at + self.shard_images] for at in range(0, len(self.image_ids), self.shard_images)]
+        """Image ids of each shard, view by view."""
+        ids, step = self.image_ids, self.shard_images
+        return self.views * [ids[at : at + step] for at in range(0, len(ids), step)]
+
+    def view_of(self, shard: int) -> int:
+        """The view that a shard holds."""
+        return shard // -(-len(self.image_ids) // self.shard_images)
 
     @property
     def digest(self) -> str:
@@ -151,9 +158,11 @@ class FeatureWriter:
         """(shard, its image ids) of all that are still to be made."""
         return [(shard, ids) for shard, ids in enumerate(self.index.shards) if not self._holds(shard, ids)]
 
-    def write(self, shard: int, builder: MapShardBuilder) -> None:
-        """Keep a finished shard."""
-        builder.save(self._resume / shard_name(shard), self.index.shards[shard])
+    def write(self, shard: int, builder: MapShardBuilder) -> int:
+        """Keep a finished shard; gives its size in bytes."""
+        path = self._resume / shard_name(shard)
+        builder.save(path, self.index.shards[shard])
+        return path.stat().st_size
 
     def finish(self, folder: Path) -> None:
         """Move all shards into `folder` and write their index."""
@@ -174,14 +183,15 @@ class FeatureWriter:
             return False
 
 
-def check_space(folder: Path, size: int) -> None:
-    """Say how large a cache will be; ValueError where the disk has no room for it."""
-    free = shutil.disk_usage(folder).free
-    log.info("%s: about %.2f GB of features, %.1f GB are free", folder, size / 1e9, free / 1e9)
-    if size > free:
+def check_space(folder: Path, size: int, written: int = 0) -> None:
+    """Say how large a cache will be, of which so much is there; ValueError where the disk has no room for the rest."""
+    left, free = size - written, shutil.disk_usage(folder).free
+    told = f"about {size / 1e9:.3g} GB" + (f", {left / 1e9:.3g} of them still to be written" if written else "")
+    log.info("%s: the features need %s; %.3g GB are free", folder, told, free / 1e9)
+    if left > free:
         raise ValueError(
-            f"{folder}: the features need about {size / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free. "
-            "Make room, or set features.map_dtype to float16"
+            f"{folder}: the features need {told}, but {free / 1e9:.3g} GB are free. Make room, or set "
+            "features.map_dtype to float16, features.map to projected, or features.views to fewer"
         )
 
 
@@ -192,7 +202,7 @@ class Features:
         self.indices = [_load_index(folder, Index, "rmlr features") for folder in folders]
         first = self.indices[0]
         for folder, index in zip(folders, self.indices, strict=True):
-            if (index.detector_digest, index.objects, index.view) != (first.detector_digest, first.objects, first.view):
+            if any(getattr(index, name) != getattr(first, name) for name in _COMMON):
                 raise ValueError(f"{folder}: its features are of another detector or view than those of {folders[0]}")
         self.image_ids = [image_id for index in self.indices for image_id in index.image_ids]
         self.objects = tuple(first.objects)
@@ -201,6 +211,8 @@ class Features:
         self.token_dim = first.token_dim
         self.detector_digest = first.detector_digest
         self.view = first.view
+        self.views = first.views
+        self.augment = first.augment
 
         shards = [
             _load_shard(folder / shard_name(number), image_ids)
@@ -213,7 +225,11 @@ class Features:
         self._counts, self._map_sizes = columns["counts"], columns["map_sizes"]
         self._cell_sizes, self._image_sizes = columns["cell_sizes"], columns["image_sizes"]
         self._first_instance = self._counts.cumsum(0) - self._counts
-        self._cells: list[tuple[int, int, int]] = []  # shard, first cell, last cell + 1
+        counts = [len(index.image_ids) for index in self.indices]
+        rows = torch.arange(self.views * sum(counts)).split([self.views * count for count in counts])
+        parts = [part.view(self.views, count) for part, count in zip(rows, counts, strict=True)]
+        self._rows = torch.cat(parts, dim=1)  # views images: the place of each in columns
+        self._cells: list[tuple[int, int, int]] = []  # of each row: shard, first cell, last cell + 1
         sizes = iter(self._map_sizes.prod(1).tolist())
         for number, shard in enumerate(shards):
             end = 0
@@ -262,29 +278,41 @@ class Features:
         return len(self.image_ids)
 
     @cached_property
-    def pair_counts(self) -> Int[Tensor, " images"]:
-        """Candidate pairs of each image: every human with every other instance."""
-        image = torch.repeat_interleave(torch.arange(len(self)), self._counts)
+    def _pair_counts(self) -> Int[Tensor, "views images"]:
+        row = torch.repeat_interleave(torch.arange(len(self._counts)), self._counts)
         is_person = (self._instances.labels == self.person).long()
-        people = torch.zeros(len(self), dtype=torch.long).index_add_(0, image, is_person)
-        return people * (self._counts - 1)
+        people = torch.zeros(len(self._counts), dtype=torch.long).index_add_(0, row, is_person)
+        return (people * (self._counts - 1))[self._rows]
 
-    def cells(self, index: int) -> tuple[tuple[int, int], tuple[float, float]]:
+    @property
+    def pair_counts(self) -> Int[Tensor, " images"]:
+        """Candidate pairs of each image, as it is: every human with every other instance."""
+        return self._pair_counts[0]
+
+    @property
+    def has_pair(self) -> Bool[Tensor, " images"]:
+        """Whether any view of an image has a candidate pair."""
+        return (self._pair_counts > 0).any(0)
+
+    def cells(self, index: int, view: int = 0) -> tuple[tuple[int, int], tuple[float, float]]:
         """Of one image's map: height and width in cells, and those of a cell in pixels of the original image."""
-        height, width = self._map_sizes[index].tolist()
-        cell_height, cell_width = self._cell_sizes[index].tolist()
+        row = self._rows[view, index]
+        height, width = self._map_sizes[row].tolist()
+        cell_height, cell_width = self._cell_sizes[row].tolist()
         return (height, width), (cell_height, cell_width)
 
-    def batch(self, indices: Sequence[int]) -> Batch:
-        """The images at these positions (of `image_ids`), in this order."""
-        chosen = torch.as_tensor(indices, dtype=torch.long)
+    def batch(self, indices: Sequence[int], view: int = 0) -> Batch:
+        """A view of the images at these positions (of `image_ids`), in this order."""
+        chosen = self._rows[view, torch.as_tensor(indices, dtype=torch.long)]
         counts = self._counts[chosen]
         instance_image = torch.repeat_interleave(torch.arange(len(chosen)), counts)
         before = counts.cumsum(0) - counts
         rows = torch.arange(len(instance_image)) + (self._first_instance[chosen] - before)[instance_image]
         sizes = self._map_sizes[chosen]
-        maps, is_padding = self._padded_maps(self._maps, self.channels, indices, sizes)
-        pose = self._padded_maps(self._poses, self.pose_channels, indices, sizes)[0] if self.pose_channels else None
+        maps, is_padding = self._padded_maps(self._maps, self.channels, chosen.tolist(), sizes)
+        pose = None
+        if self.pose_channels:
+            pose = self._padded_maps(self._poses, self.pose_channels, chosen.tolist(), sizes)[0]
         return Batch(
             image_ids=torch.tensor([self.image_ids[index] for index in indices], dtype=torch.long),
             maps=maps,
@@ -297,10 +325,10 @@ class Features:
         )
 
     def _padded_maps(
-        self, shards: Sequence[Tensor], channels: int, indices: Sequence[int], sizes: Int[Tensor, "b 2"]
+        self, shards: Sequence[Tensor], channels: int, of_rows: Sequence[int], sizes: Int[Tensor, "b 2"]
     ) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, "b h w"]]:
         height, width = sizes.amax(0).tolist() if len(sizes) else (0, 0)
-        cells = [shards[shard][start:end] for shard, start, end in (self._cells[index] for index in indices)]
+        cells = [shards[shard][start:end] for shard, start, end in (self._cells[row] for row in of_rows)]
         is_padding = torch.zeros(len(sizes), height, width, dtype=torch.bool)
         if cells and all(len(rows) == height * width for rows in cells):
             maps = torch.stack(cells).float().view(-1, height, width, channels)
@@ -313,6 +341,7 @@ class Features:
         return maps.permute(0, 3, 1, 2), is_padding
 
 
+_COMMON = ("detector_digest", "objects", "view", "views", "augment")  # to all splits that are read as one
 _COLUMNS = (*Instances.__slots__, "counts", "map_sizes", "cell_sizes", "image_sizes")
 
 

@@ -22,7 +22,11 @@ class ImageBatch:
     pixels: Float[Tensor, "b 3 H W"]  # normalised; 0 where there is padding
     is_padding: Bool[Tensor, "b H W"]
     resized: Int[Tensor, "b 2"]  # height and width within `pixels`
-    original: Int[Tensor, "b 2"]  # height and width of the stored photo
+    original: Int[Tensor, "b 2"]  # height and width of the picture that boxes refer to: the stored photo, or its view
+
+    def to(self, device) -> "ImageBatch":
+        """The same batch on another device."""
+        return ImageBatch(*(getattr(self, name).to(device, non_blocking=True) for name in ImageBatch.__slots__))
 
 
 def _open(path: Path) -> Image.Image:
@@ -35,18 +39,27 @@ def _open(path: Path) -> Image.Image:
         ) from error
 
 
+def find_photo(path: Path) -> Path:
+    """Where a photo of a folder lies: there, or in one of its folders, as archives unpacked side by side leave them."""
+    if path.is_file() or not path.parent.is_dir():
+        return path
+    folders = (folder for folder in sorted(path.parent.iterdir()) if folder.is_dir())
+    return next((place for folder in folders if (place := folder / path.name).is_file()), path)
+
+
 def read_size(path: Path) -> tuple[int, int]:
     """Height and width of a stored photo."""
-    with _open(path) as image:
+    with _open(find_photo(path)) as image:
         return image.height, image.width
 
 
 def read_image(path: Path) -> Image.Image:
     """A photo in RGB, whatever it is stored in. The pixels are as stored: an EXIF orientation is not applied.
 
-    COCO's and HICO-DET's boxes refer to stored pixels, and DETR was trained so.
+    COCO's and HICO-DET's boxes refer to stored pixels, and DETR was trained so. The path may leave out the folder that
+    the photo was unpacked into (`find_photo`).
     """
-    with _open(path) as image:
+    with _open(find_photo(path)) as image:
         _decode(image, path)
         return _in_rgb(image)
 

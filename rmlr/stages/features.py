@@ -7,9 +7,12 @@ from typing import Literal
 
 import torch
 
+from rmlr.data.augment import CACHED_SEED, draw_plans, load_augmented
 from rmlr.data.features import FeatureWriter, Index, ShardBuilder, check_space
-from rmlr.data.images import load_annotated, resized_size
+from rmlr.data.images import ImageBatch, load_annotated, resized_size
+from rmlr.data.loading import ahead, loader_threads, pinned
 from rmlr.data.records import load_annotations, load_vocabulary
+from rmlr.hoi import Annotation
 from rmlr.model.detector import FrozenDetector, load_detector, select_instances, weights_digest
 from rmlr.run import run
 from rmlr.settings import FeaturesNode, View
@@ -18,12 +21,14 @@ Split = Literal["train", "val", "test"]
 
 
 def features(*, settings: Path, annotations: Path, split: Split, images: Path, detector: Path, out: Path) -> None:
-    """Run the frozen detector over a split; keep instances, their tokens, and the backbone's map of every image.
+    """Run the frozen detector over a split; keep instances, their tokens, and the map of every view of every image.
 
-    An interrupted run goes on from its last whole shard.
+    The first view is the photo as it is. The size on disk is told beforehand, and again after the first shard; where
+    there is no room, nothing is begun. An interrupted run goes on from its last whole shard. RMLR_LOADERS is the number
+    of threads that read photos (by default one a core where there is a GPU, none where there is none).
 
     Args:
-        settings: this node's settings file: photo size, selection of instances, precision and size of shards.
+        settings: this node's settings file: photo size, selection of instances, views, precision and size of shards.
         annotations: folder made by `prepare`.
         split: which images.
         images: folder of the photos.
@@ -35,11 +40,11 @@ def features(*, settings: Path, annotations: Path, split: Split, images: Path, d
     with run("features", chosen, settings=settings, out=out, inputs=[annotations, images, detector]) as record:
         vocabulary, wanted = load_vocabulary(annotations), load_annotations(annotations, split)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        frozen = FrozenDetector(load_detector(str(detector)), vocabulary.objects).to(device)
-        size = chosen.image.shortest, chosen.image.longest
+        frozen = FrozenDetector(load_detector(str(detector)), vocabulary.objects, rule.map).to(device)
+        sides = chosen.image.shortest, chosen.image.longest
         index = Index(
             detector_digest=weights_digest(detector),
-            view=View(image=chosen.image, selection=rule.selection),
+            view=View(image=chosen.image, selection=rule.selection, map=rule.map),
             objects=list(vocabulary.objects),
             person=vocabulary.person,
             channels=frozen.channels,
@@ -47,33 +52,70 @@ def features(*, settings: Path, annotations: Path, split: Split, images: Path, d
             map_dtype=rule.map_dtype,
             shard_images=rule.shard_images,
             image_ids=[annotation.image_id for annotation in wanted],
+            views=rule.views,
+            augment=rule.augment,
         )
-        cells = [
-            -(-height // frozen.stride) * -(-width // frozen.stride)
-            for height, width in (resized_size(item.height, item.width, *size) for item in wanted)
-        ]
-        bytes_per_cell = frozen.channels * torch.finfo(getattr(torch, rule.map_dtype)).bits // 8
-        check_space(record.folder, sum(cells) * bytes_per_cell)
-
         by_id = {annotation.image_id: annotation for annotation in wanted}
         parts = [index.model_dump(), chosen.model_dump(), [(item.image_id, item.file_name) for item in wanted]]
         writer = FeatureWriter(index, record.resume, hashlib.sha256(json.dumps(parts).encode()).hexdigest())
         missing = writer.missing()
-        kept = 0
+
+        sizes = [_seen_sizes(wanted, index, view) for view in range(rule.views)]
+        shard_bytes = [
+            sum(_bytes(*sizes[index.view_of(shard)][image_id], frozen, chosen) for image_id in ids)
+            for shard, ids in enumerate(index.shards)
+        ]
+        size, to_write = sum(shard_bytes), sum(shard_bytes[shard] for shard, _ in missing)
+        check_space(record.folder, size, size - to_write)
+
+        chunks: list[tuple[int, list[int], bool]] = []  # shard, image ids, whether they are its last
+        for shard, ids in missing:
+            shape = sizes[index.view_of(shard)]
+            ids = sorted(ids, key=lambda image_id: shape[image_id][0] / shape[image_id][1])  # little padding
+            parts = [ids[first : first + rule.batch_size] for first in range(0, len(ids), rule.batch_size)]
+            chunks += [(shard, part, part is parts[-1]) for part in parts]
+
+        def load(chunk: tuple[int, list[int], bool]) -> ImageBatch:
+            shard, ids, _ = chunk
+            items, view = [by_id[image_id] for image_id in ids], index.view_of(shard)
+            if view == 0 or index.augment is None:
+                batch = load_annotated(items, images, *sides)
+            else:
+                batch, _ = load_augmented(items, images, index.augment, seed=CACHED_SEED, view=view)
+            return pinned(batch) if device.type == "cuda" else batch
+
+        kept, builder = 0, ShardBuilder(index)
+        loaded = ahead(load, chunks, loader_threads(device))
         with record.progress(sum(len(ids) for _, ids in missing), f"features: {split} images") as progress:
-            for shard, ids in missing:
-                builder = ShardBuilder(index)
-                ids = sorted(ids, key=lambda image_id: by_id[image_id].height / by_id[image_id].width)  # little padding
-                for first in range(0, len(ids), rule.batch_size):
-                    chunk = ids[first : first + rule.batch_size]
-                    batch = load_annotated([by_id[image_id] for image_id in chunk], images, *size)
-                    inputs = (batch.pixels, batch.is_padding, batch.resized, batch.original)
-                    detections = frozen(*(part.to(device) for part in inputs))
-                    instances, image = select_instances(detections, vocabulary.person, rule.selection)
-                    kept += len(image)
-                    seen = detections.maps, detections.is_padding, detections.cell_sizes
-                    builder.add(chunk, instances, image, *seen, batch.original)
-                    progress.advance(len(chunk))
-                writer.write(shard, builder)
+            for (shard, ids, is_last), batch in zip(chunks, loaded, strict=True):
+                detections = frozen(*(getattr(batch.to(device), name) for name in ImageBatch.__slots__))
+                instances, image = select_instances(detections, vocabulary.person, rule.selection)
+                kept += len(image)
+                seen = detections.maps, detections.is_padding, detections.cell_sizes
+                builder.add(ids, instances, image, *seen, batch.original)
+                progress.advance(len(ids))
+                if is_last:
+                    found = writer.write(shard, builder)
+                    builder = ShardBuilder(index)
+                    if shard == missing[0][0] and len(missing) > 1:
+                        ratio = found / shard_bytes[shard]
+                        check_space(record.folder, round(size * ratio), round((size - to_write) * ratio) + found)
         writer.finish(record.folder)
         record.log_metrics({"images": float(len(wanted)), "instances_made": float(kept)})
+
+
+def _seen_sizes(wanted: list[Annotation], index: Index, view: int) -> dict[int, tuple[int, int]]:
+    """Height and width at which the detector sees each image in a view."""
+    if view == 0 or index.augment is None:
+        sides = index.view.image.shortest, index.view.image.longest
+        return {item.image_id: resized_size(item.height, item.width, *sides) for item in wanted}
+    plans = draw_plans(wanted, index.augment, seed=CACHED_SEED, view=view)
+    return {item.image_id: plan.size for item, plan in zip(wanted, plans, strict=True)}
+
+
+def _bytes(height: int, width: int, frozen: FrozenDetector, chosen: FeaturesNode) -> int:
+    """What one image takes at most: its map, and as many instances as the selection may keep."""
+    cells = -(-height // frozen.stride) * -(-width // frozen.stride)
+    number = torch.finfo(getattr(torch, chosen.features.map_dtype)).bits // 8
+    instances = 2 * chosen.features.selection.max_instances
+    return cells * frozen.channels * number + instances * (4 * (frozen.token_dim + 5) + 8)

@@ -178,8 +178,8 @@ def test_all_variants_and_seeds_learn_from_the_same_share(run_train, monkeypatch
     seen: list[set[int]] = []
     whole = Features.batch
 
-    def batch(self, positions):
-        found = whole(self, positions)
+    def batch(self, positions, view):
+        found = whole(self, positions, view)
         seen[-1].update(found.image_ids.tolist())
         return found
 
@@ -237,8 +237,8 @@ def test_only_what_is_saved_was_optimised(run_train, study, embeddings, tmp_path
 def test_a_loss_that_is_not_finite_stops_the_stage_and_names_the_image(run_train, monkeypatch, tmp_path):
     whole = Features.batch
 
-    def batch(self, positions):
-        found = whole(self, positions)
+    def batch(self, positions, view):
+        found = whole(self, positions, view)
         if 107 in found.image_ids:
             found.instances.tokens.fill_(float("nan"))
         return found
@@ -256,11 +256,11 @@ from rmlr.data.features import Features
 
 at, whole, calls = int(sys.argv[1]), Features.batch, []
 
-def batch(self, positions):
+def batch(self, positions, view):
     calls.append(positions)
     if len(calls) == at:
         os.kill(os.getpid(), signal.SIGKILL)
-    return whole(self, positions)
+    return whole(self, positions, view)
 
 Features.batch = batch
 try:

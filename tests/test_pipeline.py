@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rmlr.settings import Study
 from rmlr.source import PACKAGE, stage_files
 
 ROOT = Path(__file__).parents[1]
-TABLE = ("results/table2.csv", "results/table2.md")
+TABLE = ("results/table2.csv", "results/table2.md", "results/table2.tex")
 PLAIN = {f"runs/table2/plain/0/{stage}" for stage in ("train", "predict", "evaluate")}
 
 pytest.importorskip("snakemake")
@@ -76,8 +77,8 @@ class Project:
     def changed_since(self, before: dict[str, str]) -> set[str]:
         return {node for node, said in self.made().items() if before.get(node) != said}
 
-    def edit(self, change) -> None:
-        path = self.folder / "params.yaml"
+    def edit(self, change, name: str = "params.yaml") -> None:
+        path = self.folder / name
         content = yaml.safe_load(path.read_text())
         change(content)
         path.write_text(yaml.safe_dump(content, sort_keys=False))
@@ -93,12 +94,35 @@ class Project:
         return {str(path.relative_to(self.folder)): path.read_bytes() for path in found}
 
 
+KEPT = {"shared": ["rmlr"], "table2": ["plain", "boxes"], "table7": ["row1"]}
+
+
 def small(content: dict) -> None:
-    """Three runs are as good as all."""
+    """One table with three runs, and a run that it does not read, are as good as all."""
     content["profile"] = "tiny"
-    content["runs"]["table2"] = {name: content["runs"]["table2"][name] for name in ("plain", "boxes")}
-    kept = {"shared/rmlr", "table2/plain", "table2/boxes"}
-    content["tables"]["table2"]["rows"] = [row for row in content["tables"]["table2"]["rows"] if row["run"] in kept]
+    content["runs"] = {group: {name: content["runs"][group][name] for name in names} for group, names in KEPT.items()}
+    table = content["tables"]["table2"]
+    table["rows"] = [row for row in table["rows"] if row["runs"][0] in ("shared/rmlr", "table2/plain")]
+    content["tables"] = {"table2": table}
+    content["figures"] = {"predictions": content["figures"]["predictions"]}
+
+
+def small_milestones(content: dict) -> None:
+    """What DVC has to know of that."""
+    stages = content["stages"]
+    for name in [name for name in stages if name.startswith(("table", "pose", "cost")) and name != "table2"]:
+        del stages[name]
+    stages["detector"]["foreach"] = ["base"]
+    stages["features"]["matrix"] = {"dataset": ["vcoco"], "backbone": ["base"]}
+    stages["text"]["foreach"] = ["vcoco"]
+    stages["runs"]["foreach"] = {group: stages["runs"]["foreach"][group] for group in KEPT}
+    results = "results/${profile}/"
+    gone = [f"{results}{place}" for place in ("runs/table1", "runs/shared_", "hicodet/features", "separation")]
+    figures = stages["figures"]
+    figures["deps"] = [path for path in figures["deps"] if not path.startswith(tuple(gone))]
+    figures["outs"] = [out for out in figures["outs"] if not next(iter(out)).startswith(tuple(gone))]
+    content["metrics"] = [f"{results}detector/base/metrics.json", f"{results}tables/table2/metrics"]
+    content["plots"] = []
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +137,7 @@ def source(tmp_path_factory) -> Project:
             shutil.copyfile(ROOT / name, target)
     project = Project(folder)
     project.edit(small)
+    project.edit(small_milestones, "dvc.yaml")
     project("git", "init", "-q", ".")
     project("git", "add", "-A")
     project("git", "commit", "-q", "-m", "the study")
@@ -153,6 +178,23 @@ def test_the_study_ends_in_a_table_with_every_row(finished):
     assert "Nothing to be done" in finished.snakemake()
 
 
+@pytest.mark.slow
+def test_the_whole_study_by_one_engine_is_whole_to_the_other(source, tmp_path):
+    """All nine tables and every figure of the tiny profile: some 170 jobs."""
+    project = source.copy(tmp_path / "study")
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copyfile(ROOT / name, project.folder / name)
+    project.edit(lambda content: content.update(profile="tiny"))
+    project.snakemake()
+    assert project.wanted() == set()
+    for number in range(1, 10):
+        assert all((project.folder / f"results/table{number}.{kind}").read_text() for kind in ("csv", "md", "tex"))
+    before = project.made()
+    project("dvc", "repro", "-q")
+    assert project.changed_since(before) == set()
+    assert "up to date" in project("dvc", "status")
+
+
 def test_the_default_profile_is_found(finished):
     assert "profile profiles/default" in finished("snakemake", "-n")
 
@@ -173,7 +215,7 @@ def test_point_2_after_dvc_snakemake_makes_nothing(finished, tmp_path):
     project("dvc", "repro", "-q", "table2")
     assert project.wanted(*TABLE) == set()
     assert "up to date" in project("dvc", "status", "--with-deps", "table2")
-    needed = {name: content for name, content in finished.numbers().items() if "/baseline/" not in name}
+    needed = {name: content for name, content in finished.numbers().items() if "/table7/" not in name}
     assert project.numbers() == needed, "same seed, same numbers, and no run that the table does not read"
 
 
@@ -316,8 +358,10 @@ def test_dvc_sees_every_file_that_a_milestone_runs():
         "pose": ("joints", "pose"),
         "text": ("text",),
         "runs": ("train", "predict", "evaluate"),
-        "table2": ("table",),
-        "figures": ("figure",),
+        "pose_runs": ("train", "predict", "evaluate"),
+        "cost": ("cost",),
+        **{f"table{number}": ("table",) for number in range(1, 10)},
+        "figures": ("separation", "figure"),
     }
     assert runs.keys() == stages.keys()
     for name, milestone in stages.items():
@@ -325,6 +369,30 @@ def test_dvc_sees_every_file_that_a_milestone_runs():
         for file in {file for stage in runs[name] for file in stage_files(stage)}:
             seen = file.name == "__init__.py" or any(file == dep or dep in file.parents for dep in deps)
             assert seen, f"{name} runs {file.relative_to(PACKAGE.parent)}, which is not among its deps in dvc.yaml"
+
+
+def test_dvc_makes_for_a_table_what_its_runs_read_and_nothing_else():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    study = Study.load(ROOT / "params.yaml")
+    results = "results/${profile}/"
+    groups = stages["runs"]["foreach"] | stages["pose_runs"]["foreach"]
+    assert groups.keys() == study.runs.keys()
+    for group, item in groups.items():
+        runs = study.runs[group].values()
+        backbones = {run.backbone for run in runs}
+        assert {run.dataset for run in runs} == {item["dataset"]}
+        assert {study.variants[run.variant].pose for run in runs} == {group in stages["pose_runs"]["foreach"]}
+        both = f"{item['dataset']}/features"
+        assert item.get("features", both) == (both if len(backbones) > 1 else f"{both}/{min(backbones)}"), group
+    for name, table in study.tables.items():
+        fed = {run.partition("/")[0] for row in [*table.rows, *table.controls] for run in row.runs}
+        wanted = {f"{results}cost" if group == "cost" else f"{results}runs/{group}" for group in fed}
+        assert {path for path in stages[name]["deps"] if path.startswith(results)} == wanted, name
+    for profile in study.profiles.values():
+        assert profile.backbones.keys() == set(stages["detector"]["foreach"])
+        assert stages["features"]["matrix"] == {"dataset": list(profile.train), "backbone": list(profile.backbones)}
+        for detector in profile.detectors:
+            assert detector.partition("/")[0] in profile.backbones, "each detector lies in its backbone's folder"
 
 
 def test_dvc_keeps_locks_and_resume_folders_out(committed):

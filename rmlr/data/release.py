@@ -1,8 +1,10 @@
 """Whether annotations are what they are said to be: a published release, by its counts; one's own, by strict rules."""
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -108,6 +110,14 @@ def check_counts(raw: Path, release: str, corpus: Corpus) -> None:
             f"other data, give {corpus.vocabulary.dataset}.release the value own (docs/data.md)"
         )
     log.info("%s: all %d known counts of %s are right", raw, len(COUNTS[release]), release)
+
+
+def in_folders(images: Sequence[Annotation]) -> list[Annotation]:
+    """The images of a published release, whose photos lie in the folders that its archives have.
+
+    COCO_train2014_000000000009.jpg is train2014/COCO_train2014_000000000009.jpg, HICO_test2015_... lies in test2015/.
+    """
+    return [replace(image, file_name=re.sub(r"^[A-Z]+_(\w+?)_", r"\1/\g<0>", image.file_name)) for image in images]
 
 
 def _count(corpus: Corpus) -> dict[str, int | list[int]]:

@@ -11,7 +11,7 @@ from rmlr.data.records import (
     save_image_objects,
     save_vocabulary,
 )
-from rmlr.data.release import COUNTS, check_counts, check_own, count_overhanging
+from rmlr.data.release import COUNTS, check_counts, check_own, count_overhanging, in_folders
 from rmlr.data.vcoco import read_vcoco
 from rmlr.run import run
 from rmlr.settings import PrepareNode
@@ -40,8 +40,9 @@ def prepare(*, settings: Path, raw: Path, out: Path) -> None:
     fredzzhang/hicodet; where both are there, they must agree. Where hicodet/anno.mat of the official
     release is there as well, image_objects.json holds its labels of whole images, for Known Object.
 
-    The setting `release` says what the files are: a published release, whose known counts they must have, or one's own
-    data, which are checked against raw/images and for whatever would stop or mislead a study (docs/data.md).
+    The setting `release` says what the files are: a published release, whose known counts they must have and whose
+    photos lie in images/train2014 and its like; or one's own data, which are checked against images/ and for whatever
+    would stop or mislead a study (docs/data.md).
 
     Args:
         settings: this node's settings file: which dataset, and what is true of its release.
@@ -78,7 +79,8 @@ def prepare(*, settings: Path, raw: Path, out: Path) -> None:
             check_own(raw, corpus)
         save_vocabulary(record.folder / "vocabulary.json", vocabulary)
         for split, annotations in corpus.splits.items():
-            save_annotations(record.folder / f"{split}.json", annotations)
+            published = in_folders(annotations) if release in COUNTS else annotations
+            save_annotations(record.folder / f"{split}.json", published)
         if corpus.image_objects is not None:
             save_image_objects(record.folder / "image_objects.json", corpus.splits, corpus.image_objects)
         record.log_metrics({name: float(number) for name, number in numbers.items()})

@@ -10,7 +10,7 @@ from PIL import Image
 
 from rmlr.data.hicodet import read_hicodet
 from rmlr.data.records import Corpus
-from rmlr.data.release import CAUSES, COUNTS, check_counts, check_own, count_overhanging
+from rmlr.data.release import CAUSES, COUNTS, check_counts, check_own, count_overhanging, in_folders
 from rmlr.data.vcoco import read_vcoco
 from rmlr.hoi import NO_BOX, Annotation, Vocabulary
 
@@ -62,6 +62,21 @@ def test_a_number_that_nobody_counted_is_told_as_none(hicodet, tmp_path):
     notes = {name: number for name, number in hicodet.notes.items() if name != "rare_against_rows"}
     with pytest.raises(ValueError, match="rare_against_rows: 0 expected, none found"):
         check_counts(tmp_path, "hicodet-2016", replace(hicodet, notes=notes))
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("COCO_train2014_000000000009.jpg", "train2014/"),
+        ("COCO_val2014_000000000042.jpg", "val2014/"),
+        ("HICO_test2015_00000001.jpg", "test2015/"),
+        ("000000000009.jpg", ""),
+    ],
+)
+def test_photos_of_a_release_lie_in_the_folders_of_its_archives(name, folder):
+    (placed,) = in_folders([replace(image(1), file_name=name)])
+    assert placed.file_name == folder + name
+    assert in_folders([]) == []
 
 
 def test_causes_are_of_known_counts():

@@ -472,6 +472,19 @@ class Profile(Section):
         return self.detectors[self.backbones[run.backbone].detector(run.dataset)].has_seen_test(run.dataset)
 
 
+    def cached_views(self, dataset: DatasetName) -> dict[Split, int]:
+        """How many views of a split's photos are cached; splits without any are left out.
+
+        One, but of those that are learnt from as many as the settings say. What is drawn anew while training needs no
+        cache, but val is kept, to choose by.
+        """
+        views, split = self.features.views, self.train[dataset].split
+        learnt = ("train", "val") if split == "trainval" else (split,)
+        found: dict[Split, int] = {name: views if name in learnt else 1 for name in ("train", "val", "test")}
+        if not views:
+            found |= {"val": 1, "test": 1}
+        return {name: number for name, number in found.items() if number}
+
 class Run(Section):
     """One named run: which variant, on which data, with which frozen parts; numbers that differ as overrides."""
 
@@ -732,15 +745,15 @@ class Study(Section):
             )
         for detector, section in chosen.detectors.items():
             nodes[f"detector/{detector}"] = DetectorNode(
-                code=code["detector"], detector=section, features=chosen.features
+                code=code["detector"], detector=section, features=chosen.features.with_views(1)
             )
         for backbone, by_dataset in chosen.backbones.items():
             for dataset in chosen.train:
                 where = f"profiles.{profile}.backbones.{backbone}.{dataset}"
                 section = _find(chosen.detectors, by_dataset.detector(dataset), where)
-                for split in ("train", "val", "test"):
+                for split, views in chosen.cached_views(dataset).items():
                     nodes[f"{dataset}/features/{backbone}/{split}"] = FeaturesNode(
-                        code=code["features"], image=section.image, features=chosen.features
+                        code=code["features"], image=section.image, features=chosen.features.with_views(views)
                     )
                     if chosen.pose is not None:
                         nodes[f"pose/{dataset}/{backbone}/{split}"] = PoseNode(code=code["pose"], pose=chosen.pose)
@@ -867,6 +880,7 @@ class Study(Section):
             "losses": profile.losses.model_dump(),
             "train": _find(profile.train, run.dataset, f"{where}.dataset").model_dump(),
             "tags": {"profile": profile_name, "group": group, "run": name, **named},
+            "online": self._online(profile, run),
         }
         if content["variant"]["network"] != "upt":
             content["network"]["upt"] = None
@@ -890,6 +904,17 @@ class Study(Section):
             )
         return node
 
+
+    def _online(self, profile: Profile, run: Run) -> dict[str, Any] | None:
+        """How a run sees photos while it learns, where the profile caches no views of them."""
+        rule = profile.features
+        if rule.views:
+            return None
+        detector = profile.backbones[run.backbone].detector(run.dataset)
+        image = _find(profile.detectors, detector, f"backbones.{run.backbone}.{run.dataset}").image
+        assert rule.augment is not None
+        view = View(image=image, selection=rule.selection, map=rule.map)
+        return Online(view=view, augment=rule.augment).model_dump()
 
 Value = TypeVar("Value")
 

@@ -165,10 +165,37 @@ def views(wildcards, split):
     return [f"{run_views(wildcards)}/{name}/run.json" for name in names]
 
 
+def train_node(wildcards):
+    return NODES[f"runs/{wildcards.group}/{wildcards.run}/{wildcards.seed}/train"]
+
+
+def run_detector(wildcards):
+    """The folder of the detector under a run."""
+    run = run_of(wildcards)
+    return detector_of(run.dataset, run.backbone)
+
+
 def train_views(wildcards):
-    """The caches that a run learns from."""
-    node = NODES[f"runs/{wildcards.group}/{wildcards.run}/{wildcards.seed}/train"]
-    return views(wildcards, node.train.split)
+    """The caches that a run learns from; none where it learns from photos (features.views: 0)."""
+    node = train_node(wildcards)
+    return [] if node.online else views(wildcards, node.train.split)
+
+
+def train_photos(wildcards):
+    """What says that photos and detector are there, for a run that learns from photos."""
+    if not train_node(wildcards).online:
+        return []
+    photos = [f"{RAW}/run.json"] if CHOSEN.world else photo_receipts([run_of(wildcards).dataset])
+    return [f"{run_detector(wildcards)}/run.json", *photos]
+
+
+def train_flags(wildcards):
+    """What a run learns from."""
+    if not train_node(wildcards).online:
+        return f" --features {run_views(wildcards)}{pose_flag(wildcards)}"
+    weights = f"{RESULTS}/pose/joints/weights.pth" if TRAINS_JOINTS else CHOSEN.pose and CHOSEN.pose.weights
+    pose = f" --pose {weights}" if run_poses(wildcards) else ""
+    return f" --images {RAW}/images --detector {run_detector(wildcards)}{pose}"
 
 
 def predict_views(wildcards):
@@ -187,13 +214,15 @@ def pose_weights(wildcards):
 
 def run_poses(wildcards):
     """The folder of what a pose network saw, every split below; none for a run whose variant has no use for it."""
-    run, node = run_of(wildcards), NODES[f"runs/{wildcards.group}/{wildcards.run}/{wildcards.seed}/train"]
+    run, node = run_of(wildcards), train_node(wildcards)
     return f"{RESULTS}/pose/{run.dataset}/{run.backbone}" if node.variant.pose else ""
 
 
 def train_poses(wildcards):
     """What a pose network saw of the images that a run learns from."""
     folder = run_poses(wildcards)
+    if folder and train_node(wildcards).online:
+        return pose_weights(wildcards)
     return [path.replace(run_views(wildcards), folder) for path in train_views(wildcards) if folder]
 
 

@@ -148,7 +148,7 @@ for backbone in CHOSEN.backbones:
             name:
                 f"milestone_features_{dataset}_{backbone}"
             input:
-                [f"{RESULTS}/{dataset}/features/{backbone}/{split}/run.json" for split in ("train", "val", "test")],
+                [f"{RESULTS}/{dataset}/features/{backbone}/{split}/run.json" for split in CHOSEN.cached_views(dataset)],
             localrule: True
 
 
@@ -158,7 +158,7 @@ rule milestone_pose:
         [
             f"{RESULTS}/pose/{run.dataset}/{run.backbone}/{split}/run.json"
             for run in ALL_RUNS.values()
-            for split in ("train", "val", "test")
+            for split in CHOSEN.cached_views(run.dataset)
             if STUDY.variants[run.variant].pose
         ],
     localrule: True

@@ -6,6 +6,7 @@ rule train:
         settings="results/{profile}/settings/runs/{group}/{run}/{seed}/train.yaml",
         annotations=run_annotations,
         features=train_views,
+        photos=train_photos,
         pose=train_poses,
         text=run_text,
     output:
@@ -24,13 +25,12 @@ rule train:
         runtime=2880,
     params:
         annotations=subpath(input.annotations, parent=True),
-        features=run_views,
-        pose=pose_flag,
+        seen=train_flags,
         text=subpath(input.text, parent=True),
         out=subpath(output.run, parent=True),
     shell:
-        "rmlr train --settings {input.settings} --annotations {params.annotations} --features {params.features}"
-        " --text {params.text} --seed {wildcards.seed} --out {params.out}{params.pose} &> {log}"
+        "rmlr train --settings {input.settings} --annotations {params.annotations}{params.seen}"
+        " --text {params.text} --seed {wildcards.seed} --out {params.out} &> {log}"
 
 
 rule predict:

@@ -1,5 +1,6 @@
 """What a researcher sees through DVC: metrics, plots, and the picture of the milestones in the README."""
 
+import importlib
 import json
 import os
 import shutil
@@ -98,3 +99,15 @@ def test_plots_are_table_2_as_bars_and_its_runs_curves(checkout):
     # the template takes a run's name from the file's path, of which DVC leaves out what all have in common
     names = {row["filename"].split("/")[-4] for row in curves}
     assert names == {run.split("/")[1] for run in runs_of_table2()}
+
+
+def test_the_readme_shows_the_milestones_that_dvc_knows(monkeypatch):
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(ROOT / "workflow")
+    dag = importlib.import_module("dag")
+    block = dag.picture()
+    for milestone in ("data", "runs@shared", "table2"):
+        assert f'["{milestone}"]' in block
+    readme = (ROOT / "README.md").read_text()
+    assert dag.replaced(readme, block) == readme, "dvc.yaml has changed: `python workflow/dag.py` draws it anew"

@@ -37,6 +37,7 @@ STAGES = {
 }
 
 COMMANDS: dict[str, str] = {
+    "doctor": "A profile -> what is there and what is missing: data, mirrors, disk, time, GPUs, packages.",
     "photo": "Photos and a trained run -> what people do in them: a table, and pictures with boxes.",
     "export": "A trained run and its detector -> one folder to carry away and serve, an MLflow model.",
     "compare": "Two evaluations -> is one better, or is it noise?",

@@ -112,7 +112,7 @@ class Source(Section):
 
     @property
     def digest(self) -> str:
-        """Of what decides which bytes are right, not of words and mirrors: if it changed, the source is fetched again."""
+        """Of what decides which bytes are right, not of words and mirrors: if it changed, it is fetched again."""
         facts = self.model_dump(mode="json", exclude={"what", "licence", "serves", "evidence", "note"})
         for part in [*facts["items"], *filter(None, [facts["hub"]])]:
             part.pop("urls", None)
@@ -217,17 +217,21 @@ class Place:
     def receipt(self, name: str) -> Path:
         return self.raw / "receipts" / f"{name}.ok"
 
-    def read_receipt(self, name: str) -> dict[str, Any] | None:
-        """What the last fetch left; None where there is none that can be read."""
+    def kept(self, name: str) -> Path:
+        """A copy of the receipt. Who reruns a rule removes its output first, and what it said would be lost."""
+        return self.raw / ".fetch" / f"{name}.ok"
+
+    def read_receipt(self, name: str, *, kept: bool = False) -> dict[str, Any] | None:
+        """What the last fetch left, or the copy that it `kept`; None where there is none that can be read."""
         try:
-            content = json.loads(self.receipt(name).read_text())
+            content = json.loads((self.kept(name) if kept else self.receipt(name)).read_text())
         except (OSError, ValueError):
             return None
         return content if isinstance(content, dict) and {"source", "made"} <= content.keys() else None
 
-    def trouble(self, name: str, source: Source) -> str | None:
+    def trouble(self, name: str, source: Source, *, kept: bool = False) -> str | None:
         """Why a source does not count as fetched; None if it does: its receipt is of this entry and all is there."""
-        receipt = self.read_receipt(name)
+        receipt = self.read_receipt(name, kept=kept)
         if receipt is None:
             return "not fetched"
         if receipt["source"] != source.digest:

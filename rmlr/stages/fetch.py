@@ -139,19 +139,37 @@ class Fetcher:
             if trouble is None:
                 log.info("%s: is there", name)
                 return
-            log.info("%s: %s; getting it", name, trouble)
+            kept = self.place.kept(name)
+            if self.place.trouble(name, source, kept=True) is None:
+                write_whole(self.place.receipt(name), kept.read_text())
+                log.info("%s: is there, only its receipt was gone", name)
+                return
             self.place.receipt(name).unlink(missing_ok=True)
+            self._must_not_be_of_another_entry(name, source)
+            log.info("%s: %s; getting it", name, trouble)
             how = self._hub(name, source.hub) if source.hub else self._items(name, source)
             commit = how[0].get("commit") or ""
             paths = [self._snapshot(source.hub, commit)] if source.hub else self._paths(source)
             made = {str(path.relative_to(self.place.raw)): list(measure(path)) for path in paths}
             about = {"name": name, "source": source.digest, "time": _now(), "made": made, "how": how}
-            write_whole(self.place.receipt(name), json.dumps(about) + "\n")
+            write_whole(kept, json.dumps(about) + "\n")
+            write_whole(self.place.receipt(name), kept.read_text())
             shutil.rmtree(work, ignore_errors=True)
             total = sum(size for _, size in made.values())
             log.info("%s: done, %d files, %.2f GB", name, sum(n for n, _ in made.values()), total / 1e9)
         finally:
             lock.release()
+
+    def _must_not_be_of_another_entry(self, name: str, source: Source) -> None:
+        """ValueError if what was unpacked here came of an entry that said something else: counting would not tell."""
+        receipt, kept = self.place.read_receipt(name, kept=True), self.place.kept(name)
+        unpacked = [gift.to for item in source.items if item.unpack for gift in item.gives]
+        there = [self.place.raw / path for path in unpacked if (self.place.raw / path).exists()]
+        if receipt is not None and receipt["source"] != source.digest and there:
+            raise ValueError(
+                f"{there[0]}: was fetched on {receipt['time']} by another entry of the table than today's. Move it "
+                f"away and give the same command again; or, if it is what today's entry means, remove {kept}"
+            )
 
     def _paths(self, source: Source) -> list[Path]:
         return [self.place.raw / gift.to for gift in source.gifts]

@@ -171,3 +171,15 @@ def test_real_photos_decode_at_the_sizes_that_coco_says(real_vcoco_raw, real_dat
     for image in images:
         assert read_size(real_vcoco_raw / "images" / image.file_name) == (image.height, image.width)
     assert read_image(real_data / "coco128" / "train2017" / "000000000086.jpg").mode == "RGB"  # stored in grey
+
+
+def test_a_photo_is_found_in_the_folder_that_its_archive_was_unpacked_into(tmp_path):
+    (tmp_path / "train2014").mkdir()
+    Image.new("RGB", (7, 5)).save(tmp_path / "train2014/a.png")
+    Image.new("RGB", (9, 9)).save(tmp_path / "b.png")
+    Image.new("RGB", (1, 1)).save(tmp_path / "train2014/b.png")
+    assert read_size(tmp_path / "a.png") == (5, 7)
+    assert read_image(tmp_path / "a.png").size == (7, 5)
+    assert read_size(tmp_path / "b.png") == (9, 9), "what lies there itself comes first"
+    with pytest.raises(ValueError, match=r"c\.png"):
+        read_size(tmp_path / "c.png")

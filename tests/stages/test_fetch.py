@@ -349,9 +349,25 @@ def test_an_entry_that_changed_is_checked_again_and_other_words_are_not(world, s
     world.table["photos"]["what"] = "the same photos"
     world.table["photos"]["items"][0]["urls"] = ["http://127.0.0.1:1/elsewhere"]
     assert Place(world.raw).trouble("photos", load_sources(world.sources)["photos"]) is None
+    world.table["photos"]["items"][0]["sha256"] = "0" * 64
+    with pytest.raises(ValueError, match="by another entry of the table"):
+        world.fetch()
+    assert not Place(world.raw).receipt("photos").exists()
+    Place(world.raw).kept("photos").unlink()
     world.table["photos"]["items"][0]["gives"][0]["files"] = 6
     with pytest.raises(ValueError, match="6 files expected, 5 found"):
         world.fetch()
+
+
+def test_a_receipt_that_a_workflow_removed_comes_back_as_it_was(world, server):
+    body = zipped(PHOTOS)
+    world.photos(server.put("/p.zip", body), **facts(body))
+    world.fetch()
+    receipt = world.receipt()
+    Place(world.raw).receipt("photos").unlink()
+    world.fetch()
+    assert world.receipt() == receipt
+    assert len(server.asked) == 1
 
 
 # ---- power cuts, and two at once

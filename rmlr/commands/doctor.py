@@ -1,0 +1,244 @@
+"""What is there, what is missing, and what it will take."""
+
+import http.client
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from rmlr.data.download import AGENT
+from rmlr.data.sources import Item, Place, Source, load_sources, named_weights, needed
+from rmlr.run import visible_gpus
+from rmlr.settings import Study
+from rmlr.stages.fetch import by_hand
+
+PROBES = 16  # at a time
+RATES = (10, 100)  # megabytes a second, of a usual line and of a fast one
+PAPER_HOURS = {"vcoco": 1.5, "hicodet": 12.0}  # of one training, ResNet-50, on four RTX 3080 (paper, appendix B)
+GRID = (25, 34)  # cells of the backbone's last map of a usual photo, 3 x 4, at 800 pixels
+CHANNELS = {"backbone": 2048, "projected": 256}  # of that map
+PHOTOS = {"vcoco": (5_400, 4_946), "hicodet": (38_118, 9_658)}  # train and val, test
+STAGES_NEED = ("torch", "torchvision", "transformers", "scipy", "pandas", "pyarrow")
+OPTIONAL = {
+    "gdown": "fetches from Google Drive",
+    "huggingface_hub": "fetches from the hub",
+    "snakemake": "runs the study",
+    "dvc": "versions it",
+    "mlflow": "tracks it",
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a mirror says to a question for a file's header."""
+
+    mirror: str
+    says: str
+    is_good: bool
+
+
+def doctor(
+    *,
+    profile: str | None = None,
+    raw: Path = Path("data/raw"),
+    sources: Path | None = None,
+    params: Path = Path("params.yaml"),
+    timeout: float = 10.0,
+) -> None:
+    """Say what a profile needs and has: data, weights, mirrors, disk, time, GPUs, packages. Nothing is downloaded.
+
+    Every mirror of what the profile needs is asked for the header of its file, all at once. Exit status 1 if something
+    that is needed is missing; for each such thing it says what to put where.
+
+    Args:
+        profile: whose needs; without it, what --params says.
+        raw: folder of the real data.
+        sources: another table of sources than the package's.
+        params: the study.
+        timeout: seconds that a mirror may take; 0 asks none.
+    """
+    study, table, place = Study.load(params), load_sources(sources), Place(raw)
+    profile = profile or study.profile
+    wanted = needed(table, study, profile, raw)
+    troubles = {name: place.trouble(name, table[name]) for name in wanted}
+    answers = probe({name: table[name] for name in wanted}, timeout) if timeout > 0 else {}
+    lines = [f"Profile {profile}", ""]
+    lines += _data(table, place, wanted, troubles, answers)
+    lines += _room({name: table[name] for name in wanted if troubles[name]}, place)
+    lines += _work(study, profile)
+    packages, lacking = _packages(bool(wanted))
+    lines += [*_machine(), *packages]
+    missing = [name for name, trouble in troubles.items() if trouble]
+    unknown = sorted(_unknown_weights(study, profile, table, raw))
+    if missing:
+        lines += ["", f"Missing: `rmlr fetch{_flags(profile, study, raw, sources)}` gets it. By hand:"]
+        lines += [f"  {name}: {table[name].what}\n  {by_hand(name, table[name], place)}" for name in missing]
+    lines += [f"Missing: {lack}" for lack in [*unknown, *lacking]]
+    if not missing and not unknown and not lacking:
+        lines += ["", "Nothing is missing."]
+    sys.stdout.write("\n".join(lines) + "\n")
+    if missing or unknown or lacking:
+        sys.exit(1)
+
+
+def _flags(profile: str, study: Study, raw: Path, sources: Path | None) -> str:
+    flags = {"profile": profile if profile != study.profile else None, "sources": sources}
+    flags["raw"] = raw if raw != Path("data/raw") else None
+    return "".join(f" --{flag} {value}" for flag, value in flags.items() if value)
+
+
+# ---- data and weights
+
+
+def _data(
+    table: Mapping[str, Source],
+    place: Place,
+    wanted: Mapping[str, list[str]],
+    troubles: Mapping[str, str | None],
+    answers: Mapping[str, list[Answer]],
+) -> Iterator[str]:
+    if not wanted:
+        yield "Data and weights: nothing from outside is needed"
+    for name, reasons in wanted.items():
+        state = troubles[name] or "there"
+        if troubles[name] and (have := _downloaded(place, name)):
+            state += f", {have / 1e9:.2f} GB of it downloaded"
+        yield f"{'MISSING' if troubles[name] else 'there  '}  {name}, {_gb(table[name].size)} ({'; '.join(reasons)})"
+        if troubles[name]:
+            yield f"           {state}"
+        for answer in answers.get(name, []):
+            yield f"           {'answers' if answer.is_good else 'FAILS  '}  {answer.mirror}: {answer.says}"
+
+
+def _downloaded(place: Place, name: str) -> int:
+    folder = place.work(name)
+    return sum(path.stat().st_size for path in folder.glob("*") if path.is_file()) if folder.is_dir() else 0
+
+
+def _unknown_weights(study: Study, profile: str, table: Mapping[str, Source], raw: Path) -> Iterator[str]:
+    """Files that params.yaml names as weights, that are not there and that no source gives."""
+    given = {str(raw / gift.to) for source in table.values() for gift in source.gifts}
+    for (weights, revision), reason in named_weights(study, profile).items():
+        is_path = revision is None and "/" in weights and Path(weights).suffix in (".pth", ".safetensors")
+        if is_path and str(Path(weights)) not in given and not Path(weights).exists():
+            yield f"{weights}, {reason}: put that file there"
+
+
+# ---- mirrors
+
+
+def probe(sources: Mapping[str, Source], timeout: float) -> dict[str, list[Answer]]:
+    """What every mirror of these answers, in the order of the table; nothing but headers crosses the line."""
+    questions = []
+    for name, source in sources.items():
+        if source.hub:
+            end = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+            revision = source.hub.commit or source.hub.revision
+            questions.append((name, f"{end}/api/models/{source.hub.repository}/revision/{revision}", None))
+        questions += [(name, url, item) for item in source.items for url in item.urls]
+    with ThreadPoolExecutor(PROBES) as pool:
+        answers = pool.map(lambda question: ask(question[1], question[2], timeout), questions)
+        found: dict[str, list[Answer]] = {name: [] for name in sources}
+        for (name, _, _), answer in zip(questions, answers, strict=True):
+            found[name].append(answer)
+    return found
+
+
+def ask(url: str, item: Item | None, timeout: float) -> Answer:
+    """What one mirror says of a file."""
+    address = f"https://drive.google.com/uc?id={url.removeprefix('drive:')}" if url.startswith("drive:") else url
+    request = urllib.request.Request(address, method="HEAD", headers={"User-Agent": AGENT})
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            headers = response.headers
+    except urllib.error.HTTPError as error:
+        with error:
+            return Answer(url, f"{error.code} {error.reason}", False)
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        return Answer(url, f"cannot be reached ({str(reason) or type(reason).__name__})", False)
+    if item is None:
+        return Answer(url, "has it", True)
+    kind, length = headers.get("Content-Type", ""), headers.get("Content-Length", "")
+    if url.startswith("drive:"):
+        return Answer(url, "Google Drive answers; whether it gives the file, only the download tells", True)
+    if "text/html" in kind:
+        return Answer(url, "sends an HTML page instead of the file", False)
+    if item.bytes is not None and length.isdigit() and int(length) != item.bytes:
+        return Answer(url, f"has {length} bytes, {item.bytes} were published", False)
+    return Answer(url, f"has it, {_gb(int(length))}" if length.isdigit() else "has it, and does not say how long", True)
+
+
+# ---- disk, time, machine
+
+
+def _room(missing: Mapping[str, Source], place: Place) -> Iterator[str]:
+    """Archives go as soon as they are unpacked: the most that is there at a time is all, and the largest one twice."""
+    total = sum(source.size for source in missing.values())
+    packed = [source.size for source in missing.values() if any(item.unpack for item in source.items)]
+    folder = next(path for path in (place.raw.absolute(), *place.raw.absolute().parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    need = total + 3 * max(packed, default=0)  # three at a time, at most
+    yield ""
+    yield f"Disk: {_gb(need)} still to come for data and weights at the most, {_gb(free)} free in {folder}"
+    if need > free:
+        yield f"  NOT ENOUGH: make room, or let {place.raw} be a link to a larger disk"
+    if total:
+        times = ", ".join(f"{total / rate / 3.6e9:.1f} h at {rate} MB/s" for rate in RATES)
+        yield f"Time: {_gb(total)} to download: {times}"
+
+
+def _work(study: Study, profile: str) -> Iterator[str]:
+    chosen, runs = study.profiles[profile], study.runs_in(profile)
+    trainings = {
+        dataset: len(chosen.seeds) * sum(run.dataset == dataset for run in runs.values()) for dataset in PHOTOS
+    }
+    if chosen.world:
+        yield f"Work: {sum(trainings.values())} trainings on the drawn world"
+        return
+    views = {(run.dataset, run.backbone) for run in runs.values()}
+    cells, each = GRID[0] * GRID[1], {"float16": 2, "float32": 4}[chosen.features.map_dtype]
+    photos = sum(chosen.features.views * PHOTOS[dataset][0] + PHOTOS[dataset][1] for dataset, _ in views)
+    cached = photos * cells * CHANNELS[chosen.features.map] * each
+    hours = sum(PAPER_HOURS[dataset] * count for dataset, count in trainings.items())
+    yield f"Disk: about {_gb(cached)} of cached features in results/{profile}; `rmlr features` says how much exactly"
+    yield (
+        f"Work: {', '.join(f'{count} trainings on {dataset}' for dataset, count in trainings.items() if count)}; at "
+        f"the paper's pace, in {PAPER_HOURS['vcoco']:g} h (V-COCO) or {PAPER_HOURS['hicodet']:g} h (HICO-DET) on four "
+        f"RTX 3080, {hours:.0f} h of such a machine"
+    )
+
+
+def _machine() -> Iterator[str]:
+    gpus = visible_gpus()
+    yield f"Machine: {os.cpu_count()} CPU cores, {len(gpus)} GPU(s)"
+    if gpus:
+        query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+        yield from (f"  {line}" for line in subprocess.run(query, capture_output=True, text=True).stdout.splitlines())
+
+
+def _packages(fetches: bool) -> tuple[Sequence[str], Sequence[str]]:
+    """Versions of what is installed; and what is needed but is not."""
+    found, lacking = [], []
+    for name in (*STAGES_NEED, *OPTIONAL):
+        if importlib.util.find_spec(name) is not None:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        elif name in STAGES_NEED:
+            lacking.append(f"{name}: pip install -e .")
+        elif name in ("gdown", "huggingface_hub") and fetches:
+            lacking.append(f"{name}, which {OPTIONAL[name]}: pip install -e '.[fetch]'")
+        else:
+            found.append(f"no {name}, which {OPTIONAL[name]}")
+    return ["Packages: " + ", ".join(found)], lacking
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -258,7 +258,7 @@ def load(
             )
         prior_power = PredictNode.load(parts.prediction).prediction.prior_power
     return Model(
-        FrozenDetector(load_detector(str(parts.detector)), card.vocabulary.objects),
+        FrozenDetector(load_detector(str(parts.detector)), card.vocabulary.objects, card.view.map),
         load_checkpoint(parts.checkpoint),
         card,
         prior_power,

@@ -37,6 +37,7 @@ NODES = {
     "predict": f"{RUN}/predict",
     "evaluate": f"{RUN}/evaluate",
     "table": "tables/table2",
+    "separation": f"separation/{RUN.removeprefix('runs/')}",
     "figure": "figures/predictions",
 }
 DATA = {"annotations": "prepare", "images": "raw/images"}
@@ -53,7 +54,8 @@ FLAGS = {
     "predict": {"annotations": "prepare", "features": "features", "weights": "train"},
     "evaluate": {"annotations": "prepare", "triplets": TRIPLETS},
     "table": {"runs": "runs", "paper": "table2.csv", "notes": "notes.yaml"},
-    "figure": DATA | {"triplets": TRIPLETS},
+    "separation": {"annotations": "prepare", "features": "features", "weights": "train"},
+    "figure": DATA | {"results": "."},
 }
 OUT = {stage: stage for stage in STAGES} | {"draw": "raw", "features": "features/test", "pose": "pose/test"}
 TRAIN_JSON, TEST_JSON = "prepare/train.json", "prepare/test.json"
@@ -85,6 +87,8 @@ def study(tmp_path_factory) -> Path:
                 with pytest.raises(SystemExit) as ended:
                     main(arguments(stage, **({"split": split, "out": f"features/{split}"} if split else {})))
                 assert ended.value.code == 0
+            if stage == "predict":
+                shutil.copytree("predict", f"{RUN}/predict")
             if stage == "evaluate":
                 table = yaml.safe_load(Path("settings/table.yaml").read_text())
                 for source in (source for row in [*table["rows"], *table["controls"]] for source in row["sources"]):
@@ -164,7 +168,8 @@ def test_a_misspelt_key_of_a_nodes_settings_is_named(broken, stage):
         ("predict", "prediction.batch_size", True),
         ("evaluate", "split", "trian"),
         ("table", "seeds", 0),
-        ("figure", "figure.images", None),
+        ("separation", "separation.min_iou", 0.0),
+        ("figure", "split", "trian"),
     ],
 )
 def test_a_wrong_type_or_value_in_a_nodes_settings_is_named(broken, stage, key, value):
@@ -278,7 +283,8 @@ def test_a_missing_file_of_an_input_is_named(broken, stage, name):
         ("predict", "train/weights.safetensors"),
         ("evaluate", TRIPLETS),
         ("evaluate", TEST_JSON),
-        ("figure", TRIPLETS),
+        ("separation", "train/weights.safetensors"),
+        ("figure", f"{RUN}/{TRIPLETS}"),
         ("table", "table2.csv"),
         ("table", "runs/table2/plain/0/evaluate/metrics.json"),
     ],

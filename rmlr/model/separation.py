@@ -21,6 +21,7 @@ from rmlr.model.pairs import enumerate_pairs
 from rmlr.model.remine import pair_shares, pool_cells
 from rmlr.model.transformer import Layout
 
+NOTHING = "no_interaction"  # HICO-DET's verb of a pair that does nothing: not a thing done
 ELSEWHERE = 0.1  # IoU of places below which two people stand elsewhere
 AT_ONCE = 1 << 16  # pairs whose vectors are compared at once
 BLOCK = 1024  # interactions whose places are compared with all others at once
@@ -107,6 +108,7 @@ def find_interactions(
         for part, is_true in enumerate((is_human & is_object, is_human)):
             pair, row = is_true.nonzero(as_tuple=True)
             does[part, own[pair], rows[row, 1]] = True
+    does[:, :, [verb for verb, name in enumerate(vocabulary.verbs) if name == NOTHING]] = False
 
     kept = does[0].any(1).nonzero()[:, 0]
     cells = maps.flatten(2).transpose(1, 2)  # b hw c

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from pyarrow import parquet
@@ -139,12 +140,12 @@ def curves(files: Mapping[str, Sequence[Path]]) -> tuple[Figure, Rows]:
             epochs = min(map(len, known))
             if not epochs:
                 continue
-            values, steps = np.array([seed[:epochs] for seed in known]), np.arange(1, epochs + 1)
+            values, steps = np.array([seed[:epochs] for seed in known]), np.arange(1.0, epochs + 1)
             ends = values.min(axis=0), values.max(axis=0)
             lines.setdefault(name, []).append(Line(label, steps, values.mean(axis=0), *ends))
             columns = (steps.tolist(), values.mean(axis=0).tolist(), *(end.tolist() for end in ends))
             for epoch, mean, low, high in zip(*columns, strict=True):
-                about = {"run": label, "column": name, "epoch": epoch, "seeds": len(values)}
+                about = {"run": label, "column": name, "epoch": int(epoch), "seeds": len(values)}
                 rows.append(about | {"mean": mean, "least": low, "most": high})
     panels = [Panel(TERMS[name], lines[name], x_label="epoch") for name in TERMS if name in lines]
     return line_chart(panels, columns=min(3, len(panels) or 1), height=1.6), rows
@@ -155,7 +156,7 @@ def curves(files: Mapping[str, Sequence[Path]]) -> tuple[Figure, Rows]:
 
 def distributions(folder: Path) -> tuple[Figure, Rows]:
     """How the distances of each kind of pairs are distributed, and how well they tell the kinds apart."""
-    pairs = parquet.read_table(folder / "pairs.parquet")
+    pairs = _read_parquet(folder / "pairs.parquet")
     kinds = pairs["kind"].to_numpy(zero_copy_only=False)
     areas = {(row["question"], row["vector"], row["distance"]): row for row in _read_csv(folder / "separation.csv")}
     counts = {kind: int((kinds == kind).sum()) for kind in KINDS}
@@ -193,8 +194,8 @@ def places(folder: Path, shown: Sequence[Annotation], images: Path, wanted: int)
     Each image once. Beneath each pair: both distances before and after re-mining, and how many of all pairs at the same
     place, of either kind, are nearer by the cosine.
     """
-    pairs = parquet.read_table(folder / "pairs.parquet").to_pandas()
-    found = parquet.read_table(folder / "interactions.parquet").to_pylist()
+    pairs = _read_parquet(folder / "pairs.parquet").to_pandas()
+    found = _read_parquet(folder / "interactions.parquet").to_pylist()
     of_id = {item.image_id: item for item in shown}
     near = pairs[pairs["kind"] != "elsewhere"]
     rows: Rows = []
@@ -426,7 +427,17 @@ def _curve_rows(about: dict[str, Any], *columns: Float[np.ndarray, " r"]) -> Row
 
 def _read_csv(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        rows = list(csv.DictReader(file))
+    if not rows or any(None in row.values() for row in rows):
+        raise ValueError(f"{path}: is empty or cut off. Remove the folder, and run the stage that makes it again")
+    return rows
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    try:
+        return parquet.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}). Is it cut off? Run `rmlr separation` again") from error
 
 
 def _number(text: str) -> str:

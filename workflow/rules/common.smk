@@ -21,7 +21,7 @@ envvars:
 os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # jobs find `rmlr`
 
 STAGES = "draw prepare detector features joints pose text train predict evaluate cost table separation figure".split()
-STUDY = Study.load(Path(config.get("params", "params.yaml")))
+STUDY = Study.load(Path("params.yaml"))
 PROFILE = config.get("profile", STUDY.profile)
 RESULTS = f"results/{PROFILE}"
 CODE = {stage: code_digest(stage) for stage in STAGES}
@@ -219,7 +219,7 @@ def run_poses(wildcards):
 
 
 def train_poses(wildcards):
-    """What a pose network saw of the images that a run learns from."""
+    """What a pose network saw of the images that a run learns from, or that network."""
     folder = run_poses(wildcards)
     if folder and train_node(wildcards).online:
         return pose_weights(wildcards)
@@ -268,6 +268,14 @@ def figure_files(wildcards):
     file = files.get(FIGURES[wildcards.figure].kind, "predict/triplets.parquet")
     runs = shown_runs(wildcards)
     return [f"{RESULTS}/runs/{run}/{file}" if file else f"{RESULTS}/separation/{run}/run.json" for run in runs]
+
+
+def figure_caption(wildcards):
+    """What its caption says of a figure (workflow/report): its settings, and on what data it was measured."""
+    node = NODES[f"figures/{wildcards.figure}"]
+    dataset = ALL_RUNS[next(iter(node.figure.runs.values()))].dataset
+    data = f"the drawn world in {dataset} form, which is not the paper's data" if CHOSEN.world else dataset
+    return node.model_dump() | {"data": data, "separation": STUDY.separation.model_dump()}
 
 
 def figure_annotations(wildcards):

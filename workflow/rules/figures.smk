@@ -32,38 +32,45 @@ rule separation:
         " --weights {params.weights} --out {params.out} &> {log}"
 
 
-rule figure:
-    input:
-        images_mark,
-        figure_files,
-        settings="results/{profile}/settings/figures/{figure}.yaml",
-        annotations=figure_annotations,
-    output:
-        "results/{profile}/figures/{figure}/figure.svg",
-        "results/{profile}/figures/{figure}/figure.csv",
-        "results/{profile}/figures/{figure}/settings.yaml",
-        png=report(
-            "results/{profile}/figures/{figure}/figure.png",
-            caption="../report/figure.rst",
-            category="Figures",
-            labels={"figure": "{figure}"},
-        ),
-        run="results/{profile}/figures/{figure}/run.json",
-    log:
-        "results/{profile}/logs/figures/{figure}.txt",
-    benchmark:
-        "results/{profile}/benchmarks/figures/{figure}.tsv"
-    resources:
-        mem_mb=4000,
-        runtime=10,
-    params:
-        annotations=subpath(input.annotations, parent=True),
-        images=f"{RAW}/images",
-        results=RESULTS,
-        out=subpath(output.run, parent=True),
-    shell:
-        "rmlr figure --settings {input.settings} --annotations {params.annotations} --images {params.images}"
-        " --results {params.results} --out {params.out} &> {log}"
+for kind in sorted({shown.kind for shown in FIGURES.values()}):
+
+    rule:
+        name:
+            f"figure_{kind}"
+        input:
+            images_mark,
+            figure_files,
+            settings="results/{profile}/settings/figures/{figure}.yaml",
+            annotations=figure_annotations,
+        output:
+            "results/{profile}/figures/{figure}/figure.svg",
+            "results/{profile}/figures/{figure}/figure.csv",
+            "results/{profile}/figures/{figure}/settings.yaml",
+            png=report(
+                "results/{profile}/figures/{figure}/figure.png",
+                caption=f"../report/{kind}.rst",
+                category="Figures",
+                labels={"figure": "{figure}"},
+            ),
+            run="results/{profile}/figures/{figure}/run.json",
+        log:
+            "results/{profile}/logs/figures/{figure}.txt",
+        benchmark:
+            "results/{profile}/benchmarks/figures/{figure}.tsv"
+        wildcard_constraints:
+            figure="|".join(name for name, shown in FIGURES.items() if shown.kind == kind),
+        resources:
+            mem_mb=4000,
+            runtime=30,
+        params:
+            annotations=subpath(input.annotations, parent=True),
+            images=f"{RAW}/images",
+            results=RESULTS,
+            out=subpath(output.run, parent=True),
+            caption=figure_caption,
+        shell:
+            "rmlr figure --settings {input.settings} --annotations {params.annotations} --images {params.images}"
+            " --results {params.results} --out {params.out} &> {log}"
 
 
 rule milestone_figures:

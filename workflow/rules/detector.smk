@@ -63,7 +63,7 @@ rule features:
 
 rule joints:
     input:
-        images_mark,
+        lambda wildcards: images_mark(wildcards) or real_files("vcoco"),
         settings="results/{profile}/settings/pose/joints.yaml",
     output:
         "results/{profile}/pose/joints/weights.pth",

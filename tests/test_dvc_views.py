@@ -18,12 +18,21 @@ STUDY = Study.load(ROOT / "params.yaml")
 BARS = ("Table 2: AP_role, scenario 1", "Table 2: AP_role, scenario 2")
 CURVES = "Table 2: training loss"
 
-pytest.importorskip("dvc")
+apply_overrides = pytest.importorskip("dvc.utils.hydra").apply_overrides
 
 
 def runs_of_table2() -> list[str]:
     table = STUDY.tables["table2"]
     return [run for row in [*table.rows, *table.controls] for run in row.runs]
+
+
+def flat(tree, above: str = "") -> dict:
+    """Every leaf of a tree by its dotted path."""
+    if not isinstance(tree, dict):
+        return {above: tree}
+    return {
+        path: leaf for key, below in tree.items() for path, leaf in flat(below, f"{above}.{key}".strip(".")).items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +108,38 @@ def test_plots_are_table_2_as_bars_and_its_runs_curves(checkout):
     # the template takes a run's name from the file's path, of which DVC leaves out what all have in common
     names = {row["filename"].split("/")[-4] for row in curves}
     assert names == {run.split("/")[1] for run in runs_of_table2()}
+
+
+def test_a_number_stands_in_one_place_or_an_experiment_could_not_set_it():
+    """Where two sections are one object, DVC writes the new value and then the old one again."""
+    places: dict[int, list[str]] = {}
+
+    def walk(tree, path: str) -> None:
+        if isinstance(tree, dict) and tree:
+            places.setdefault(id(tree), []).append(path)
+            for key, below in tree.items():
+                walk(below, f"{path}.{key}".strip("."))
+
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())  # an alias gives the same object again
+    walk(content, "")
+    twice = [found for found in places.values() if len(found) > 1]
+    assert [found for found in twice if not all(path.startswith("profiles.paper") for path in found)] == []
+
+
+@pytest.mark.parametrize("number", ["demo.losses.hoi", "paper.train.vcoco.epochs"])
+def test_a_number_set_for_an_experiment_is_changed_there_and_nowhere_else(number, tmp_path):
+    params = tmp_path / "params.yaml"
+    shutil.copyfile(ROOT / "params.yaml", params)
+    apply_overrides(str(params), [f"profiles.{number}=77"])  # what `dvc exp run -S` does first
+    before, after = flat(STUDY.model_dump()), flat(Study.load(params).model_dump())
+    assert {key for key, value in after.items() if before[key] != value} == {f"profiles.{number}"}
+
+
+def test_the_overrides_of_one_run_are_set_by_a_plus(tmp_path):
+    params = tmp_path / "params.yaml"
+    shutil.copyfile(ROOT / "params.yaml", params)
+    apply_overrides(str(params), ["+runs.table2.plain.overrides={train.epochs: 3}"])
+    assert Study.load(params).run("table2/plain", "here").overrides == {"train.epochs": 3}
 
 
 def test_the_readme_shows_the_milestones_that_dvc_knows(monkeypatch):

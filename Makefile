@@ -17,7 +17,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup demo test lint ui pull lock clean distclean
+.PHONY: help setup demo study test lint ui pull lock clean distclean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /make \1	/' | expand -t 18
@@ -28,6 +28,9 @@ demo: $(READY)  ## the main job: the drawn world to Table 2 (a second call does 
 	@mkdir -p .snakemake && touch .snakemake/before
 	snakemake --cores $(CORES) --config profile=demo -- results/table2.csv results/table2.md
 	@[ results/table2.md -nt .snakemake/before ] || cat results/table2.md
+
+study: $(READY)  ## the whole study of the profile in params.yaml: nine tables and the figures
+	snakemake --cores $(CORES)
 
 test: lint  ## style, types, import contract and tests
 	OMP_NUM_THREADS=1 pytest -q -n $(JOBS) --dist loadfile -m "not slow"

@@ -28,6 +28,7 @@ WORK = {
     "train": 52,
     "predict": 2,
     "evaluate": 3,
+    "cost": 45,
 }
 LITTLE = 1  # core-seconds of any other job
 

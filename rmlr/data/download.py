@@ -54,7 +54,7 @@ PAGES = {  # phrases of pages that come instead of a file, in lower case
     "you need access": "Google Drive's page that asks for permission",
     "you need permission": "Google Drive's page that asks for permission",
     "request access": "Google Drive's page that asks for permission",
-    "permission to 'anyone with the link'": "Google Drive's refusal; often its quota in other words",
+    "permission to 'anyone with the link'": "Google Drive's refusal: its quota, a permission, or a file that is gone",
     "accounts.google.com": "a page to sign in to Google",
     "404. that": "Google's page for a file that is gone",
 }
@@ -373,7 +373,7 @@ def _from_drive(file_id: str, part: Path, item: Item, patience: Patience) -> Non
         shutil.rmtree(folder, ignore_errors=True)
         raise
     except gdown.DownloadError as error:
-        message = str(error).strip()
+        message = " ".join(str(error).split())
         named = page_named(message)
         raise Unfit(f"gdown: {message}" + (f" ({named})" if named else "")) from error
     except OSError as error:  # requests' errors are among them
@@ -404,10 +404,11 @@ def download_hub(hub: Hub, cache: Path, patience: Patience, seen: str | None, ro
     The commit is the table's, else the one `seen` by an earlier fetch, else what the revision points at now.
     """
     try:
-        import huggingface_hub as client
+        from huggingface_hub import HfApi, errors, hf_hub_download
+        from huggingface_hub.utils import disable_progress_bars
     except ImportError as error:
         raise ValueError("the hub needs huggingface_hub: pip install 'rmlr[fetch]'") from error
-    client.utils.disable_progress_bars()
+    disable_progress_bars()
     wanted = hub.commit or seen
     where = f"{hub.repository} at {wanted or hub.revision}"
 
@@ -416,7 +417,7 @@ def download_hub(hub: Hub, cache: Path, patience: Patience, seen: str | None, ro
         for attempt in range(patience.attempts):
             try:
                 return what()
-            except (client.errors.RepositoryNotFoundError, client.errors.RevisionNotFoundError) as error:
+            except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
                 raise ValueError(f"the hub has no {where}: {_first_line(error)}") from error
             except Exception as error:  # whichever package the client stands on has errors of its own
                 if isinstance(error, OSError) and error.errno in FULL:
@@ -425,7 +426,7 @@ def download_hub(hub: Hub, cache: Path, patience: Patience, seen: str | None, ro
             time.sleep(min(patience.pause * 2**attempt, LONGEST_WAIT) if attempt + 1 < patience.attempts else 0)
         raise ValueError(f"{where}: given up after {patience.attempts} attempts: {_first_line(problem)}") from problem
 
-    api = client.HfApi()
+    api = HfApi()
     info = patiently(
         lambda: api.model_info(
             hub.repository, revision=wanted or hub.revision, files_metadata=True, timeout=patience.timeout
@@ -441,7 +442,7 @@ def download_hub(hub: Hub, cache: Path, patience: Patience, seen: str | None, ro
     for file in files:
         for again in (False, True):
             given = {"revision": info.sha, "cache_dir": cache, "force_download": again}
-            path = Path(patiently(lambda file=file, given=given: client.hf_hub_download(
+            path = Path(patiently(lambda file=file, given=given: hf_hub_download(
                 hub.repository, file.rfilename, etag_timeout=patience.timeout, **given)))  # fmt: skip
             expected = file.lfs.sha256 if file.lfs else file.blob_id
             found = sha256(path) if file.lfs else git_blob(path)

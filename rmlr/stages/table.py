@@ -373,7 +373,7 @@ class Grid:
         names, metrics = list(rows[0].names), list(rows[0].printed)
         switches = {name for name in names if all(row.names[name] in ("0", "1", "") for row in rows)}
         # Where ours stands on another detector than the row's name says, the row says on which.
-        stands_in = any(row.sources and row.names.get("backbone", row.detector()) != row.detector() for row in rows)
+        stands_in = any(row.detector() not in ("", row.names.get("backbone", row.detector())) for row in rows)
         is_mixed = any(not row.sources for row in rows)
         is_wide = len(metrics) > SIDE_BY_SIDE
         head = [("", _head(name, name in switches)) for name in names]

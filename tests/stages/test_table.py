@@ -317,6 +317,7 @@ def test_costs_stand_in_their_own_units_with_how_they_were_measured(study, tmp_p
     assert (rows[0]["seeds"], rows[0]["data"], rows[1]["fps"]) == ("", "noise", "")
     assert "Ours: measured on an abacus." in said
     assert "In points" not in said
+    assert "Our detector" not in said
     assert json.loads((tmp_path / "table2/metrics.json").read_text()) == {"DETR": numbers}
     with pytest.raises(ValueError, match=r"cost/metrics\.json: there is no row 'UPT ResNet-50'"):
         study([0], [fed(source("cost", "cost", ""), method="UPT")], [])

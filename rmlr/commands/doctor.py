@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rmlr.data.download import AGENT
-from rmlr.data.sources import Item, Place, Source, load_sources, named_weights, needed
+from rmlr.data.sources import Item, Place, Source, by_hand, load_sources, named_weights, needed
 from rmlr.run import visible_gpus
 from rmlr.settings import Study
-from rmlr.stages.fetch import by_hand
 
 PROBES = 16  # at a time
 RATES = (10, 100)  # megabytes a second, of a usual line and of a fast one

@@ -266,6 +266,19 @@ class Place:
                 write_whole(path, json.dumps(dict(sorted({**known, key: seen}.items())), indent=1) + "\n")
 
 
+def by_hand(name: str, source: Source, place: Place) -> str:
+    """What to put where, if the net does not give it."""
+    if source.hub:
+        hub = source.hub
+        return (
+            f"  By hand: where there is a network, `hf download {hub.repository} --revision "
+            f"{hub.commit or hub.revision} --cache-dir FOLDER`; bring FOLDER here, "
+            f"then `rmlr fetch {name} --have FOLDER`"
+        )
+    files = ", ".join(item.file for item in source.items)
+    return f"  By hand: put {files} into {place.archives}, then `rmlr fetch {name}`"
+
+
 def measure(path: Path) -> tuple[int, int]:
     """Files and bytes of a file, or of a folder with all below it but what is hidden. OSError if it is not there."""
     if path.is_file():

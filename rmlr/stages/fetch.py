@@ -29,6 +29,7 @@ from rmlr.data.sources import (
     Item,
     Place,
     Source,
+    by_hand,
     load_sources,
     measure,
     needed,
@@ -99,19 +100,6 @@ def fetch(
             log.error("%s: %s", name, error)
     if problems:
         raise ValueError(f"{len(problems)} of {len(wanted)} source(s) could not be fetched:\n" + "\n".join(problems))
-
-
-def by_hand(name: str, source: Source, place: Place) -> str:
-    """What to put where, if the net does not give it."""
-    if source.hub:
-        hub = source.hub
-        return (
-            f"  By hand: where there is a network, `hf download {hub.repository} --revision "
-            f"{hub.commit or hub.revision} --cache-dir FOLDER`; bring FOLDER here, "
-            f"then `rmlr fetch {name} --have FOLDER`"
-        )
-    files = ", ".join(item.file for item in source.items)
-    return f"  By hand: put {files} into {place.archives}, then `rmlr fetch {name}`"
 
 
 class Fetcher:

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image, ImageEnhance
 
-from rmlr.data.images import ImageBatch, pad, read_annotated, resized_size
+from rmlr.data.images import ImageBatch, load_annotated, pad, read_annotated, resized_size
 from rmlr.hoi import NO_BOX, Annotation
-from rmlr.settings import Augment
+from rmlr.settings import Augment, ImageSize
 
 CACHED_SEED = 0  # of views that are cached: all runs share them
 ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
@@ -117,6 +117,24 @@ def load_augmented(
     photos = [plan.photo(read_annotated(item, folder)) for plan, item in zip(plans, annotations, strict=True)]
     batch = pad(photos, [(photo.height, photo.width) for photo in photos])
     return batch, [plan.annotation(item) for plan, item in zip(plans, annotations, strict=True)]
+
+
+def load_view(
+    annotations: Sequence[Annotation], folder: Path, image: ImageSize, rule: Augment | None, view: int
+) -> ImageBatch:
+    """A cached view of the photos of these records, padded; the first is the photo as it is."""
+    if rule is None or view == 0:
+        return load_annotated(annotations, folder, image.shortest, image.longest)
+    return load_augmented(annotations, folder, rule, seed=CACHED_SEED, view=view)[0]
+
+
+def view_sizes(
+    annotations: Sequence[Annotation], image: ImageSize, rule: Augment | None, view: int
+) -> list[tuple[int, int]]:
+    """Height and width of each photo in a cached view, as the detector sees it."""
+    if rule is None or view == 0:
+        return [resized_size(item.height, item.width, image.shortest, image.longest) for item in annotations]
+    return [plan.size for plan in draw_plans(annotations, rule, seed=CACHED_SEED, view=view)]
 
 
 def annotated_views(annotations: Sequence[Annotation], rule: Augment | None, view: int) -> list[Annotation]:

@@ -7,12 +7,11 @@ from typing import Literal
 
 import torch
 
-from rmlr.data.augment import CACHED_SEED, draw_plans, load_augmented
+from rmlr.data.augment import load_view, view_sizes
 from rmlr.data.features import FeatureWriter, Index, ShardBuilder, check_space
-from rmlr.data.images import ImageBatch, load_annotated, resized_size
+from rmlr.data.images import ImageBatch
 from rmlr.data.loading import ahead, loader_threads, pinned
 from rmlr.data.records import load_annotations, load_vocabulary
-from rmlr.hoi import Annotation
 from rmlr.model.detector import FrozenDetector, load_detector, select_instances, weights_digest
 from rmlr.run import run
 from rmlr.settings import FeaturesNode, View
@@ -41,7 +40,6 @@ def features(*, settings: Path, annotations: Path, split: Split, images: Path, d
         vocabulary, wanted = load_vocabulary(annotations), load_annotations(annotations, split)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         frozen = FrozenDetector(load_detector(str(detector)), vocabulary.objects, rule.map).to(device)
-        sides = chosen.image.shortest, chosen.image.longest
         index = Index(
             detector_digest=weights_digest(detector),
             view=View(image=chosen.image, selection=rule.selection, map=rule.map),
@@ -60,7 +58,10 @@ def features(*, settings: Path, annotations: Path, split: Split, images: Path, d
         writer = FeatureWriter(index, record.resume, hashlib.sha256(json.dumps(parts).encode()).hexdigest())
         missing = writer.missing()
 
-        sizes = [_seen_sizes(wanted, index, view) for view in range(rule.views)]
+        sizes = [
+            dict(zip(index.image_ids, view_sizes(wanted, chosen.image, rule.augment, view), strict=True))
+            for view in range(rule.views)
+        ]
         shard_bytes = [
             sum(_bytes(*sizes[index.view_of(shard)][image_id], frozen, chosen) for image_id in ids)
             for shard, ids in enumerate(index.shards)
@@ -77,11 +78,8 @@ def features(*, settings: Path, annotations: Path, split: Split, images: Path, d
 
         def load(chunk: tuple[int, list[int], bool]) -> ImageBatch:
             shard, ids, _ = chunk
-            items, view = [by_id[image_id] for image_id in ids], index.view_of(shard)
-            if view == 0 or index.augment is None:
-                batch = load_annotated(items, images, *sides)
-            else:
-                batch, _ = load_augmented(items, images, index.augment, seed=CACHED_SEED, view=view)
+            items = [by_id[image_id] for image_id in ids]
+            batch = load_view(items, images, chosen.image, rule.augment, index.view_of(shard))
             return pinned(batch) if device.type == "cuda" else batch
 
         kept, builder = 0, ShardBuilder(index)
@@ -102,15 +100,6 @@ def features(*, settings: Path, annotations: Path, split: Split, images: Path, d
                         check_space(record.folder, round(size * ratio), round((size - to_write) * ratio) + found)
         writer.finish(record.folder)
         record.log_metrics({"images": float(len(wanted)), "instances_made": float(kept)})
-
-
-def _seen_sizes(wanted: list[Annotation], index: Index, view: int) -> dict[int, tuple[int, int]]:
-    """Height and width at which the detector sees each image in a view."""
-    if view == 0 or index.augment is None:
-        sides = index.view.image.shortest, index.view.image.longest
-        return {item.image_id: resized_size(item.height, item.width, *sides) for item in wanted}
-    plans = draw_plans(wanted, index.augment, seed=CACHED_SEED, view=view)
-    return {item.image_id: plan.size for item, plan in zip(wanted, plans, strict=True)}
 
 
 def _bytes(height: int, width: int, frozen: FrozenDetector, chosen: FeaturesNode) -> int:

@@ -8,8 +8,8 @@ from typing import Literal
 
 import torch
 
+from rmlr.data.augment import load_view, view_sizes
 from rmlr.data.features import Features, FeatureWriter, MapShardBuilder, PoseIndex, check_space
-from rmlr.data.images import load_annotated, resized_size
 from rmlr.data.records import load_annotations
 from rmlr.hoi import Annotation
 from rmlr.model.pose import WEIGHTS, load_pose_network, pose_digest
@@ -59,26 +59,29 @@ def pose(
             **cached.indices[0].model_dump(
                 include={"detector_digest", "view", "map_dtype", "shard_images", "image_ids"}
             ),
+            views=cached.views,
+            augment=cached.augment,
         )
-        cells = sum(height * width for (height, width), _ in map(cached.cells, range(len(cached))))
+        grids = (cached.cells(at, view)[0] for view in range(cached.views) for at in range(len(cached)))
+        cells = sum(height * width for height, width in grids)
         check_space(record.folder, cells * network.channels * torch.finfo(getattr(torch, index.map_dtype)).bits // 8)
 
-        sides = index.view.image.shortest, index.view.image.longest
         position = {image_id: at for at, image_id in enumerate(index.image_ids)}
         parts = [index.model_dump(), chosen.model_dump(), [item.file_name for item in wanted]]
         writer = FeatureWriter(index, record.resume, hashlib.sha256(json.dumps(parts).encode()).hexdigest())
         missing = writer.missing()
         with record.progress(sum(len(ids) for _, ids in missing), f"pose: {split} images") as progress:
             for shard, ids in missing:
-                builder = MapShardBuilder(index)
-                for same in _of_one_size([wanted[position[image_id]] for image_id in ids], sides):
+                builder, view = MapShardBuilder(index), index.view_of(shard)
+                for same in _of_one_size([wanted[position[image_id]] for image_id in ids], index, view):
                     for first in range(0, len(same), chosen.pose.batch_size):
                         chunk = same[first : first + chosen.pose.batch_size]
-                        batch = load_annotated(chunk, images, *sides)
+                        batch = load_view(chunk, images, index.view.image, index.augment, view)
                         maps = network(batch.pixels.to(device))
-                        for item, seen, (height, _) in zip(chunk, maps, batch.resized.tolist(), strict=True):
-                            grid, (cell_height, _) = cached.cells(position[item.image_id])
-                            stride = round(cell_height * height / item.height)
+                        heights = zip(batch.resized[:, 0].tolist(), batch.original[:, 0].tolist(), strict=True)
+                        for item, seen, (height, original) in zip(chunk, maps, heights, strict=True):
+                            grid, (cell_height, _) = cached.cells(position[item.image_id], view)
+                            stride = round(cell_height * height / original)
                             builder.add_map(item.image_id, network.onto_cells(seen[None], stride, *grid)[0])
                         progress.advance(len(chunk))
                 writer.write(shard, builder)
@@ -109,10 +112,8 @@ def _annotated(image_ids: list[int], annotations: list[Annotation], where: Path)
     return [by_id[image_id] for image_id in image_ids]
 
 
-def _of_one_size(annotations: list[Annotation], sides: tuple[int, int]) -> list[list[Annotation]]:
+def _of_one_size(annotations: list[Annotation], index: PoseIndex, view: int) -> list[list[Annotation]]:
     """The images grouped by the size that they are seen at: no map depends on the padding, thus on the batch."""
-
-    def size(annotation: Annotation) -> tuple[int, int]:
-        return resized_size(annotation.height, annotation.width, *sides)
-
-    return [list(group) for _, group in groupby(sorted(annotations, key=size), key=size)]
+    sizes = view_sizes(annotations, index.view.image, index.augment, view)
+    order = sorted(range(len(annotations)), key=sizes.__getitem__)
+    return [[annotations[at] for at in group] for _, group in groupby(order, key=sizes.__getitem__)]

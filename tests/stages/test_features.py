@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from rmlr.data.augment import load_view
 from rmlr.data.features import Features as Cache
-from rmlr.data.images import load_annotated, load_batch
+from rmlr.data.images import load_batch
 from rmlr.data.records import load_vocabulary, save_annotations, save_vocabulary
 from rmlr.hoi import Annotation, Vocabulary
 from rmlr.model.detector import FrozenDetector, build_detector, load_detector, save_detector, weights_digest
@@ -177,16 +178,16 @@ def test_a_killed_run_goes_on_from_its_last_whole_shard(corner, monkeypatch):
         if len(read) == 4:
             raise Killed
         read.extend(annotation.image_id for annotation in annotations)
-        return load_annotated(annotations, *rest)
+        return load_view(annotations, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "load_annotated", load)
+        patch.setattr(stage, "load_view", load)
         with pytest.raises(Killed):
             corner.run()
     assert not (corner.root / "features" / "train").exists()
     read.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "load_annotated", load)
+        patch.setattr(stage, "load_view", load)
         corner.run()
     assert read == [8]  # two shards of two were whole
     resumed = corner.load().batch(list(range(len(PHOTOS))))

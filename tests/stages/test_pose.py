@@ -13,8 +13,9 @@ import yaml
 from PIL import Image
 
 from rmlr.batch import Instances
+from rmlr.data.augment import load_view
 from rmlr.data.features import Features, FeatureWriter, Index, ShardBuilder
-from rmlr.data.images import load_annotated, load_batch, resized_size
+from rmlr.data.images import load_batch, resized_size
 from rmlr.data.records import save_annotations, save_vocabulary
 from rmlr.data.triplets import load_triplets
 from rmlr.hoi import Annotation
@@ -171,16 +172,16 @@ def test_a_killed_run_goes_on_from_its_last_whole_shard(corner, monkeypatch):
         if len(read) == 4:
             raise Killed
         read.extend(item.image_id for item in annotations)
-        return load_annotated(annotations, *rest)
+        return load_view(annotations, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "load_annotated", load_some)
+        patch.setattr(stage, "load_view", load_some)
         with pytest.raises(Killed):
             corner.run()
     assert not (corner.root / "pose" / "train").exists()
     read.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "load_annotated", load_some)
+        patch.setattr(stage, "load_view", load_some)
         corner.run()
     assert read == [8]  # two shards of two were whole
     resumed = corner.load().batch(range(len(PHOTOS)))

@@ -18,24 +18,30 @@ from rmlr.settings import MeasuredRow, Section, Source, TableNode
 class Metric:
     """A column of the paper that is measured."""
 
-    head: str
+    group: str  # what heads of several columns share
+    name: str
     measures: Literal["vcoco", "hicodet", "cost"]  # by which source of a row
     unit: float  # of the table, in that of what is measured
+
+    @property
+    def head(self) -> str:
+        """As a reader knows it."""
+        return f"{self.group} {self.name}".strip()
 
 
 POINT = 0.01
 METRICS = {
-    "vcoco_ap_role_1": Metric("AP_role scenario 1", "vcoco", POINT),
-    "vcoco_ap_role_2": Metric("AP_role scenario 2", "vcoco", POINT),
-    "hicodet_default_full": Metric("Default Full", "hicodet", POINT),
-    "hicodet_default_rare": Metric("Default Rare", "hicodet", POINT),
-    "hicodet_default_nonrare": Metric("Default Non-rare", "hicodet", POINT),
-    "hicodet_known_object_full": Metric("Known Object Full", "hicodet", POINT),
-    "hicodet_known_object_rare": Metric("Known Object Rare", "hicodet", POINT),
-    "hicodet_known_object_nonrare": Metric("Known Object Non-rare", "hicodet", POINT),
-    "macs_g": Metric("MACs, G", "cost", 1.0),
-    "params_m": Metric("Parameters, M", "cost", 1.0),
-    "fps": Metric("Photos a second", "cost", 1.0),
+    "vcoco_ap_role_1": Metric("AP_role", "scenario 1", "vcoco", POINT),
+    "vcoco_ap_role_2": Metric("AP_role", "scenario 2", "vcoco", POINT),
+    "hicodet_default_full": Metric("Default", "Full", "hicodet", POINT),
+    "hicodet_default_rare": Metric("Default", "Rare", "hicodet", POINT),
+    "hicodet_default_nonrare": Metric("Default", "Non-rare", "hicodet", POINT),
+    "hicodet_known_object_full": Metric("Known Object", "Full", "hicodet", POINT),
+    "hicodet_known_object_rare": Metric("Known Object", "Rare", "hicodet", POINT),
+    "hicodet_known_object_nonrare": Metric("Known Object", "Non-rare", "hicodet", POINT),
+    "macs_g": Metric("", "MACs, G", "cost", 1.0),
+    "params_m": Metric("", "Parameters, M", "cost", 1.0),
+    "fps": Metric("", "Photos a second", "cost", 1.0),
 }
 HICODET = ("hicodet_default", "hicodet_known_object")
 RARE, NONRARE = 138, 462  # classes of the release, on which the paper's figures are
@@ -381,7 +387,7 @@ class Grid:
         more = ["Source"] * (is_wide or is_mixed) + ["Our detector"] * (stands_in and not is_wide)
         head += [("", name) for name in more]
         if is_wide:
-            head += [("", METRICS[metric].head) for metric in metrics]
+            head += [(METRICS[metric].group, METRICS[metric].name) for metric in metrics]
         else:
             head += [(METRICS[metric].head, part) for metric in metrics for part in ("paper", "ours", "difference")]
 
@@ -453,7 +459,8 @@ def _introduction(rows: list[Row], chosen: TableNode, about: str) -> str:
 def markdown(page: Page) -> str:
     """For reading: mean and deviation in one cell, controls in a table of their own."""
     grid = page.grid
-    head = [f"{group}, {own}" if own == "paper" else own for group, own in grid.head]
+    said = {"paper": "{0}, paper", "ours": "ours", "difference": "difference"}
+    head = [said.get(own, "{0} {1}").format(group, own).strip() for group, own in grid.head]
     parts = [f"**{page.title}**", page.introduction, aligned([head, *grid.lines], grid.is_name), *page.footnotes]
     if grid.controls:
         parts += ["Controls, not in the paper:", aligned([head, *grid.controls], grid.is_name)]
@@ -513,7 +520,7 @@ def latex(page: Page, name: str) -> str:
     controls = [r"\midrule", *body(grid.controls)] if grid.controls else []
     columns = "".join("l" if left else "r" for left in grid.is_name)
     inner = [r"\toprule", *heads, r"\midrule", *body(grid.lines), *controls, r"\bottomrule"]
-    notes = [rf"\par\smallskip {escaped(note).removeprefix(' ')}" for note in [page.introduction, *page.footnotes]]
+    notes = [rf"\par\smallskip {escaped(note)}" for note in [page.introduction, *page.footnotes]]
     return "\n".join(
         [
             r"% \usepackage{booktabs}",
@@ -524,6 +531,7 @@ def latex(page: Page, name: str) -> str:
             rf"\begin{{tabular}}{{{columns}}}",
             *inner,
             r"\end{tabular}",
+            r"\par\raggedright",
             *notes,
             r"\end{table*}",
             "",

@@ -176,8 +176,11 @@ def _entries(where: str, entries: np.ndarray) -> Iterator[tuple[int, bool, list[
         hoi, is_visible = int(_number(where, entry, "id")) - 1, not _number(where, entry, "invis")
         rows: list[tuple[Box, Box]] = []
         if is_visible:
-            humans, things = (_boxes(where, entry[key]) for key in ("bboxhuman", "bboxobject"))
-            connection = np.asarray(entry["connection"])
+            humans, things, connection = (
+                _field(where, "a hoi", np.asarray(entry), key).item()
+                for key in ("bboxhuman", "bboxobject", "connection")
+            )
+            humans, things = _boxes(where, humans), _boxes(where, things)
             if connection.size and (connection.ndim, connection.shape[-1]) != (2, 2):
                 raise ValueError(f"{where}: connection has {connection.shape} numbers, expected (rows, 2)")
             connection = connection.reshape(-1, 2).astype(np.int64) - 1
@@ -194,8 +197,11 @@ def _boxes(where: str, boxes: np.ndarray) -> list[Box]:
     """The boxes of a struct array, whose fields have any order and any type of number, uint16 as well."""
     if not boxes.size:
         return []
-    columns = [_field(where, "a box", boxes, key).ravel() for key in ("x1", "y1", "x2", "y2")]
-    return [tuple(float(cell.item()) for cell in row) for row in zip(*columns, strict=True)]  # pyright: ignore[reportReturnType]
+    columns = [
+        [_scalar(where, key, cell) for cell in _field(where, "a box", boxes, key).ravel()]
+        for key in ("x1", "y1", "x2", "y2")
+    ]
+    return list(zip(*columns, strict=True))  # pyright: ignore[reportReturnType]
 
 
 def _field(where: Path | str, name: str, struct: np.ndarray, key: str) -> np.ndarray:
@@ -205,8 +211,12 @@ def _field(where: Path | str, name: str, struct: np.ndarray, key: str) -> np.nda
 
 
 def _number(where: str, struct: np.ndarray | np.void, key: str) -> float:
-    """A scalar of a 1 x 1 struct, however deep SciPy has wrapped it."""
-    value = _field(where, "a struct", np.asarray(struct), key)
+    """A number of a 1 x 1 struct."""
+    return _scalar(where, key, _field(where, "a struct", np.asarray(struct), key))
+
+
+def _scalar(where: str, key: str, value: object) -> float:
+    """One number, however deep SciPy has wrapped it."""
     while isinstance(value, np.ndarray) and value.dtype == object and value.size == 1:
         value = value.item()
     if not isinstance(value, np.ndarray) or value.size != 1 or value.dtype.kind not in "iufb":

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from scipy.io import loadmat, savemat
 
 from rmlr.data.hicodet import read_boxes, read_classes, read_file, read_hicodet, read_rows
 from rmlr.data.records import check_annotations, count_annotations
+from rmlr.data.world_files import draw_picture, orders, write_files
 
 
 def change(path, edit):
@@ -169,6 +171,22 @@ def test_both_forms_give_the_same_records(tiny_hicodet_raw, write_anno_bbox, num
     same_records(read_hicodet(tiny_hicodet_raw, 2), json_form)
 
 
+def test_both_forms_of_the_drawn_world_give_the_same_records(save_anno_bbox, tmp_path):
+    drawn = [
+        draw_picture(0, 128, order) for split, count in (("train", 12), ("test", 6)) for order in orders(split, count)
+    ]
+    write_files(tmp_path, drawn)
+    json_form = read_hicodet(tmp_path, 3)
+    paths = [tmp_path / "hicodet" / f"instances_{name}2015.json" for name in ("train", "test")]
+    save_anno_bbox(tmp_path / "hicodet" / "anno_bbox.mat", *(json.loads(path.read_text()) for path in paths))
+    same_records(read_hicodet(tmp_path, 3), json_form)
+    for path in paths:
+        path.unlink()
+    mat_form = read_hicodet(tmp_path, 3)
+    same_records(mat_form, replace(json_form, vocabulary=replace(json_form.vocabulary, rare=mat_form.vocabulary.rare)))
+    assert sum(len(image.interactions) for image in json_form.splits["test"]) > 6
+
+
 def test_one_form_may_stand_in_for_a_split_that_the_other_lacks(tiny_hicodet_raw, write_anno_bbox):
     both = read_hicodet(tiny_hicodet_raw, 2)
     write_anno_bbox()
@@ -247,6 +265,15 @@ def of_hoi(name, value):
         (of_hoi("connection", np.array([[1, 2]])), r"00000001.jpg: class 3 connects \[\[1, 2\]\] .* 1 and 1 boxes"),
         (of_hoi("connection", np.array([[0, 1]])), r"00000001.jpg: class 3 connects \[\[0, 1\]\]"),
         (of_hoi("connection", np.array([[1, 1, 1]])), r"00000001.jpg: connection has \(1, 3\) numbers"),
+        (of_hoi("bboxhuman", np.zeros((1, 2))), "00000001.jpg: a box has no field 'x1', but none"),
+        (
+            lambda content: content["bbox_train"]["hoi"][0, 0]["bboxhuman"][0, 0]["y2"].__setitem__((0, 0), "low"),
+            "00000001.jpg: y2 is .*low.* expected one number",
+        ),
+        (
+            lambda content: content["bbox_train"]["hoi"].__setitem__((0, 0), np.zeros((1, 1), dtype=[("id", object)])),
+            "00000001.jpg: .* expected one number|00000001.jpg: a struct has no field 'invis', but id",
+        ),
         (lambda content: content.pop("bbox_test"), "has no variable 'bbox_test'"),
         (lambda content: content.update(bbox_train=np.zeros((1, 3))), "bbox_train has no field 'filename', but none"),
         (lambda content: content.update(list_action=np.zeros((4, 1))), "list_action has no field 'nname', but none"),

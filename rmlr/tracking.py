@@ -40,7 +40,7 @@ DEFAULTS = {  # no telemetry; a server that is gone is given up within a minute,
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
 RESULTS = ("metrics.json", "summary.txt", "per_verb.csv", "per_action.csv", "per_class.csv", "curves.csv")
-PICTURES = (".png", ".svg", ".pdf", ".csv", ".md", ".tex", ".json")
+SHOWN = (".png", ".svg", ".pdf", ".csv", ".md", ".tex", ".json")
 
 
 def is_on() -> bool:
@@ -197,7 +197,7 @@ class Tracker:
                 _save_view(client, place, name, node["title"], everyone)
 
         def finish(folder: Path) -> None:
-            names = sorted(file.name for file in folder.iterdir() if file.suffix in PICTURES)
+            names = sorted(file.name for file in folder.iterdir() if file.suffix in SHOWN)
             tracker._files(folder, names, f"{stage}s/{name}")
             if stage == "figure" and len(everyone) == 1:
                 pictures = [one for one in names if one.endswith(".png")]

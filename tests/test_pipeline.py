@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +20,8 @@ import yaml
 
 from rmlr.settings import Study
 from rmlr.source import PACKAGE, stage_files
+
+from .web import Server
 
 ROOT = Path(__file__).parents[1]
 TABLE = ("results/table2.csv", "results/table2.md", "results/table2.tex")
@@ -473,6 +476,38 @@ def test_a_clone_without_data_plans_to_fetch_what_the_paper_profile_reads_and_th
     own = project("snakemake", "-n", "--config", "profile=paper", "raw=my/data")
     assert "rule fetch:" not in own
     assert "rule train:" in own
+
+
+def test_a_source_is_fetched_once_and_again_when_its_entry_in_the_table_changes(source, tmp_path):
+    project = source.copy(tmp_path / "study")
+    content = b'{"rows": []}'
+    item = {"file": "rows.json", "about": 9, "sha256": "unpublished", "gives": [{"to": "vcoco/rows.json"}]}
+    entry = {"what": "rows", "licence": "none", "serves": ["vcoco"], "evidence": "computed"}
+    path, table = tmp_path / "table.yaml", {}
+    receipt = tmp_path / "raw/receipts/rows.ok"
+    settings = ("--config", "profile=paper", f"raw={tmp_path / 'raw'}", f"sources={path}")
+
+    def planned() -> set[str]:
+        said = project("snakemake", "-n", *settings, "--", receipt)
+        return {line.split()[1] for line in said.splitlines() if line.startswith(("rule ", "localrule "))}
+
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        table["rows"] = entry | {"items": [item | {"urls": [server.put("/rows.json", content, "drop")]}]}
+        path.write_text(yaml.safe_dump(table))
+        project("snakemake", "--cores", "1", *settings, "--", receipt)
+        assert (tmp_path / "raw/vcoco/rows.json").read_bytes() == content
+        table["rows"]["what"] = "the same rows"
+        path.write_text(yaml.safe_dump(table))
+        assert planned() == set()
+        table["rows"]["items"][0]["sha256"] = "0" * 64
+        path.write_text(yaml.safe_dump(table))
+        assert planned() == {"fetch:"}
+        said = project("snakemake", "--cores", "1", "--retries", "0", *settings, "--", receipt, fails=True)
+        server.shutdown()
+    assert "expected 0000" in said, "what lies there is not what today's entry means"
+    assert (tmp_path / "raw/vcoco/rows.json").read_bytes() == content
+    assert not receipt.exists()
 
 
 def test_missing_real_data_is_one_clear_message(source, tmp_path):

@@ -268,15 +268,16 @@ class Place:
 
 def by_hand(name: str, source: Source, place: Place) -> str:
     """What to put where, if the net does not give it."""
+    again = f"`rmlr fetch {name}" + (f" --raw {place.raw}" if place.raw != Path("data/raw") else "")
     if source.hub:
         hub = source.hub
         return (
             f"  By hand: where there is a network, `hf download {hub.repository} --revision "
             f"{hub.commit or hub.revision} --cache-dir FOLDER`; bring FOLDER here, "
-            f"then `rmlr fetch {name} --have FOLDER`"
+            f"then {again} --have FOLDER`"
         )
     files = ", ".join(item.file for item in source.items)
-    return f"  By hand: put {files} into {place.archives}, then `rmlr fetch {name}`"
+    return f"  By hand: put {files} into {place.archives}, then {again}`"
 
 
 def measure(path: Path) -> tuple[int, int]:

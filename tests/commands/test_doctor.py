@@ -76,7 +76,7 @@ def test_what_is_missing_is_named_with_what_to_put_where_and_the_status_says_so(
     said = capsys.readouterr().out
     assert ended.value.code == 1
     assert "MISSING  rows" in said
-    assert f"put rows.json into {tmp_path / 'raw/archives'}, then `rmlr fetch rows`" in said
+    assert f"put rows.json into {tmp_path / 'raw/archives'}, then `rmlr fetch rows --raw {tmp_path / 'raw'}`" in said
     assert "answers  " in said
     assert "trainings on vcoco" in said
     assert not (tmp_path / "raw").exists()

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+NO_INTERACTION = "no_interaction"  # HICO-DET's verb of a pair that does nothing
 NO_BOX = -1  # in `Annotation.interactions`: the verb was annotated, its object has no box
 
 Dataset = Literal["vcoco", "hicodet"]

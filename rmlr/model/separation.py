@@ -14,14 +14,13 @@ from torch import Tensor
 
 from rmlr.batch import Batch
 from rmlr.boxes import iou
-from rmlr.hoi import NO_BOX, Annotation, Vocabulary
+from rmlr.hoi import NO_BOX, NO_INTERACTION, Annotation, Vocabulary
 from rmlr.model.losses import MATCHING_IOU
 from rmlr.model.network import InteractionNetwork, PairDescription
 from rmlr.model.pairs import enumerate_pairs
 from rmlr.model.remine import pair_shares, pool_cells
 from rmlr.model.transformer import Layout
 
-NOTHING = "no_interaction"  # HICO-DET's verb of a pair that does nothing: not a thing done
 ELSEWHERE = 0.1  # IoU of places below which two people stand elsewhere
 AT_ONCE = 1 << 16  # pairs whose vectors are compared at once
 BLOCK = 1024  # interactions whose places are compared with all others at once
@@ -80,7 +79,7 @@ def find_interactions(
     """The detected pairs of a batch that are annotated to interact, and what stands for them in the network.
 
     `images` are the batch's, and `positions` their places among all annotations. A detected pair does what is
-    annotated of two boxes that its own overlap by IoU >= 0.5, as in training.
+    annotated of two boxes that its own overlap by IoU >= 0.5, as in training. To interact in no way is not done.
 
     Differs: the paper shows pairs of people and does not say what of the network its re-mined features are. Ours is m,
     which section 3.2 calls the direct reflection of the interaction, generated because the tokens lack it; it is of a
@@ -108,7 +107,7 @@ def find_interactions(
         for part, is_true in enumerate((is_human & is_object, is_human)):
             pair, row = is_true.nonzero(as_tuple=True)
             does[part, own[pair], rows[row, 1]] = True
-    does[:, :, [verb for verb, name in enumerate(vocabulary.verbs) if name == NOTHING]] = False
+    does[:, :, [verb for verb, name in enumerate(vocabulary.verbs) if name == NO_INTERACTION]] = False
 
     kept = does[0].any(1).nonzero()[:, 0]
     cells = maps.flatten(2).transpose(1, 2)  # b hw c

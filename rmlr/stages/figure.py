@@ -30,7 +30,7 @@ from rmlr.evaluation import hicodet, vcoco
 from rmlr.evaluation.matching import Ranking
 from rmlr.evaluation.precision_recall import precision_at
 from rmlr.evaluation.resampling import CONFIDENCE, differ, draw_images, known_means, resampled_precision
-from rmlr.hoi import Annotation, Triplets, Vocabulary
+from rmlr.hoi import NO_INTERACTION, Annotation, Triplets, Vocabulary
 from rmlr.run import run
 from rmlr.settings import (
     CurvesFigure,
@@ -245,8 +245,9 @@ def _both(what: str, values: Mapping[str, float], form: str) -> str:
 def examples(
     files: Mapping[str, Path], vocabulary: Vocabulary, shown: Sequence[Annotation], images: Path, chosen: ExamplesFigure
 ) -> tuple[Figure, Rows]:
-    """What was annotated, and what each run says most strongly, on the same images."""
-    able = [item for item in shown if (item.interactions[:, 2] >= 0).sum() >= chosen.interactions]
+    """What was annotated and what each run says most strongly, on the same images; that nothing is done is left out."""
+    nothing = [verb for verb, name in enumerate(vocabulary.verbs) if name == NO_INTERACTION]
+    able = [item for item in shown if len(_annotated(item, nothing).verb) >= chosen.interactions]
     taken = np.linspace(0, len(able) - 1, min(chosen.images, len(able))).round().astype(int)
     items = [able[index] for index in taken]
     tables = {label: load_triplets(file) for label, file in files.items()}
@@ -258,7 +259,11 @@ def examples(
         for label, table in (("annotated", None), *tables.items()):
             line = []
             for item in block:
-                said = _annotated(item) if table is None else _strongest(table, item.image_id, chosen.triplets)
+                said = (
+                    _annotated(item, nothing)
+                    if table is None
+                    else _strongest(table, item.image_id, nothing, chosen.triplets)
+                )
                 marked = _marked(said, vocabulary, MOST * chosen.triplets, has_scores=table is not None)
                 title = f"image {item.image_id}" if table is None else ""
                 line.append(Picture(pixels[item.image_id], marked, title))
@@ -267,9 +272,9 @@ def examples(
     return picture_sheet(sheet, chosen.columns), rows
 
 
-def _annotated(item: Annotation) -> Triplets:
-    """The annotated interactions that have both boxes, as triplets of score 1."""
-    rows = item.interactions[item.interactions[:, 2] >= 0]
+def _annotated(item: Annotation, left_out: Sequence[int]) -> Triplets:
+    """The annotated interactions that have both boxes, as triplets of score 1, but for some verbs."""
+    rows = item.interactions[(item.interactions[:, 2] >= 0) & ~np.isin(item.interactions[:, 1], left_out)]
     return Triplets(
         image_id=np.full(len(rows), item.image_id, dtype=np.int64),
         human_boxes=item.boxes[rows[:, 0]].astype(np.float32),
@@ -280,9 +285,9 @@ def _annotated(item: Annotation) -> Triplets:
     )
 
 
-def _strongest(table: Triplets, image_id: int, limit: int) -> Triplets:
-    """The strongest triplets of one image, strongest first."""
-    rows = np.flatnonzero(table.image_id == image_id)
+def _strongest(table: Triplets, image_id: int, left_out: Sequence[int], limit: int) -> Triplets:
+    """The strongest triplets of one image, strongest first, but for some verbs."""
+    rows = np.flatnonzero((table.image_id == image_id) & ~np.isin(table.verb, left_out))
     rows = rows[np.argsort(-table.score[rows], kind="stable")][:limit]
     return Triplets(*(getattr(table, name)[rows] for name in Triplets.__slots__))
 
@@ -367,7 +372,7 @@ def differences(
     ):
         about = {"class": name, "images_with_positive": number, labels[0]: one.a, labels[1]: one.b}
         rows.append(about | {"difference": one.difference, "low": one.whole.low, "high": one.whole.high})
-    enough = min(MIN_IMAGES, int(positives.max(initial=0)))  # of a split of a few images, all
+    enough = min(MIN_IMAGES, int(positives[scored].max(initial=0)))  # of a split of a few images, all
     telling = [
         index for index in classes if positives[index] >= max(enough, 1) and _is_known(classes[index].difference)
     ]

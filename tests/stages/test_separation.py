@@ -1,0 +1,101 @@
+"""The separation stage: people at the same place, before and after re-mining."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from pyarrow import parquet
+
+from rmlr.data.records import save_annotations, save_vocabulary
+from rmlr.model.checkpoint import save_checkpoint
+from rmlr.model.network import build
+from rmlr.settings import Separation, SeparationNode
+from rmlr.stages.separation import separation
+
+from .conftest import BOXES, CHANNELS, TOKEN_DIM, VOCABULARY, annotation
+from .test_predict import CARD
+
+NODE = SeparationNode(code="", split="test", separation=Separation(min_iou=0.7, batch_size=4, samples=20, seed=0))
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A random checkpoint with IRE."""
+    torch.manual_seed(0)
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    network = build(CARD.variant, CARD.network, channels=CHANNELS, token_dim=TOKEN_DIM, vocabulary=VOCABULARY)
+    save_checkpoint(folder, CARD, network, torch.nn.Identity())
+    return folder
+
+
+@pytest.fixture
+def made(study, settings_of, weights, tmp_path):
+    def call(annotations=study.prepare, out="separation"):
+        folder = tmp_path / out
+        paths = {"annotations": annotations, "features": study.features, "weights": weights}
+        separation(settings=settings_of(NODE), **paths, out=folder)
+        return folder
+
+    return call
+
+
+def test_every_two_interactions_at_one_place_are_compared(made, study):
+    folder = made()
+    found = parquet.read_table(folder / "interactions.parquet").to_pylist()
+    assert [row["image_id"] for row in found] == study.image_ids["test"][:-1], "the last has no ball"
+    assert [row["does"] for row in found] == ["hold ball", "throw ball", "hold ball", "throw ball", "hold ball"]
+    assert found[0]["human_does"] == "hold obj; point instr"
+    assert [found[0][f"human_{edge}"] for edge in ("x1", "y1", "x2", "y2")] == BOXES[0].tolist()
+    pairs = parquet.read_table(folder / "pairs.parquet").to_pandas()
+    assert len(pairs) == 4, "all point as well, so nobody does different things"
+    assert set(pairs["kind"]) == {"same"}
+    assert np.allclose(pairs["place_iou"], 1)
+
+
+def test_a_vector_that_knows_the_verb_tells_all_and_the_boxes_tell_nothing(made, study, tmp_path):
+    prepare = tmp_path / "prepare"
+    prepare.mkdir()
+    save_vocabulary(prepare / "vocabulary.json", VOCABULARY)
+    images = [annotation(image_id) for image_id in study.image_ids["test"]]
+    for image in images:
+        image.interactions.resize((1, 3), refcheck=False)  # without what all of them do
+    save_annotations(prepare / "test.json", images)
+    folder = made(annotations=prepare)
+    with (folder / "separation.csv").open() as file:
+        rows = {(row["question"], row["vector"], row["distance"]): row for row in csv.DictReader(file)}
+    told = rows["verb", "pair_tokens", "euclidean"]  # a ball's token tells its verb
+    assert (told["same"], told["apart"]) == ("4", "6")
+    assert [float(told[name]) for name in ("auc", "low", "high")] == [1.0, 1.0, 1.0]
+    assert float(rows["verb", "boxes", "euclidean"]["auc"]) == 0.5
+    assert rows["place", "cue", "cosine"]["auc"] == "nan", "all are at one place"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["separation_verb_euclidean_pair_tokens"] == 1.0
+    assert metrics["pairs_different"] == 6.0
+    assert not any("_place_" in name for name in metrics)
+    assert json.loads((folder / "run.json").read_text())["metrics"]["interactions"] == 5.0
+
+
+def test_the_same_settings_give_the_same_bytes(made):
+    one, other = made(out="one"), made(out="other")
+    for name in ("interactions.parquet", "pairs.parquet", "separation.csv", "metrics.json"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_a_split_without_an_interaction_has_nothing_to_compare(made, study, tmp_path):
+    prepare = tmp_path / "prepare"
+    prepare.mkdir()
+    save_vocabulary(prepare / "vocabulary.json", VOCABULARY)
+    images = [annotation(image_id) for image_id in study.image_ids["test"]]
+    for image in images:
+        image.interactions.resize((0, 3), refcheck=False)
+    save_annotations(prepare / "test.json", images)
+    folder = made(annotations=prepare)
+    assert parquet.read_table(folder / "pairs.parquet").num_rows == 0
+    assert json.loads((folder / "metrics.json").read_text()) == {
+        "pairs_same": 0.0,
+        "pairs_different": 0.0,
+        "pairs_elsewhere": 0.0,
+    }

@@ -160,6 +160,8 @@ def ask(url: str, item: Item | None, timeout: float) -> Answer:
             headers = response.headers
     except urllib.error.HTTPError as error:
         with error:
+            if error.code in (405, 501):
+                return Answer(url, "answers no questions for headers; only the download tells", True)
             return Answer(url, f"{error.code} {error.reason}", False)
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
@@ -180,12 +182,12 @@ def ask(url: str, item: Item | None, timeout: float) -> Answer:
 
 
 def _room(missing: Mapping[str, Source], place: Place) -> Iterator[str]:
-    """Archives go as soon as they are unpacked: the most that is there at a time is all, and the largest one twice."""
+    """Archives go as soon as they are unpacked: the most that is there at a time is all, and three of them twice."""
     total = sum(source.size for source in missing.values())
-    packed = [source.size for source in missing.values() if any(item.unpack for item in source.items)]
+    packed = sorted(source.size for source in missing.values() if any(item.unpack for item in source.items))
     folder = next(path for path in (place.raw.absolute(), *place.raw.absolute().parents) if path.exists())
     free = shutil.disk_usage(folder).free
-    need = total + 3 * max(packed, default=0)  # three at a time, at most
+    need = total + sum(packed[-3:])
     yield ""
     yield f"Disk: {_gb(need)} still to come for data and weights at the most, {_gb(free)} free in {folder}"
     if need > free:

@@ -18,6 +18,7 @@ from rmlr.data.download import (
     disk_full,
     download,
     download_hub,
+    git_blob,
     hub_folder,
     mismatch,
     name_commit,
@@ -349,7 +350,7 @@ def check_gift(path: Path, gift: Gift, where: str) -> None:
 
 
 def check_snapshot(folder: Path, hub: Hub, seen: str | None) -> str:
-    """The commit of a hub cache's folder, if its files are whole: the large ones are named by their checksum."""
+    """The commit of a hub cache's folder, if its files are whole: each is named by its checksum."""
     reference = folder / "refs" / hub.revision
     wanted = hub.commit or seen
     commit = wanted or (reference.read_text().strip() if reference.is_file() else None)
@@ -361,7 +362,8 @@ def check_snapshot(folder: Path, hub: Hub, seen: str | None) -> str:
         raise ValueError(f"{snapshot}: is empty, or its links lead nowhere")
     for path in files:
         blob = path.resolve()
-        if len(blob.name) == 64 and sha256(blob) != blob.name:
+        named_by = {64: sha256, 40: git_blob}.get(len(blob.name))
+        if named_by is not None and named_by(blob) != blob.name:
             raise ValueError(f"{path}: has not the checksum that its name in the cache says. Get it again")
     if wanted is None or (reference.is_file() and reference.read_text().strip() != commit):
         name_commit(folder.parent, hub, commit)

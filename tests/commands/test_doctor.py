@@ -45,6 +45,7 @@ def table_of(path: Path, *urls: str, **more) -> Path:
         ("403", {}, "403 Forbidden", False),
         ("404", {}, "404 Not Found", False),
         ("500", {}, "500 Internal Server Error", False),
+        ("405", {}, "answers no questions for headers; only the download tells", True),
         ("hang", {}, "cannot be reached (timed out)", False),
         ("", {"Content-Type": "text/html"}, "sends an HTML page instead of the file", False),
     ],
@@ -57,6 +58,10 @@ def test_every_mirror_says_what_it_is_like(server, tmp_path, fault, headers, say
     assert (first.mirror, first.says, first.is_good) == (bad, says, is_good)
     assert (second.mirror, second.is_good) == (good, True)
     assert {method for method, _, _ in server.asked} == {"HEAD"}
+
+
+def test_no_source_has_no_mirrors():
+    assert probe({}, timeout=1.0) == {}
 
 
 def test_a_mirror_of_another_length_and_one_that_nobody_answers_for_fail(server, tmp_path):

@@ -68,6 +68,10 @@ def test_the_drawn_profiles_need_nothing(profile):
     assert needed(TABLE, STUDY, profile, RAW) == {}
 
 
+def test_no_sources_serve_nobody():
+    assert needed({}, STUDY, "paper", RAW) == {}
+
+
 def test_a_revision_that_nobody_has_is_given_by_no_source():
     assert gives(TABLE["hub-mobilebert"], "google/mobilebert-uncased", "main", RAW)
     assert not gives(TABLE["hub-mobilebert"], "google/mobilebert-uncased", "other", RAW)

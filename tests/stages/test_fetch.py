@@ -599,6 +599,13 @@ def test_a_damaged_archive_without_a_published_checksum_is_not_taken(world, serv
     assert not (world.raw / "checksums.json").exists()
 
 
+def test_an_empty_archive_gives_nothing(world, server):
+    world.photos(server.put("/p.zip", zipped({})))
+    with pytest.raises(ValueError, match="p: is missing"):
+        world.fetch()
+    assert world.nothing_is_done()
+
+
 def test_an_empty_photo_is_no_photo(world, server):
     world.photos(server.put("/p.zip", zipped(PHOTOS | {"p/4.jpg": b""})))
     with pytest.raises(ValueError, match=r"4\.jpg is empty"):

@@ -33,6 +33,30 @@ def test_only_the_drawn_profiles_draw(content):
     assert "world/draw" not in nodes_of(content, "paper")
 
 
+def test_as_many_views_are_cached_as_are_learnt_from(content):
+    def views(profile):
+        nodes = nodes_of(content, profile)
+        found = {split: nodes.get(f"vcoco/features/base/{split}") for split in ("train", "val", "test")}
+        return {split: node.features.views for split, node in found.items() if isinstance(node, FeaturesNode)}
+
+    assert views("demo") == {"train": 1, "val": 1, "test": 1}
+    assert views("paper") == {"val": 1, "test": 1}, "training photos are augmented anew"
+    assert views("paper_cached") == {"train": 4, "val": 4, "test": 1}
+    online = {name: nodes_of(content, name)["runs/shared/rmlr/0/train"].online for name in ("paper", "paper_cached")}
+    assert online["paper_cached"] is None
+    assert online["paper"].view.image.longest == online["paper"].augment.longest == 1333
+
+
+def test_more_views_change_only_the_caches_that_are_learnt_from(content):
+    before = nodes_of(content, "paper_cached")
+    content["profiles"]["paper_cached"]["features"]["views"] = 5
+    after = nodes_of(content, "paper_cached")
+    changed = {place for place in before if before[place] != after[place]}
+    splits = {place.rpartition("/")[2] for place in changed}
+    assert splits == {"train", "val"}
+    assert all("/features/" in place for place in changed)
+
+
 def test_an_override_changes_that_run_and_no_other(content):
     before = nodes_of(content)
     content["runs"]["table2"]["plain"]["overrides"] = {"train.epochs": 7}

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import torch
 
+from rmlr.batch import Batch
 from rmlr.data.features import Features
+from rmlr.data.loading import ahead, loader_threads, pinned
 from rmlr.data.records import load_vocabulary
 from rmlr.data.triplets import save_triplets
 from rmlr.model.checkpoint import CARD_FILE, load_card, load_checkpoint
@@ -50,9 +52,17 @@ def predict(
         is_valid_verb = torch.from_numpy(vocabulary.is_valid_verb).to(device)
         parts = []
         with record.progress(len(cached), "predicting") as bar:
-            for start in range(0, len(cached), chosen.batch_size):
-                indices = range(start, min(start + chosen.batch_size, len(cached)))
-                batch = cached.batch(indices).to(device)
+            chunks = [
+                range(start, min(start + chosen.batch_size, len(cached)))
+                for start in range(0, len(cached), chosen.batch_size)
+            ]
+
+            def load(indices: range) -> Batch:
+                batch = cached.batch(indices)
+                return pinned(batch) if device.type == "cuda" else batch
+
+            for indices, loaded in zip(chunks, ahead(load, chunks, loader_threads(device)), strict=True):
+                batch = loaded.to(device)
                 parts.append(
                     score_triplets(
                         network, batch, is_valid_verb, prior_power=chosen.prior_power, min_score=chosen.min_score

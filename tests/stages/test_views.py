@@ -2,6 +2,9 @@
 
 import logging
 import shutil
+import signal
+import subprocess
+import sys
 from collections import namedtuple
 from dataclasses import dataclass
 from pathlib import Path
@@ -222,6 +225,44 @@ def test_a_killed_run_of_several_views_goes_on_from_its_last_whole_shard(corner,
     assert seen == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2]  # three shards a view, of one batch each; that of the fifth was lost
     shutil.rmtree(corner.root / "features")
     assert torch.equal(resumed.maps, corner.cache(views=3, augment=AUGMENT).batch(range(6), 2).maps)
+
+
+KILLED = """
+import os, signal, sys
+from rmlr.__main__ import main
+from rmlr.stages import features as stage
+
+at, whole, calls = int(sys.argv[1]), stage.load_view, []
+
+def load(*given):
+    calls.append(given)
+    if len(calls) == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(*given)
+
+stage.load_view = load
+try:
+    main(sys.argv[2:])
+finally:
+    print(len(calls))
+"""
+
+
+def test_a_process_killed_outright_leaves_whole_shards_that_the_next_one_takes(corner):
+    expected = corner.cache(views=2, augment=AUGMENT).batch(range(6), 1)
+    shutil.rmtree(corner.root / "features")
+    flags = {"settings": "features.yaml", "annotations": "prepare", "split": "train", "out": "features/train"}
+    flags |= {"images": "images", "detector": "detector"}
+    command = ["features", *(text for name, value in flags.items() for text in (f"--{name}", value))]
+
+    def start(at: int) -> subprocess.CompletedProcess:
+        given = [sys.executable, "-c", KILLED, str(at), *command]
+        return subprocess.run(given, cwd=corner.root, check=False, stdout=subprocess.PIPE, text=True, timeout=120)
+
+    assert start(4).returncode == -signal.SIGKILL
+    assert not (corner.root / "features" / "train").exists()
+    assert start(0).stdout == "3\n"  # of six shards three were whole
+    assert torch.equal(Cache.load(corner.root / "features", "train").batch(range(6), 1).maps, expected.maps)
 
 
 def test_other_augmentation_makes_the_cache_anew(corner):

@@ -24,6 +24,7 @@ from rmlr.charts import (
     picture_sheet,
     save,
 )
+from rmlr.data.pictures import annotated_triplets
 from rmlr.data.records import load_annotations, load_image_objects, load_vocabulary
 from rmlr.data.triplets import load_triplets
 from rmlr.evaluation import hicodet, vcoco
@@ -273,16 +274,10 @@ def examples(
 
 
 def _annotated(item: Annotation, left_out: Sequence[int]) -> Triplets:
-    """The annotated interactions that have both boxes, as triplets of score 1, but for some verbs."""
-    rows = item.interactions[(item.interactions[:, 2] >= 0) & ~np.isin(item.interactions[:, 1], left_out)]
-    return Triplets(
-        image_id=np.full(len(rows), item.image_id, dtype=np.int64),
-        human_boxes=item.boxes[rows[:, 0]].astype(np.float32),
-        object_boxes=item.boxes[rows[:, 2]].astype(np.float32),
-        object_category=item.labels[rows[:, 2]].astype(np.int64),
-        verb=rows[:, 1].astype(np.int64),
-        score=np.ones(len(rows), dtype=np.float32),
-    )
+    """The annotated interactions that have both boxes, but for some verbs."""
+    annotated = annotated_triplets(item)
+    rows = np.flatnonzero(~np.isin(annotated.verb, left_out))
+    return Triplets(*(getattr(annotated, name)[rows] for name in Triplets.__slots__))
 
 
 def _strongest(table: Triplets, image_id: int, left_out: Sequence[int], limit: int) -> Triplets:

@@ -464,12 +464,28 @@ def test_a_pose_network_is_run_for_the_runs_that_read_it_alone(source, tmp_path)
     assert all("/shared/rmlr/" in line for line in readers)
 
 
+def test_a_run_on_photos_is_given_photos_and_detector_and_nothing_of_its_training_photos_is_cached(source, tmp_path):
+    project = source.copy(tmp_path / "study")
+    augment = yaml.safe_load((project.folder / "params.yaml").read_text())["profiles"]["paper"]["features"]["augment"]
+    project.edit(lambda content: content["profiles"]["tiny"]["features"].update(views=0, augment=augment))
+    plan = project("snakemake", "-n", "-p", "--config", "profile=tiny")
+    commands = [line.partition("rmlr ")[2] for line in plan.splitlines() if "Shell command: rmlr " in line]
+    trainings = [line for line in commands if line.startswith("train ")]
+    assert trainings
+    assert all(" --images results/tiny/world/draw/images --detector results/tiny/" in line for line in trainings)
+    assert not any(" --features " in line for line in trainings)
+    cached = {line.split(" --split ")[1].split()[0] for line in commands if line.startswith("features ")}
+    assert cached == {"val", "test"}
+    readers = {line.split(" --pose ")[1].split()[0] for line in trainings if " --pose " in line}
+    assert readers == {"results/tiny/pose/joints/weights.pth"}
+
+
 def test_a_clone_without_data_plans_to_fetch_what_the_paper_profile_reads_and_then_all_the_rest(source, tmp_path):
     project = source.copy(tmp_path / "study")
     plan = project("snakemake", "-n", "--config", "profile=paper")
     fetched = {line.partition("source=")[2] for line in plan.splitlines() if "wildcards: source=" in line}
     assert fetched >= {"coco-train2014", "coco-val2014", "coco-annotations2014", "vcoco", "hicodet", "hicodet-json"}
-    assert {"hub-detr-r50", "hub-mobilebert"} <= fetched
+    assert {"upt-detr-r50-vcoco", "upt-detr-r50-hicodet", "hub-mobilebert"} <= fetched
     assert not {name for name in fetched if "2017" in name}, "nothing reads COCO 2017"
     for rule in ("prepare", "detector", "features", "text", "train", "evaluate", "copy", "receipts"):
         assert f"rule {rule}:" in plan

@@ -5,7 +5,7 @@ Foreign numberings (COCO's category and annotation ids, `role_object_id`) stay i
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -168,7 +168,7 @@ class GroundTruth:
         return int(is_same.argmax()) if is_same.any() else None
 
 
-def read_coco(folder: Path, wanted: set[int]) -> Coco:
+def read_coco(folder: Path, wanted: Container[int]) -> Coco:
     """The images of `wanted` that COCO's train2014 and val2014 instances hold. Either file may be absent, not both.
 
     As the official tool does, annotations with `ignore` 1 or without area are left out (evaluation specification, 1.2).
@@ -227,6 +227,42 @@ def read_coco(folder: Path, wanted: set[int]) -> Coco:
         raise ValueError(f"{paths[0]}: no category is named '{PERSON}': {', '.join(objects)}")
     label_of = {number: label for label, (number, _) in enumerate(categories)}
     return Coco(objects, images, instances, place, label_of, dropped)
+
+
+class _AllBut:
+    """Every image but these; it remembers which of them it was asked about."""
+
+    def __init__(self, excluded: Set[int]):
+        self._excluded, self.met = excluded, set[int]()
+
+    def __contains__(self, image_id: object) -> bool:
+        if image_id not in self._excluded:
+            return True
+        self.met.add(int(str(image_id)))
+        return False
+
+
+def read_coco_without(folder: Path, excluded: Set[int], objects: Sequence[str]) -> list[Annotation]:
+    """Every image of COCO's train2014 and val2014 but the `excluded` ones, with all its boxes, for a detector to learn.
+
+    `objects` are the classes that it shall know. ValueError where a file is absent, where the classes are others, and
+    where an excluded image is none of COCO's: then nothing says that another number is not the same photo.
+    """
+    for name in ("train", "val"):
+        if not (path := folder / f"instances_{name}2014.json").exists():
+            raise ValueError(f"{path}: does not exist. All of COCO 2014 is asked for: put both of its files there")
+    wanted = _AllBut(excluded)
+    coco = read_coco(folder, wanted)
+    if tuple(objects) != coco.objects:
+        raise ValueError(f"{folder}: COCO's classes are {list(coco.objects)}, expected V-COCO's: {list(objects)}")
+    if unknown := sorted(excluded - wanted.met):
+        raise ValueError(
+            f"{folder}: {len(unknown)} of the {len(excluded)} images to leave out are none of COCO's, such as "
+            f"{unknown[:5]}. Are V-COCO and COCO of one release?"
+        )
+    images = [coco.ground_truth(image_id).annotation((), (), ()) for image_id in sorted(coco.images)]
+    assert excluded.isdisjoint(image.image_id for image in images)
+    return images
 
 
 # ---- V-COCO's two forms

@@ -422,6 +422,18 @@ def thaw(detr: DetrForObjectDetection) -> None:
     exchange(detr.model.backbone)
 
 
+def thaw_given(detr: DetrForObjectDetection, no_object_weight: float) -> None:
+    """Let a detector with given weights learn as DETR does: all but its batch norms, the stem and the first stage.
+
+    Differs: the library freezes the whole backbone, and leaves out the losses of the decoder's other layers.
+    """
+    detr.model.unfreeze_backbone()
+    trunk: Any = detr.model.backbone.model
+    for part in (trunk.embedder, trunk.encoder.stages[0]):
+        part.requires_grad_(False)
+    detr.config.update({"auxiliary_loss": True, "eos_coefficient": no_object_weight, **COSTS, **COEFFICIENTS})
+
+
 def freeze_batch_norms(detr: DetrForObjectDetection) -> None:
     """Give trained batch norms the library's frozen form, the one that `save_pretrained` and `from_pretrained` know."""
     with torch.no_grad():

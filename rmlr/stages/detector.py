@@ -3,18 +3,28 @@
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
+from accelerate import Accelerator
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torchvision.ops import batched_nms
 from transformers import DetrForObjectDetection
 
 from rmlr.batch import Instances
+from rmlr.data.augment import load_augmented
 from rmlr.data.images import ImageBatch, load_annotated
+from rmlr.data.loading import ahead, loader_threads
 from rmlr.data.records import load_annotations, load_vocabulary
+from rmlr.data.release import in_folders
+from rmlr.data.vcoco import read_coco_without
 from rmlr.evaluation.objects import find_pairs, object_ap
 from rmlr.hoi import Annotation, Vocabulary
 from rmlr.model.detector import (
@@ -26,9 +36,10 @@ from rmlr.model.detector import (
     save_detector,
     select_instances,
     thaw,
+    thaw_given,
 )
 from rmlr.run import Record, run
-from rmlr.settings import Detector, DetectorNode, DetectorSchedule, Features, ImageSize
+from rmlr.settings import Augment, Detector, DetectorNode, DetectorSchedule, Features
 from rmlr.training import cosine_schedule, load_resume, save_resume
 
 log = logging.getLogger(__name__)
@@ -37,45 +48,90 @@ SAVES = 20  # resume checkpoints of one training
 POINTS = 50  # points of the loss curve
 
 
-def detector(*, settings: Path, annotations: Path, images: Path, seed: int, out: Path) -> None:
-    """Train (or take) the DETR that every run shares, and measure it on the test split.
+def detector(
+    *, settings: Path, annotations: Path, images: Path, seed: int, out: Path, coco: Path | None = None
+) -> None:
+    """Train (or take) a DETR that runs stand on, and measure it on the test split.
 
-    An interrupted training goes on if it is called again with the same settings, seed and inputs.
+    An interrupted training goes on if it is called again with the same settings, seed and inputs. On several GPUs:
+    `torchrun --nproc-per-node 4 -m rmlr detector ...`; each process takes its share of every batch.
 
     Args:
         settings: this node's settings file: from scratch, fine-tuned from given weights, or taken as it is; schedule.
         annotations: folder made by `prepare`.
         images: folder of the photos.
-        seed: of initialisation, order and flips.
+        seed: of initialisation, order and augmentation.
         out: folder to write; gets the DETR (config.json and model.safetensors, as `save_pretrained` writes them) and
-            metrics.json: ap50 and ap of the objects as COCO computes them, and pair_recall.
+            metrics.json: ap50 and ap of the objects as COCO computes them, pair_recall, and whether the detector has
+            seen V-COCO's test photos.
+        coco: folder of COCO's instances_{train,val}2014.json, for a detector that learns from all of COCO but the test
+            photos.
     """
     chosen = DetectorNode.load(settings)
-    with run("detector", chosen, settings=settings, out=out, inputs=[annotations, images], seed=seed) as record:
+    inputs = [annotations, images, *([coco] if coco else [])]
+    with run("detector", chosen, settings=settings, out=out, inputs=inputs, seed=seed) as record:
         vocabulary = load_vocabulary(annotations)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         detr = _start(chosen.detector, vocabulary)
-        detr.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        test = load_annotations(annotations, "test")
         if chosen.detector.schedule is not None:
-            train = load_annotations(annotations, "train")
-            photos = Photos(train, images, chosen.detector.image)
+            train = _lessons(chosen.detector, annotations, coco, vocabulary, test)
+            record.log_metrics({"train_images": float(len(train))})
+            photos = Photos(train, images, chosen.detector)
             identity = _identity(chosen, seed, photos)
             fit(detr, photos, chosen.detector.schedule, seed=seed, record=record, identity=identity)
+        if int(os.environ.get("RANK", "0")):  # the first process measures and writes
+            return
         save_detector(detr, record.folder)
         frozen = FrozenDetector(load_detector(str(record.folder)), vocabulary.objects).to(device)
-        test = load_annotations(annotations, "test")
-        metrics = measure(frozen, Photos(test, images, chosen.detector.image), vocabulary, chosen.features, record)
+        metrics = measure(frozen, Photos(test, images, chosen.detector), vocabulary, chosen.features, record)
+        metrics["has_seen_vcoco_test"] = float(chosen.detector.has_seen_test("vcoco"))
         (record.folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
         record.log_metrics(metrics)
 
 
-class Photos:
-    """The photos of a split beside their annotated boxes, crowds left out."""
+def _lessons(
+    settings: Detector, annotations: Path, coco: Path | None, vocabulary: Vocabulary, test: Sequence[Annotation]
+) -> list[Annotation]:
+    """What a detector learns from; never a test photo."""
+    if settings.all_of_coco != (coco is not None):
+        raise ValueError(
+            "this detector learns from all of COCO: give --coco, the folder of instances_{train,val}2014.json"
+            if settings.all_of_coco
+            else f"--coco {coco}: this detector learns from the training split alone. Leave the flag out"
+        )
+    excluded = {annotation.image_id for annotation in test}
+    if coco is None:
+        lessons = load_annotations(annotations, "train")
+    else:
+        lessons = read_coco_without(coco, excluded, vocabulary.objects)
+        if any("/" in annotation.file_name for annotation in test):  # a published release: photos lie in folders
+            lessons = in_folders(lessons)
+        log.info("COCO without V-COCO's test photos: %d images, %d left out", len(lessons), len(excluded))
+    if shared := sorted(excluded.intersection(annotation.image_id for annotation in lessons)):
+        raise ValueError(f"{annotations}: {len(shared)} test photos are to be learnt from, such as {shared[:5]}")
+    return lessons
 
-    def __init__(self, annotations: Sequence[Annotation], folder: Path, size: ImageSize) -> None:
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """Photos with what a detector shall find in them; boxes in pixels of photos of height and width `sizes`."""
+
+    pixels: Float[Tensor, "b 3 height width"]
+    is_padding: Bool[Tensor, "b height width"]
+    boxes: tuple[Float[Tensor, "_ 4"], ...]
+    labels: tuple[Int[Tensor, "_"], ...]
+    sizes: Int[Tensor, "b 2"]
+
+
+class Photos:
+    """The photos of a split beside their annotated boxes, crowds and repetitions left out."""
+
+    def __init__(self, annotations: Sequence[Annotation], folder: Path, settings: Detector) -> None:
         self.annotations = annotations
         self.folder = folder
-        self._size = size
+        self.truths = [distinct(annotation, settings.repeats_iou) for annotation in annotations]
+        self._size = settings.image
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -85,13 +141,60 @@ class Photos:
         wanted = [self.annotations[index] for index in indices]
         return load_annotated(wanted, self.folder, self._size.shortest, self._size.longest)
 
-    def targets(self, index: int) -> tuple[Float[Tensor, "k 4"], Tensor]:
-        """Boxes and labels that the detector shall find."""
-        annotation = self.annotations[index]
-        return (
-            torch.from_numpy(annotation.boxes[~annotation.is_crowd]).float(),
-            torch.from_numpy(annotation.labels[~annotation.is_crowd]),
-        )
+    def mirrored(self, indices: Sequence[int], is_mirrored: Bool[Tensor, " b"]) -> Lesson:
+        """These photos with their boxes, some mirrored."""
+        batch = self.load(indices)
+        found = [targets(self.truths[index]) for index in indices]
+        for position in is_mirrored.nonzero()[:, 0].tolist():
+            height, width = batch.resized[position].tolist()
+            photo, box = batch.pixels[position, :, :height, :width], found[position][0]
+            photo.copy_(photo.flip(-1))
+            box[:, [0, 2]] = float(batch.original[position, 1]) - box[:, [2, 0]]
+        boxes, labels = zip(*found, strict=True)
+        return Lesson(batch.pixels, batch.is_padding, boxes, labels, batch.original)
+
+    def augmented(self, indices: Sequence[int], rule: Augment, seed: int, step: int) -> Lesson:
+        """These photos with their boxes, changed by chance as `rule` has it."""
+        wanted = [self.truths[index] for index in indices]
+        batch, views = load_augmented(wanted, self.folder, rule, seed=seed, view=step)
+        boxes, labels = zip(*map(targets, views), strict=True)
+        return Lesson(batch.pixels, batch.is_padding, boxes, labels, batch.original)
+
+
+def distinct(annotation: Annotation, repeats_iou: float | None) -> Annotation:
+    """The record without boxes that repeat another of their class, the first of which stays, and without what is done.
+
+    HICO-DET's boxes are drawn anew for every interaction. So UPT's detector learnt (and was measured) from what
+    class-wise non-maximum suppression leaves of them.
+    """
+    kept = np.arange(len(annotation.boxes))
+    if repeats_iou is not None:
+        boxes, labels = torch.from_numpy(annotation.boxes), torch.from_numpy(annotation.labels)
+        group = torch.where(torch.from_numpy(annotation.is_crowd), -1 - labels, labels)
+        kept = batched_nms(boxes, -torch.arange(len(boxes)).double(), group, repeats_iou).sort().values.numpy()
+    parts = {name: getattr(annotation, name)[kept] for name in ("boxes", "labels", "is_crowd", "is_listed")}
+    return replace(annotation, **parts, interactions=annotation.interactions[:0], actions=annotation.actions[:0])
+
+
+def targets(annotation: Annotation) -> tuple[Float[Tensor, "k 4"], Int[Tensor, " k"]]:
+    """Boxes and labels that a detector shall find: no crowds, and nothing that a crop left nothing of."""
+    wanted = ~annotation.is_crowd & (annotation.boxes[:, 2:] > annotation.boxes[:, :2]).all(1)
+    return torch.from_numpy(annotation.boxes[wanted]).float(), torch.from_numpy(annotation.labels[wanted])
+
+
+class Learner(nn.Module):
+    """A DETR and its loss as one module, for data-parallel training."""
+
+    def __init__(self, detr: DetrForObjectDetection) -> None:
+        super().__init__()
+        self.detr = detr
+
+    def forward(self, lesson: Lesson) -> Float[Tensor, ""]:
+        """The loss on a batch, which is brought to where the DETR is."""
+        device = self.detr.device
+        pixels, is_padding, sizes = (x.to(device) for x in (lesson.pixels, lesson.is_padding, lesson.sizes))
+        boxes, labels = ([x.to(device) for x in part] for part in (lesson.boxes, lesson.labels))
+        return detection_loss(self.detr, pixels, is_padding, boxes, labels, sizes)
 
 
 def fit(
@@ -105,10 +208,21 @@ def fit(
 ) -> None:
     """Train a DETR in place. Every step depends on seed and step alone, so a run that was killed ends as if it was not.
 
-    Differs: of the augmentations of UPT's fine-tuning, only the horizontal flip.
+    Differs: the loss of a batch is the mean over its parts, micro-batches and processes; DETR divides alike over
+    processes, but boxes by their number in all.
     """
     if not len(photos):
         raise ValueError("the split 'train' has no image to train the detector on. Prepare the dataset again")
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")
+    processes, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
+    micro = schedule.micro_batch_size or max(schedule.batch_size // processes, 1)
+    if schedule.batch_size % (processes * micro):
+        raise ValueError(
+            f"batch_size {schedule.batch_size} is not a multiple of {processes} process(es) x micro_batch_size {micro}"
+            ". Change batch_size, micro_batch_size, or the number of processes"
+        )
+    accumulation = schedule.batch_size // (processes * micro)
+    detr.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = _optimizer(detr, schedule)
     rates = [group["lr"] for group in optimizer.param_groups]
     average = Average(detr, schedule.ema_decay)
@@ -120,34 +234,74 @@ def fit(
         start = state["step"]
         log.info("%s: going on from step %d", checkpoint, start)
     detr.train()
-    order = _order(len(photos), schedule.batch_size, seed)
-    with record.progress(schedule.steps, "detector: steps") as progress:
-        for step in range(schedule.steps):
+    parallel = accelerator.prepare(Learner(detr))
+    steps = schedule.steps or max((schedule.epochs or 1) * len(photos) // schedule.batch_size, 1)
+    every = max(steps // max(SAVES, schedule.epochs or 0), 1)
+
+    def parts() -> Iterator[tuple[int, list[int], Tensor]]:
+        """This process' micro-batches: their step, photos, and which are mirrored."""
+        order = _order(len(photos), schedule.batch_size, seed)
+        for step in range(steps):
             indices = next(order)
-            if step < start:
-                progress.advance(note="(resumed)")
-                continue
-            torch.manual_seed(seed * 1_000_003 + step)  # dropout of fine-tuned detectors, and the flips
-            factor = cosine_schedule(step, total=schedule.steps, warmup=schedule.warmup_steps, floor=0.01)
+            generator = torch.Generator().manual_seed(_step_seed(seed, step))
+            is_mirrored = torch.rand(len(indices), generator=generator) < 0.5
+            for first in range(rank * micro, len(indices), processes * micro) if step >= start else ():
+                yield step, indices[first : first + micro], is_mirrored[first : first + micro]
+
+    def load(part: tuple[int, list[int], Tensor]) -> tuple[list[int], Lesson]:
+        step, indices, is_mirrored = part
+        if schedule.augment is None:
+            return indices, photos.mirrored(indices, is_mirrored)
+        return indices, photos.augmented(indices, schedule.augment, seed, step)
+
+    lessons = ahead(load, parts(), loader_threads(device))
+    with record.progress(steps, "detector: steps") as progress:
+        if start:
+            progress.advance(start, note="(resumed)")
+        for step in range(start, steps):
+            torch.manual_seed(_step_seed(seed, step) + rank)  # dropout of fine-tuned detectors
+            factor = _factor(schedule, step, steps)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
-            loss = _loss(detr, photos, indices, torch.rand(len(indices)) < 0.5)
-            if not loss.isfinite():
-                ids = [photos.annotations[index].image_id for index in indices]
-                raise ValueError(f"step {step}: the detector's loss is {loss.item()} on images {ids}. Lower its rate?")
             optimizer.zero_grad()
-            loss.backward()
+            total = 0.0
+            for number in range(accumulation):
+                indices, lesson = next(lessons)
+                with accelerator.no_sync(parallel) if number + 1 < accumulation else nullcontext():
+                    loss = parallel(lesson) / accumulation
+                    is_bad = cast(Tensor, accelerator.reduce((~loss.detach().isfinite()).int(), "sum"))
+                    if is_bad:
+                        ids = [photos.annotations[index].image_id for index in indices]
+                        raise ValueError(
+                            f"step {step}: the detector's loss is {loss.item()} on images {ids}. Lower its rate?"
+                        )
+                    loss.backward()
+                    total += loss.item()
             torch.nn.utils.clip_grad_norm_(detr.parameters(), schedule.clip_norm)
             optimizer.step()
             average.update(detr, step)
-            if step % max(schedule.steps // POINTS, 1) == 0:
-                record.log_metrics({"loss": loss.item()}, step=step)
-            progress.advance(note=f"loss {loss.item():.2f}")
-            if (step + 1) % max(schedule.steps // SAVES, 1) == 0 or step + 1 == schedule.steps:
+            if step % max(steps // POINTS, 1) == 0:
+                record.log_metrics({"loss": total}, step=step)
+            progress.advance(note=f"loss {total:.2f}")
+            if accelerator.is_main_process and ((step + 1) % every == 0 or step + 1 == steps):
                 model, rest = detr.state_dict(), optimizer.state_dict()
                 state = {"identity": identity, "step": step + 1, "model": model, "optimizer": rest}
                 save_resume(checkpoint, state | {"average": average.tensors})
     average.copy_to(detr)
+    if processes > 1:
+        accelerator.wait_for_everyone()
+        torch.distributed.destroy_process_group()  # else NCCL complains at the end
+
+
+def _step_seed(seed: int, step: int) -> int:
+    return seed * 1_000_003 + step
+
+
+def _factor(schedule: DetectorSchedule, step: int, steps: int) -> float:
+    """Of the learning rates at a step."""
+    if schedule.decay == "cosine":
+        return cosine_schedule(step, total=steps, warmup=schedule.warmup_steps, floor=0.01)
+    return min((step + 1) / (schedule.warmup_steps + 1), 1.0)
 
 
 class Average:
@@ -186,6 +340,7 @@ def _start(settings: Detector, vocabulary: Vocabulary) -> DetrForObjectDetection
         detr = load_detector(settings.weights, settings.revision)
         if settings.schedule is not None:
             adapt_classes(detr, vocabulary.objects)
+            thaw_given(detr, settings.schedule.no_object_weight)
         return detr
     assert settings.architecture is not None
     assert settings.schedule is not None
@@ -198,7 +353,7 @@ def _identity(chosen: DetectorNode, seed: int, photos: Photos) -> str:
     """Digest of everything that a training depends on."""
     parts = hashlib.sha256(json.dumps([chosen.code, chosen.detector.model_dump(), seed]).encode())
     for index, annotation in enumerate(photos.annotations):
-        path, (box, label) = photos.folder / annotation.file_name, photos.targets(index)
+        path, (box, label) = photos.folder / annotation.file_name, targets(photos.truths[index])
         size = path.stat().st_size if path.exists() else -1
         parts.update(f"{path.name} {size}".encode() + box.numpy().tobytes() + label.numpy().tobytes())
     return parts.hexdigest()
@@ -224,24 +379,6 @@ def _order(count: int, batch_size: int, seed: int) -> Iterator[list[int]]:
             waiting += torch.randperm(count, generator=generator).tolist()
         yield waiting[:batch_size]
         waiting = waiting[batch_size:]
-
-
-def _loss(
-    detr: DetrForObjectDetection, photos: Photos, indices: Sequence[int], is_flipped: Bool[Tensor, " b"]
-) -> Float[Tensor, ""]:
-    batch = photos.load(indices)
-    boxes, labels = [], []
-    for position, index in enumerate(indices):
-        box, label = photos.targets(index)
-        if is_flipped[position]:
-            height, width = batch.resized[position].tolist()
-            photo = batch.pixels[position, :, :height, :width]
-            photo.copy_(photo.flip(-1))
-            box[:, [0, 2]] = float(batch.original[position, 1]) - box[:, [2, 0]]
-        boxes.append(box.to(detr.device))
-        labels.append(label.to(detr.device))
-    pixels, is_padding = batch.pixels.to(detr.device), batch.is_padding.to(detr.device)
-    return detection_loss(detr, pixels, is_padding, boxes, labels, batch.original.to(detr.device))
 
 
 def measure(
@@ -270,7 +407,7 @@ def measure(
                 own = Instances(*(getattr(instances, name)[image == position].cpu() for name in Instances.__slots__))
                 found.append(find_pairs(own, annotation, vocabulary.person))
             progress.advance(len(indices))
-    metrics = object_ap(np.concatenate(rows), photos.annotations, vocabulary) if rows else {}
+    metrics = object_ap(np.concatenate(rows), photos.truths, vocabulary) if rows else {}
     if pairs := torch.cat([torch.zeros(0, dtype=torch.bool), *found]).tolist():
         metrics["pair_recall"] = sum(pairs) / len(pairs)
     return metrics

@@ -11,12 +11,22 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
 from rmlr.data.records import load_annotations, load_vocabulary, save_annotations, save_vocabulary
+from rmlr.data.vcoco import read_coco_without
 from rmlr.hoi import Annotation, Vocabulary
 from rmlr.model.detector import WEIGHTS_FILE, load_detector, save_detector
 from rmlr.run import Record
-from rmlr.settings import Detector, DetectorArchitecture, DetectorNode, DetectorSchedule, Features, ImageSize, Selection
+from rmlr.settings import (
+    Augment,
+    Detector,
+    DetectorArchitecture,
+    DetectorNode,
+    DetectorSchedule,
+    Features,
+    ImageSize,
+    Selection,
+)
 from rmlr.stages import detector as stage
-from rmlr.stages.detector import Average, Photos, detector
+from rmlr.stages.detector import Average, Lesson, Photos, detector, distinct, targets
 
 VOCABULARY = Vocabulary(
     dataset="vcoco", objects=("person", "ball"), person=0, verbs=("hold obj",), hois=((0, 1),), actions=("hold",)
@@ -45,6 +55,16 @@ SCHEDULE = DetectorSchedule(
     clip_norm=1.0,
     ema_decay=0.9,
     no_object_weight=0.1,
+)
+AUGMENT = Augment(
+    flip=0.5,
+    jitter=0.4,
+    shortest=[48, 56, 64],
+    longest=96,
+    crop=0.5,
+    crop_from=[48],
+    crop_smallest=24,
+    crop_largest=48,
 )
 FEATURES = Features(
     batch_size=3,
@@ -87,12 +107,14 @@ class Corner:
 
     root: Path
 
-    def run(self, name: str, seed: int = 0, detector_: Detector | None = None, **schedule) -> Path:
+    def run(
+        self, name: str, seed: int = 0, detector_: Detector | None = None, coco: Path | None = None, **schedule
+    ) -> Path:
         chosen = detector_ or self.scratch(**schedule)
         settings, out = self.root / f"{name}.yaml", self.root / name
         settings.write_text(DetectorNode(code="x", detector=chosen, features=FEATURES).dump())
         images, prepare = self.root / "images", self.root / "prepare"
-        detector(settings=settings, annotations=prepare, images=images, seed=seed, out=out)
+        detector(settings=settings, annotations=prepare, images=images, seed=seed, out=out, coco=coco)
         return out
 
     def scratch(self, **schedule) -> Detector:
@@ -138,15 +160,15 @@ class Killed(Exception):
 
 def killed_at(monkeypatch, last: int) -> None:
     """The process dies in the step after `last`, as by kill -9: nothing is tidied up."""
-    real = stage._loss
+    real = stage.detection_loss
 
-    def loss(detr, photos, indices, is_flipped, count=[0]):  # noqa: B006
+    def loss(*given, count=[0]):  # noqa: B006
         count[0] += 1
         if count[0] > last:
             raise Killed
-        return real(detr, photos, indices, is_flipped)
+        return real(*given)
 
-    monkeypatch.setattr(stage, "_loss", loss)
+    monkeypatch.setattr(stage, "detection_loss", loss)
 
 
 def test_a_detector_from_scratch_learns_two_colours(corner):
@@ -154,7 +176,7 @@ def test_a_detector_from_scratch_learns_two_colours(corner):
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["ap50"] > 0.8
     assert metrics["pair_recall"] > 0.8
-    assert metrics == json.loads((out / "run.json").read_text())["metrics"]
+    assert metrics | {"train_images": 8} == json.loads((out / "run.json").read_text())["metrics"]
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(corner):
@@ -256,36 +278,243 @@ def test_no_photo_to_train_on_is_an_error(corner):
 
 def test_no_photo_to_measure_on_gives_no_metric(corner):
     save_annotations(corner.root / "prepare" / "test.json", [])
-    assert json.loads((corner.run("out") / "metrics.json").read_text()) == {}
+    metrics = json.loads((corner.run("out") / "metrics.json").read_text())
+    assert metrics == {"has_seen_vcoco_test": 0}
 
 
-def test_a_flipped_photo_has_flipped_boxes_also_beside_a_larger_one(corner, monkeypatch):
-    seen = {}
-
-    def look(_detr, pixels, is_padding, boxes, labels, _sizes):
-        seen.update(pixels=pixels, boxes=boxes, labels=labels, is_padding=is_padding)
-        return torch.zeros(())
-
-    detr = load_detector(str(corner.run("any")))
-    monkeypatch.setattr(stage, "detection_loss", look)
-    train = load_annotations(corner.root / "prepare", "train")
-    photos = Photos(train, corner.root / "images", ImageSize(shortest=48, longest=64))
-    stage._loss(detr, photos, [0, 1], torch.tensor([True, False]))
-    plain = photos.load([0, 1])
-    assert torch.equal(seen["pixels"][0, :, :64, :48], plain.pixels[0, :, :64, :48].flip(-1))
-    assert torch.equal(seen["pixels"][1], plain.pixels[1])
-    for box, label in zip(seen["boxes"][0].round().int().tolist(), seen["labels"][0].tolist(), strict=True):
-        x, y = (box[0] + box[2]) // 2, (box[1] + box[3]) // 2
-        channel = seen["pixels"][0, :, y, x]
-        assert (channel[0] > channel[2]) == (label == 0)  # red is a person, blue a ball
+def photos_of(corner, split="train", **changes) -> Photos:
+    records = load_annotations(corner.root / "prepare", split)
+    return Photos(records, corner.root / "images", corner.scratch().model_copy(update=changes))
 
 
-def test_crowds_are_no_targets(corner):
+def test_a_mirrored_photo_has_mirrored_boxes_also_beside_a_larger_one(corner):
+    photos = photos_of(corner)
+    seen, plain = photos.mirrored([0, 1], torch.tensor([True, False])), photos.load([0, 1])
+    assert torch.equal(seen.pixels[0, :, :64, :48], plain.pixels[0, :, :64, :48].flip(-1))
+    assert torch.equal(seen.pixels[1], plain.pixels[1])
+    check_colours(seen)
+
+
+def check_colours(lesson: Lesson) -> None:
+    """Red is a person, blue a ball, where their boxes are."""
+    for pixels, boxes, labels in zip(lesson.pixels, lesson.boxes, lesson.labels, strict=True):
+        for box, label in zip(boxes.round().int().tolist(), labels.tolist(), strict=True):
+            channel = pixels[:, (box[1] + box[3]) // 2, (box[0] + box[2]) // 2]
+            assert (channel[0] > channel[2]) == (label == 0)
+
+
+def test_augmented_photos_have_their_boxes_with_them_and_differ_from_step_to_step(corner):
+    photos = photos_of(corner)
+    lessons = [photos.augmented(range(8), AUGMENT, 0, step) for step in range(8)]
+    for lesson in lessons:
+        check_colours(lesson)
+        assert all(len(boxes) == len(labels) for boxes, labels in zip(lesson.boxes, lesson.labels, strict=True))
+    again = photos.augmented([3, 5], AUGMENT, 0, 2)
+    height, width = again.sizes[0].tolist()
+    assert torch.equal(again.pixels[0, :, :height, :width], lessons[2].pixels[3, :, :height, :width])
+    assert torch.equal(again.boxes[1], lessons[2].boxes[5])
+    assert len({tuple(lesson.sizes[0].tolist()) for lesson in lessons}) > 1
+    assert {len(boxes) for lesson in lessons for boxes in lesson.boxes} >= {1, 2}, "a crop leaves some boxes out"
+
+
+def test_crowds_are_no_targets_nor_is_what_a_crop_left_nothing_of(corner):
     train = load_annotations(corner.root / "prepare", "train")
     crowd = dataclasses.replace(train[0], is_crowd=np.array([True, False]))
-    boxes, labels = Photos([crowd], corner.root / "images", ImageSize(shortest=48, longest=64)).targets(0)
+    boxes, labels = targets(crowd)
     assert boxes.shape == (1, 4)
     assert labels.tolist() == [1]
+    flat = train[0].boxes.copy()
+    flat[1, 2] = flat[1, 0]
+    assert targets(dataclasses.replace(train[0], boxes=flat))[1].tolist() == [0]
+
+
+def test_repeated_boxes_of_a_class_are_one_and_the_first_stays():
+    boxes = np.array([[0, 0, 20, 20], [0, 0, 20, 20], [1, 0, 20, 20], [0, 0, 20, 20], [0, 0, 20, 10], [0, 0, 20, 20.0]])
+    record = Annotation(
+        image_id=1,
+        file_name="1.jpg",
+        height=20,
+        width=20,
+        boxes=boxes,
+        labels=np.array([1, 0, 0, 0, 0, 0]),
+        interactions=np.array([[1, 0, 0]]),
+        is_crowd=np.array([False] * 5 + [True]),
+        is_listed=np.zeros(6, dtype=bool),
+        actions=np.zeros((0, 2), dtype=np.int64),
+    )
+    kept = distinct(record, 0.7)
+    np.testing.assert_array_equal(kept.boxes, boxes[[0, 1, 4, 5]])
+    assert kept.labels.tolist() == [1, 0, 0, 0]
+    assert kept.is_crowd.tolist() == [False, False, False, True]
+    assert len(kept.interactions) == 0
+    assert len(distinct(record, None).boxes) == 6
+    empty = dataclasses.replace(record, boxes=boxes[:0], labels=record.labels[:0], is_crowd=record.is_crowd[:0],
+                                is_listed=record.is_listed[:0])  # fmt: skip
+    assert distinct(empty, 0.7).boxes.shape == (0, 4)
+
+
+def published(corner) -> Path:
+    """Weights as given: a DETR of ours, trained a little, its backbone's norms frozen as in any that is published."""
+    return corner.run("given", steps=5)
+
+
+def test_given_weights_learn_above_the_first_stage_at_two_rates(corner, monkeypatch):
+    """DETR's own way: stem, first stage and batch norms stay; the losses of all decoder layers count."""
+    given, seen = published(corner), {}
+    original = stage._optimizer
+
+    def look(detr, schedule):
+        optimizer = original(detr, schedule)
+        seen.update(rates=[group["lr"] for group in optimizer.param_groups], config=detr.config)
+        return optimizer
+
+    monkeypatch.setattr(stage, "_optimizer", look)
+    schedule = SCHEDULE.model_copy(update={"steps": 3, "backbone_learning_rate": 1e-4, "no_object_weight": 0.2})
+    before, after = weights_of(given), weights_of(corner.run("tuned", detector_=corner.given(given, schedule=schedule)))
+    assert seen["rates"] == [5e-3, 1e-4]
+    assert seen["config"].auxiliary_loss
+    assert seen["config"].eos_coefficient == 0.2
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    trunk = {name for name in before if name.startswith("model.backbone")}
+    assert {name for name in trunk if "stages.1" in name and "convolution" in name} == changed & trunk
+    assert before.keys() - trunk == changed - trunk
+
+
+FACTOR = stage._factor
+
+
+def test_epochs_are_passes_over_the_photos_and_rates_may_stay(corner, monkeypatch):
+    points = []
+    monkeypatch.setattr(Record, "log_metrics", lambda _, metrics, step=None: points.append((step, metrics)))
+    rates = []
+    monkeypatch.setattr(stage, "_factor", lambda *given: rates.append(FACTOR(*given)) or rates[-1])
+    corner.run("out", steps=None, epochs=3, batch_size=4, decay="none", warmup_steps=1)
+    assert [step for step, metrics in points if "loss" in metrics] == list(range(6))
+    assert rates == [0.5, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("augment", [None, AUGMENT], ids=["mirrored", "augmented"])
+def test_micro_batches_add_up_and_a_killed_fine_tuning_goes_on(corner, monkeypatch, augment):
+    sizes = []
+    loss = stage.detection_loss
+    monkeypatch.setattr(stage, "detection_loss", lambda *given: sizes.append(len(given[1])) or loss(*given))
+    schedule = {"steps": 4, "batch_size": 4, "micro_batch_size": 2, "augment": augment}
+    whole = weights_of(corner.run("whole", **schedule))
+    assert sizes == [2] * 8
+
+    def dies(*given):
+        if len(sizes) == 8 + 5:  # in the midst of the third batch
+            raise KeyboardInterrupt
+        return sizes.append(0) or loss(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "detection_loss", dies)
+        with pytest.raises(KeyboardInterrupt):
+            corner.run("killed", **schedule)
+    sizes.clear()
+    again = weights_of(corner.run("killed", **schedule))
+    assert len(sizes) == 4
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_a_batch_that_micro_batches_do_not_fill_is_refused(corner):
+    with pytest.raises(ValueError, match=r"batch_size 4 is not a multiple of 1 process\(es\) x micro_batch_size 3"):
+        corner.run("refused", batch_size=4, micro_batch_size=3)
+
+
+def test_a_detector_says_whether_it_has_seen_the_test_photos(corner):
+    first = corner.run("first")
+    public = corner.given(first, schedule=None).model_copy(update={"seen": ["coco"]})
+    metrics = json.loads((corner.run("taken", detector_=public) / "metrics.json").read_text())
+    assert metrics["has_seen_vcoco_test"] == 1
+    made = json.loads((corner.root / "taken" / "run.json").read_text())
+    assert made["metrics"]["has_seen_vcoco_test"] == 1
+    assert made["settings"]["detector"]["seen"] == ["coco"]
+
+
+# ---- all of COCO but the test photos
+
+
+def write_coco(corner) -> Path:
+    """COCO's two files: the training and test photos, and one of neither split."""
+    folder = corner.root / "coco"
+    folder.mkdir()
+    records = [load_annotations(corner.root / "prepare", split) for split in ("train", "test")]
+    records[1] = [*records[1], draw_photo(corner.root / "images", 20)]
+    for name, images in zip(("train", "val"), records, strict=True):
+        boxes = [(image, index) for image in images for index in range(len(image.boxes))]
+        content = {
+            "images": [
+                {"id": image.image_id, "file_name": image.file_name, "height": image.height, "width": image.width}
+                for image in images
+            ],
+            "categories": [{"id": 3, "name": "person"}, {"id": 5, "name": "ball"}],
+            "annotations": [
+                {
+                    "id": 100 * image.image_id + index + 1,
+                    "image_id": image.image_id,
+                    "category_id": [3, 5][image.labels[index]],
+                    "bbox": [*image.boxes[index, :2], *(image.boxes[index, 2:] - image.boxes[index, :2])],
+                    "area": 100.0,
+                    "iscrowd": 0,
+                }
+                for image, index in boxes
+            ],
+        }
+        (folder / f"instances_{name}2014.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_a_detector_learns_from_all_of_coco_but_the_test_photos(corner, monkeypatch):
+    learnt = set()
+    mirrored = Photos.mirrored
+
+    def look(photos, indices, flips):
+        learnt.update(photos.annotations[index].image_id for index in indices)
+        return mirrored(photos, indices, flips)
+
+    monkeypatch.setattr(Photos, "mirrored", look)
+    chosen = corner.scratch(steps=9).model_copy(update={"all_of_coco": True})
+    out = corner.run("out", detector_=chosen, coco=write_coco(corner))
+    assert learnt == {*range(8), 20}
+    assert json.loads((out / "run.json").read_text())["metrics"]["train_images"] == 9
+
+
+def test_test_photos_that_coco_does_not_know_are_an_error(corner):
+    folder = write_coco(corner)
+    content = json.loads((folder / "instances_val2014.json").read_text())
+    content["images"] = [image for image in content["images"] if image["id"] != 9]
+    content["annotations"] = [box for box in content["annotations"] if box["image_id"] != 9]
+    (folder / "instances_val2014.json").write_text(json.dumps(content))
+    chosen = corner.scratch().model_copy(update={"all_of_coco": True})
+    with pytest.raises(ValueError, match=r"1 of the 4 images to leave out are none of COCO's, such as \[9\]"):
+        corner.run("refused", detector_=chosen, coco=folder)
+
+
+def test_half_of_coco_and_other_classes_are_errors(corner):
+    folder = write_coco(corner)
+    with pytest.raises(ValueError, match=r"classes are \['person', 'ball'\], expected V-COCO's: \['ball'\]"):
+        read_coco_without(folder, set(), ["ball"])
+    (folder / "instances_val2014.json").unlink()
+    with pytest.raises(ValueError, match=r"instances_val2014\.json: does not exist. All of COCO 2014"):
+        read_coco_without(folder, set(), ["person", "ball"])
+
+
+def test_all_of_coco_needs_its_folder_and_nothing_else_takes_it(corner):
+    chosen = corner.scratch().model_copy(update={"all_of_coco": True})
+    with pytest.raises(ValueError, match=r"learns from all of COCO: give --coco"):
+        corner.run("refused", detector_=chosen)
+    with pytest.raises(ValueError, match=r"--coco .*: this detector learns from the training split alone"):
+        corner.run("refused", coco=write_coco(corner))
+
+
+def test_test_photos_among_the_training_photos_stop_the_training(corner):
+    train = load_annotations(corner.root / "prepare", "train")
+    save_annotations(
+        corner.root / "prepare" / "train.json", [*train, *load_annotations(corner.root / "prepare", "test")]
+    )
+    with pytest.raises(ValueError, match=r"4 test photos are to be learnt from, such as \[8, 9, 10, 11\]"):
+        corner.run("refused")
 
 
 def test_every_image_comes_once_before_any_comes_again():

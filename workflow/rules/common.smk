@@ -132,6 +132,10 @@ def detector_annotations(wildcards):
     return f"{RESULTS}/{CHOSEN.detectors[wildcards.detector].dataset}/prepare/run.json"
 
 
+def coco_flag(wildcards):
+    return f" --coco {RAW}/coco" if CHOSEN.detectors[wildcards.detector].all_of_coco else ""
+
+
 def detector_of(dataset, backbone):
     """The folder of the detector that serves a data set on a backbone."""
     return f"{RESULTS}/detector/{CHOSEN.backbones[backbone].detector(dataset)}"

@@ -26,10 +26,11 @@ rule detector:
         annotations=subpath(input.annotations, parent=True),
         images=f"{RAW}/images",
         seed=CHOSEN.detector_seed,
+        coco=coco_flag,
         out=subpath(output.run, parent=True),
     shell:
         "rmlr detector --settings {input.settings} --annotations {params.annotations} --images {params.images}"
-        " --seed {params.seed} --out {params.out} &> {log}"
+        " --seed {params.seed} --out {params.out}{params.coco} &> {log}"
 
 
 rule features:

@@ -1,5 +1,6 @@
 """Real data and weights, from the net or from what the user has: checked, unpacked, and known by a receipt."""
 
+import errno
 import json
 import logging
 import shutil
@@ -166,10 +167,14 @@ class Fetcher:
     # ---- files and archives
 
     def _items(self, name: str, source: Source) -> list[dict[str, Any]]:
-        missing = [item for item in source.items if not self._is_placed(item) and self._find(item) is None]
-        work = self.place.work(name)
-        self._room(name, sum(max(0, item.size - _length(work / f"{item.file}.part")) for item in missing)
-                   + sum(item.size for item in source.items if item.unpack and not self._is_placed(item)))  # fmt: skip
+        work, size = self.place.work(name), 0
+        for item in source.items:
+            if self._is_placed(item) or self._find_tree(item) is not None or (work / f"{item.file}.plan.json").exists():
+                continue
+            have = max(_length(work / item.file), _length(work / f"{item.file}.part"))
+            size += max(0, item.size - have) if self._find(item) is None else 0
+            size += item.size if item.unpack else 0
+        self._room(name, size)
         return [self._item(name, item) for item in source.items]
 
     def _item(self, name: str, item: Item) -> dict[str, Any]:
@@ -179,7 +184,9 @@ class Fetcher:
         finds either nothing but a part, or a list of renames to end.
         """
         work = self.place.work(name)
-        plan = work / f"{item.file}.plan.json"
+        plan, entry = work / f"{item.file}.plan.json", item.model_dump_json(exclude={"urls", "about"})
+        if plan.exists() and json.loads(plan.read_text())["entry"] != entry:
+            plan.unlink()  # of another entry of the table: what it staged is not what is wanted now
         if not plan.exists():
             if self._is_placed(item):
                 return self._adopt(item)
@@ -201,13 +208,13 @@ class Fetcher:
                 facts = {"sha256": found, "bytes": _length(path), "seen": _now(), "from": url}
                 self.place.remember(f"{name}/{item.file}", facts)
             about = {"file": item.file, "from": url, "bytes": _length(path), "sha256": found}
-            write_whole(plan, json.dumps({"about": about, "renames": staged}))
+            write_whole(plan, json.dumps({"entry": entry, "about": about, "renames": staged}))
         content = json.loads(plan.read_text())
         for here, there in content["renames"]:
             source, target = work / here, self.place.raw / there
             if source.exists() or source.is_symlink():  # else it was renamed before
                 target.parent.mkdir(parents=True, exist_ok=True)
-                source.rename(target)
+                _move(source, target)
         if self.keep and item.unpack and (work / item.file).exists():
             self.place.archives.mkdir(parents=True, exist_ok=True)
             (work / item.file).replace(self.place.archives / item.file)
@@ -368,6 +375,23 @@ def check_snapshot(folder: Path, hub: Hub, seen: str | None) -> str:
     if wanted is None or (reference.is_file() and reference.read_text().strip() != commit):
         name_commit(folder.parent, hub, commit)
     return commit
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename, or where a link leads to another disk, copy beside the target and rename there."""
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        aside = target.with_name(f".{target.name}.part")
+        if source.is_dir():
+            shutil.rmtree(aside, ignore_errors=True)
+            shutil.copytree(source, aside)
+        else:
+            shutil.copy2(source, aside, follow_symlinks=False)
+        aside.rename(target)
+        shutil.rmtree(source) if source.is_dir() else source.unlink()
 
 
 def _length(path: Path) -> int:

@@ -440,6 +440,25 @@ def test_a_kill_among_the_renames_ends_in_the_same_place(world, server, monkeypa
     assert world.receipt("both")["made"] == {"images/p": [1, 3], "deep/er/a.mat": [1, 11]}
 
 
+def test_what_was_staged_for_another_entry_of_the_table_is_not_used(world, server, monkeypatch):
+    old, new = zipped({"p/0.jpg": b"old"}), zipped({"p/0.jpg": b"new"})
+
+    class PowerCut(BaseException):
+        pass
+
+    def cut(self, target):
+        raise PowerCut
+
+    world.photos(server.put("/p.zip", old), count=1, **facts(old))
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", cut)
+        with pytest.raises(PowerCut):
+            world.fetch()
+    world.photos(server.put("/p.zip", new), count=1, **facts(new))
+    world.fetch()
+    assert world.photo_files == {"p/0.jpg": b"new"}
+
+
 def test_of_two_at_once_one_waits_and_finds_it_done(world, server):
     body = zipped(PHOTOS)
     world.photos(server.put("/p.zip", body, "slow 4000"), **facts(body))
@@ -503,6 +522,18 @@ def test_a_disk_that_fills_up_in_unpacking_leaves_the_archive_and_nothing_else(w
         world.fetch()
     assert world.nothing_is_done()
     assert {path.name for path in (world.raw / ".fetch/photos").iterdir()} == {"p.tar.gz", "p.tar.gz.part.json"}
+
+
+def test_images_may_be_a_link_to_another_disk(world, server, small_disk):
+    body = zipped(PHOTOS)
+    world.photos(server.put("/p.zip", body), **facts(body))
+    world.raw.mkdir()
+    (small_disk / "images").mkdir()
+    (world.raw / "images").symlink_to(small_disk / "images")
+    world.fetch()
+    assert world.photo_files == PHOTOS
+    assert [path.name for path in (small_disk / "images").iterdir()] == ["p"]
+    assert world.receipt()["made"] == {"images/p": [5, 200_000]}
 
 
 def test_a_full_disk_is_said_where_no_file_system_can_be_mounted_as_well(world, server, monkeypatch):

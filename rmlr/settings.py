@@ -318,7 +318,8 @@ class Detector(Section):
             raise ValueError("a detector from scratch needs a `schedule`: nothing is ever run on random weights")
         if self.weights is None and self.seen:
             raise ValueError("`seen` tells what given weights learnt from: from scratch, it must be empty")
-        if self.weights is not None and "coco" not in self.seen and any(name in self.weights for name in PUBLIC_DETECTORS):
+        is_public = self.weights is not None and any(name in self.weights for name in PUBLIC_DETECTORS)
+        if is_public and "coco" not in self.seen:
             raise ValueError(f"{self.weights} learnt from all of COCO: `seen` must say so, got {self.seen}")
         if self.all_of_coco and (self.dataset != "vcoco" or self.schedule is None):
             raise ValueError("all_of_coco is for detectors that are trained, for dataset vcoco")
@@ -355,7 +356,9 @@ class View(Section):
 
     image: ImageSize
     selection: Selection
-    map: Literal["backbone", "projected"] = "backbone"  # X: the last backbone map, or what DETR's encoder is given of it
+    map: Literal["backbone", "projected"] = (
+        "backbone"  # X: the last backbone map, or what DETR's encoder is given of it
+    )
 
 
 class Features(Section):
@@ -366,7 +369,9 @@ class Features(Section):
     map: Literal["backbone", "projected"] = "backbone"  # as in `View`
     map_dtype: Literal["float16", "float32"]
     shard_images: PositiveInt  # images in one file
-    views: NaturalInt = 1  # cached of every training photo; epoch e takes view e mod views. 0: drawn anew while training
+    views: NaturalInt = (
+        1  # cached of every training photo; epoch e takes view e mod views. 0: drawn anew while training
+    )
     augment: Augment | None = None  # of all views but the first cached one, which is the photo as it is
 
     @model_validator(mode="after")
@@ -471,19 +476,20 @@ class Profile(Section):
         """Whether the detector under a run learnt from the test photos that the run is scored on."""
         return self.detectors[self.backbones[run.backbone].detector(run.dataset)].has_seen_test(run.dataset)
 
-
     def cached_views(self, dataset: DatasetName) -> dict[Split, int]:
         """How many views of a split's photos are cached; splits without any are left out.
 
-        One, but of those that are learnt from as many as the settings say. What is drawn anew while training needs no
-        cache, but val is kept, to choose by.
+        One, but of those that are learnt from as many as the settings say. Where that is none, a split that is both
+        learnt from and predicted has the one that is predicted from.
         """
         views, split = self.features.views, self.train[dataset].split
         learnt = ("train", "val") if split == "trainval" else (split,)
         found: dict[Split, int] = {name: views if name in learnt else 1 for name in ("train", "val", "test")}
-        if not views:
-            found |= {"val": 1, "test": 1}
+        predicted = self.prediction.split
+        for name in ("train", "val") if predicted == "trainval" else (predicted,):
+            found[name] = max(found[name], 1)
         return {name: number for name, number in found.items() if number}
+
 
 class Run(Section):
     """One named run: which variant, on which data, with which frozen parts; numbers that differ as overrides."""
@@ -879,8 +885,8 @@ class Study(Section):
             "alignment": profile.alignment.model_dump(),
             "losses": profile.losses.model_dump(),
             "train": _find(profile.train, run.dataset, f"{where}.dataset").model_dump(),
-            "tags": {"profile": profile_name, "group": group, "run": name, **named},
             "online": self._online(profile, run),
+            "tags": {"profile": profile_name, "group": group, "run": name, **named},
         }
         if content["variant"]["network"] != "upt":
             content["network"]["upt"] = None
@@ -904,7 +910,6 @@ class Study(Section):
             )
         return node
 
-
     def _online(self, profile: Profile, run: Run) -> dict[str, Any] | None:
         """How a run sees photos while it learns, where the profile caches no views of them."""
         rule = profile.features
@@ -915,6 +920,7 @@ class Study(Section):
         assert rule.augment is not None
         view = View(image=image, selection=rule.selection, map=rule.map)
         return Online(view=view, augment=rule.augment).model_dump()
+
 
 Value = TypeVar("Value")
 

@@ -305,3 +305,30 @@ def test_what_was_drawn_is_recorded(draw):
     about = json.loads((folder / "run.json").read_text())
     assert about["settings"]["figure"]["kind"] == "curves"
     assert len(about["inputs"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("runs", "said"),
+    [
+        ({"RmLR": "shared/rmlr"}, "shows 2 run"),
+        ({"RmLR": "shared/rmlr", "UPT": "table1_hicodet/upt"}, r"one data set, got runs of \['hicodet', 'vcoco'\]"),
+        (
+            {"RmLR": "shared/rmlr", "UPT": "table1/none"},
+            r"figures\.differences\.runs, 'UPT'.*there is no 'table1/none'",
+        ),
+    ],
+)
+def test_runs_that_a_figure_cannot_show_together_are_named(runs, said):
+    study = Study.load(PARAMS)
+    wrong = study.figures["differences"].model_copy(update={"runs": runs})
+    study = study.model_copy(update={"figures": {"differences": wrong}})
+    with pytest.raises(ValueError, match=said):
+        study.figures_in("tiny")
+
+
+def test_a_figure_of_a_run_that_a_profile_does_not_make_is_not_of_that_profile():
+    study = Study.load(PARAMS)
+    runs = {"RmLR": "shared/rmlr", "BERT": "table3/bert_base"}
+    study = study.model_copy(update={"figures": {"curves": CURVES.model_copy(update={"runs": runs})}})
+    assert study.figures_in("tiny") == {}
+    assert study.figures_in("paper").keys() == {"curves"}

@@ -356,9 +356,7 @@ class View(Section):
 
     image: ImageSize
     selection: Selection
-    map: Literal["backbone", "projected"] = (
-        "backbone"  # X: the last backbone map, or what DETR's encoder is given of it
-    )
+    map: Literal["backbone", "projected"] = "backbone"  # X: the last map, or what DETR makes of it
 
 
 class Features(Section):
@@ -369,9 +367,7 @@ class Features(Section):
     map: Literal["backbone", "projected"] = "backbone"  # as in `View`
     map_dtype: Literal["float16", "float32"]
     shard_images: PositiveInt  # images in one file
-    views: NaturalInt = (
-        1  # cached of every training photo; epoch e takes view e mod views. 0: drawn anew while training
-    )
+    views: NaturalInt = 1  # cached of each training photo; epoch e takes view e mod views. 0: drawn while training
     augment: Augment | None = None  # of all views but the first cached one, which is the photo as it is
 
     @model_validator(mode="after")

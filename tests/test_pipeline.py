@@ -468,6 +468,7 @@ def test_a_run_on_photos_is_given_photos_and_detector_and_nothing_of_its_trainin
     project = source.copy(tmp_path / "study")
     augment = yaml.safe_load((project.folder / "params.yaml").read_text())["profiles"]["paper"]["features"]["augment"]
     project.edit(lambda content: content["profiles"]["tiny"]["features"].update(views=0, augment=augment))
+    project.edit(lambda content: content["runs"]["shared"]["rmlr"].update(variant="pose"))
     plan = project("snakemake", "-n", "-p", "--config", "profile=tiny")
     commands = [line.partition("rmlr ")[2] for line in plan.splitlines() if "Shell command: rmlr " in line]
     trainings = [line for line in commands if line.startswith("train ")]
@@ -475,7 +476,7 @@ def test_a_run_on_photos_is_given_photos_and_detector_and_nothing_of_its_trainin
     assert all(" --images results/tiny/world/draw/images --detector results/tiny/" in line for line in trainings)
     assert not any(" --features " in line for line in trainings)
     cached = {line.split(" --split ")[1].split()[0] for line in commands if line.startswith("features ")}
-    assert cached == {"val", "test"}
+    assert cached == {"test"}
     readers = {line.split(" --pose ")[1].split()[0] for line in trainings if " --pose " in line}
     assert readers == {"results/tiny/pose/joints/weights.pth"}
 

@@ -40,8 +40,13 @@ def test_as_many_views_are_cached_as_are_learnt_from(content):
         return {split: node.features.views for split, node in found.items() if isinstance(node, FeaturesNode)}
 
     assert views("demo") == {"train": 1, "val": 1, "test": 1}
-    assert views("paper") == {"val": 1, "test": 1}, "training photos are augmented anew"
+    assert views("paper") == {"test": 1}, "training photos, val among them, are augmented anew"
     assert views("paper_cached") == {"train": 4, "val": 4, "test": 1}
+    content["profiles"]["paper"]["train"]["vcoco"]["split"] = "train"
+    assert views("paper") == {"val": 1, "test": 1}
+    content["profiles"]["paper"]["train"]["vcoco"]["split"] = "trainval"
+    content["profiles"]["paper"]["prediction"]["split"] = "val"
+    assert views("paper") == {"val": 1, "test": 1}, "what is predicted from is cached"
     online = {name: nodes_of(content, name)["runs/shared/rmlr/0/train"].online for name in ("paper", "paper_cached")}
     assert online["paper_cached"] is None
     assert online["paper"].view.image.longest == online["paper"].augment.longest == 1333

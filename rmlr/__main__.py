@@ -40,6 +40,7 @@ COMMANDS: dict[str, str] = {
     "doctor": "A profile -> what is there and what is missing: data, mirrors, disk, time, GPUs, packages.",
     "photo": "Photos and a trained run -> what people do in them: a table, and pictures with boxes.",
     "export": "A trained run and its detector -> one folder to carry away and serve, an MLflow model.",
+    "adopt": "A published UPT's weights -> a run's folder, which photo, export and predict take.",
     "compare": "Two evaluations -> is one better, or is it noise?",
     "cost": "This machine -> what the networks of Table 4, or a training run, cost on it.",
 }

@@ -1,0 +1,92 @@
+"""A trained UPT, as its authors publish it, as a run's folder of ours."""
+
+import logging
+import shutil
+from collections import defaultdict
+from pathlib import Path
+
+from torch import nn
+
+from rmlr.data.records import load_vocabulary
+from rmlr.model.checkpoint import Card, save_checkpoint
+from rmlr.model.detector import FrozenDetector, load_published, save_detector, weights_digest
+from rmlr.model.network import build
+from rmlr.model.upt import load_upt_weights
+from rmlr.settings import FeaturesNode, PredictNode, Study, TrainNode, View
+
+log = logging.getLogger(__name__)
+
+
+def adopt(
+    weights: Path,
+    /,
+    *,
+    annotations: Path,
+    run: str,
+    out: Path,
+    params: Path = Path("params.yaml"),
+    profile: str = "paper",
+) -> None:
+    """Make a published UPT (.pt of fredzzhang/upt) a run's folder, which photo, export and predict take.
+
+    Every tensor of the file is used once: those of its interaction head and those of its DETR, whose classes are
+    brought into our order by name. To score it: `rmlr features --detector OUT/detector`, then
+    `rmlr predict --weights OUT/train`.
+
+    Args:
+        weights: the file, such as upt-r50-hicodet.pt.
+        annotations: folder made by `prepare`: the data set that it was trained for.
+        run: a run of variant upt in params.yaml, as GROUP/NAME, whose settings the network has.
+        out: folder to write; gets train/, detector/ and predict/settings.yaml.
+        params: the study's settings.
+        profile: which block of them.
+    """
+    study = Study.load(params)
+    seed = study.profiles[profile].seeds[0] if profile in study.profiles else 0
+    nodes = study.nodes(profile, defaultdict(str))
+    node = nodes.get(f"runs/{run}/{seed}/train")
+    if not isinstance(node, TrainNode) or node.variant.network != "upt":
+        raise ValueError(f"{params}: profile {profile} has no run '{run}' of variant upt. Name one by --run GROUP/NAME")
+    where = f"{node.tags['dataset']}/features/{node.tags['backbone']}/test"
+    seen, prediction = nodes[where], nodes[f"runs/{run}/{seed}/predict"]
+    assert isinstance(seen, FeaturesNode)
+    assert isinstance(prediction, PredictNode)
+    vocabulary = load_vocabulary(annotations)
+    if vocabulary.dataset != node.tags["dataset"]:
+        raise ValueError(f"{annotations}: is {vocabulary.dataset}, but run {run} is of {node.tags['dataset']}")
+    if out.exists():
+        raise ValueError(f"{out}: exists. Remove it, or name another folder")
+    state = load_upt_weights(weights, vocabulary)
+    detr = load_published(weights)
+    frozen = FrozenDetector(detr, vocabulary.objects)
+    sizes = {"channels": frozen.channels, "token_dim": frozen.token_dim}
+    network = build(node.variant, node.network, vocabulary=vocabulary, **sizes)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{weights}: is of other sizes than run {run} of {params}: {error}") from error
+    folder = out.with_name(f".{out.name}.part")
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in ("train", "detector", "predict"):
+        (folder / name).mkdir(parents=True)
+    save_detector(detr, folder / "detector")
+    card = Card(
+        variant=node.variant,
+        network=node.network,
+        alignment=node.alignment,
+        vocabulary=vocabulary,
+        detector_digest=weights_digest(folder / "detector"),
+        view=View(image=seen.image, selection=seen.features.selection, map=seen.features.map),
+        pose_channels=None,
+        pose_digest=None,
+        text_encoder=None,
+        losses=node.losses,
+        train=node.train,
+        seed=seed,
+        versions=Card.versions_here(),
+        **sizes,
+    )
+    save_checkpoint(folder / "train", card, network, nn.Identity())  # it has no heads for text
+    (folder / "predict" / "settings.yaml").write_text(prediction.dump())
+    folder.replace(out)
+    log.info("%s: UPT's head and detector; look at photos with `rmlr photo --run %s`", out, out)

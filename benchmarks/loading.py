@@ -238,8 +238,7 @@ def random_weights(study: Study, size: Size) -> Any:
     torch.manual_seed(0)
     given = (detector.architecture for detector in study.profiles[size.profile].detectors.values())
     architecture = next(filter(None, given), DETR_R50)
-    detr = build_detector(architecture, VOCABULARY.objects, no_object_weight=0.1)
-    return detr
+    return build_detector(architecture, VOCABULARY.objects, no_object_weight=0.1)
 
 
 def _name(device: str) -> str:

@@ -19,7 +19,7 @@ def main() -> None:
     """Resolve twice, and keep the versions of the present lock where they still fit."""
     lock = Path("requirements.lock")
     known = ["--constraint", str(lock)] if lock.exists() else []
-    ours = resolved([*COMPILE, *known, "--extra", "study", "--extra", "dev", "pyproject.toml"], "")
+    ours = resolved([*COMPILE, *known, "--extra", "fetch", "--extra", "study", "--extra", "dev", "pyproject.toml"], "")
     encoder = resolved([*COMPILE, "--no-deps", "-"], ENCODER)
     blocks = [block for block in re.split(r"(?m)^(?=\S)", ours) if not BUILDS.match(block)]
     lock.write_text(HEAD + "".join(blocks) + encoder)

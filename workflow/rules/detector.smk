@@ -98,7 +98,7 @@ rule given_pose:
         "results/{profile}/logs/pose/given.txt",
     localrule: True
     params:
-        weights=CHOSEN.pose.weights if CHOSEN.pose and CHOSEN.pose.weights else "/dev/null",
+        weights=CHOSEN.pose.weights if CHOSEN.pose else None,
     shell:
         "sha256sum {params.weights} > {output} 2> {log}"
 

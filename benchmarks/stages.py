@@ -12,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from rmlr.__main__ import STAGES
 from rmlr.settings import Study
 
 
@@ -20,10 +21,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for everything that is made")
     parser.add_argument("--jobs", type=int, default=1, help="training runs at once")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--only", nargs="+", help="runs, GROUP/NAME; all runs on V-COCO if left out")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        help="runs, GROUP/NAME; if left out, all on V-COCO with the first backbone and encoder, without the pose cue",
+    )
     chosen = parser.parse_args()
     out, study = chosen.out, Study.load(Path("params.yaml"))
-    nodes = study.nodes(study.profile, dict.fromkeys(STAGES, "by hand"))
+    nodes = study.nodes(study.profile, dict.fromkeys([*STAGES, "cost"], "by hand"))
 
     def stage(name: str, node: str, *, place: Path | None = None, **flags: Path | int | str) -> str:
         settings, folder = out / "settings" / f"{node}.yaml", place or out / node
@@ -65,14 +70,19 @@ def main() -> None:
         triplets = place / "predict/triplets.parquet"
         stage("evaluate", f"{template}/evaluate", place=place / "evaluate", annotations=prepared, triplets=triplets)
 
-    runs = chosen.only or [f"{group}/{name}" for group, named in study.runs.items() for name in named]
+    served = [
+        f"{group}/{name}"
+        for group, named in study.runs_in(study.profile).items()
+        for name, run in named.items()
+        if (run.dataset, run.backbone, run.encoder) == ("vcoco", "base", "main")
+        and not study.variants[run.variant].pose
+    ]
+    runs = chosen.only or served
     start = time.perf_counter()
     with ThreadPoolExecutor(chosen.jobs) as pool:
         list(pool.map(lambda pair: one(*pair), [(run, seed) for seed in chosen.seeds for run in runs]))
     print(f"all runs: {time.perf_counter() - start:.1f} s")  # noqa: T201
 
-
-STAGES = "draw prepare detector features text train predict evaluate table separation figure".split()
 
 if __name__ == "__main__":
     main()

@@ -398,7 +398,7 @@ class PoseArchitecture(Section):
 
 
 class PoseSchedule(Section):
-    """How a pose network is trained from scratch: on crops around one person each, as MMPose's top-down networks are."""
+    """How a pose network is trained from scratch: on crops around one person each, as MMPose does."""
 
     steps: PositiveInt
     batch_size: PositiveInt  # persons
@@ -901,8 +901,8 @@ class Study(Section):
         if node.variant.pose and profile.pose is None:
             raise ValueError(
                 f"{where}: its variant reads a pose network, and profile {profile_name} has none. Give profiles."
-                f"{profile_name}.pose a weights file, such as MMPose's res50_crowdpose_256x192-c6a526b6_20201227.pth, or "
-                "sizes and a schedule to train one on joints that the data set knows"
+                f"{profile_name}.pose a weights file, such as MMPose's res50_crowdpose_256x192-c6a526b6_20201227.pth, "
+                "or sizes and a schedule to train one on joints that the data set knows"
             )
         return node
 

@@ -285,14 +285,14 @@ def photo_run(tmp_path_factory) -> PhotoRun:
     """A run of the tiny profile, made by the stages themselves on the drawn world; only its detector learnt nothing."""
     import torch
 
+    from rmlr.__main__ import STAGES
     from rmlr.model.detector import FrozenDetector, build_detector, save_detector
     from rmlr.settings import DetectorNode, FeaturesNode, Study
     from rmlr.stages import draw, features, predict, prepare, train
 
     made = PhotoRun(tmp_path_factory.mktemp("photo_run"))
     params = Path(__file__).parents[1] / "params.yaml"
-    stages = "draw prepare detector features joints pose text train predict evaluate table separation figure".split()
-    nodes = Study.load(params).nodes("tiny", dict.fromkeys(stages, "digest"))
+    nodes = Study.load(params).nodes("tiny", dict.fromkeys([*STAGES, "cost"], "digest"))
     results, raw = made.root / "results", made.root / "raw"
     (results / "text").mkdir(parents=True)
 

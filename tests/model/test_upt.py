@@ -16,7 +16,7 @@ from rmlr.settings import Alignment, Losses, Network, TransformerSizes, Upt, Var
 UPT = Upt(code_dims=[7, 6], dim=8, layers=2, heads=2, ffn_dim=12, dropout=0.1)
 UNUSED = TransformerSizes(layers=1, dim=8, heads=2, ffn_dim=8, dropout=0.0)
 NETWORK = Network(pool="covered", feature_dim=4, ire=UNUSED, pair_dim=8, irm=UNUSED, upt=UPT)
-SWITCHES = dict.fromkeys(("global_context", "ire", "pose", "ire_sentence", "ire_word", "irm_sentence", "irm_word"), False)
+SWITCHES = dict.fromkeys("global_context ire pose ire_sentence ire_word irm_sentence irm_word".split(), False)  # noqa: SIM905
 VARIANT = Variant(network="upt", **SWITCHES)
 LOSSES = Losses(
     focal_balance=0.5, focal_gamma=0.2, hoi=2.0, irm_sentence=1.0, irm_word=1.0, ire_sentence=0.1, ire_word=0.1

@@ -32,7 +32,7 @@ PAPER = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())[
 NETWORK = Network(**PAPER["network"])  # at UPT's published sizes
 SELECTION = Selection(**PAPER["features"]["selection"])
 POWER = PAPER["prediction"]["prior_power"]
-SWITCHES = dict.fromkeys(("global_context", "ire", "pose", "ire_sentence", "ire_word", "irm_sentence", "irm_word"), False)
+SWITCHES = dict.fromkeys("global_context ire pose ire_sentence ire_word irm_sentence irm_word".split(), False)  # noqa: SIM905
 CHANNELS, TOKEN_DIM, QUERIES = 2048, 256, 100
 SIZES = [(480, 640), (500, 333), (427, 640), (640, 480), (300, 400), (375, 500)]  # height and width of each image
 

@@ -71,9 +71,8 @@ def main() -> None:
         stage("evaluate", f"{template}/evaluate", place=place / "evaluate", annotations=prepared, triplets=triplets)
 
     served = [
-        f"{group}/{name}"
-        for group, named in study.runs_in(study.profile).items()
-        for name, run in named.items()
+        name
+        for name, run in study.runs_in(study.profile).items()
         if (run.dataset, run.backbone, run.encoder) == ("vcoco", "base", "main")
         and not study.variants[run.variant].pose
     ]

@@ -506,6 +506,15 @@ class TableRow(Section):
     profiles: list[str] | None = None  # those in which they feed it; null: all
 
 
+class Claim(Section):
+    """What the paper takes from two rows of a table: the one is better than the other."""
+
+    claim: str
+    metric: str  # column of the paper
+    better: dict[str, str]  # cells of the row, as printed
+    than: dict[str, str]
+
+
 class Table(Section):
     """One table of the paper."""
 
@@ -513,6 +522,14 @@ class Table(Section):
     note: str | None  # what a reader of our numbers must know
     rows: list[TableRow]  # those of the paper that are measured; the others are reported
     controls: list[TableRow]  # not in the paper: they stand under the table
+    claims: list[Claim]  # what the statement is about
+
+
+class Resampling(Section):
+    """How sure a difference is: by sets of test images, drawn with replacement."""
+
+    samples: Annotated[int, Field(ge=2)]
+    seed: NaturalInt
 
 
 class CostScene(Section):
@@ -715,6 +732,25 @@ class FigureNode(Section):
     seeds: list[NaturalInt]  # of the runs that are shown
 
 
+class Claimed(Section):
+    """A table, and what the paper takes from it."""
+
+    table: TableNode
+    claims: list[Claim]
+
+
+class StatementNode(Section):
+    code: str
+    profile: str
+    drawn: bool  # measured on the drawn world, not on photos
+    split: Split
+    seeds: list[NaturalInt]
+    resampling: Resampling
+    tables: dict[str, Claimed]
+    places: list[str]  # runs, GROUP/NAME, of which the stage separation says how alike people are; first seed
+    made_with: dict[str, Any]  # the profile, its runs and their variants, for a reader
+
+
 class Study(Section):
     """`params.yaml`, whole."""
 
@@ -725,6 +761,7 @@ class Study(Section):
     tables: dict[str, Table]
     separation: Separation
     figures: dict[str, Figure]
+    statement: Resampling
 
     def nodes(self, profile: str, code: Mapping[str, str]) -> dict[str, Section]:
         """Every node of a profile's study: its folder below `results/PROFILE`, and the settings that its stage reads.
@@ -787,7 +824,37 @@ class Study(Section):
                     nodes[f"separation/{run}/{seeds[0]}"] = SeparationNode(
                         code=code["separation"], split=split, separation=self.separation
                     )
+        nodes["statement"] = self._statement(profile, code["statement"], nodes)
         return nodes
+
+    def _statement(self, profile: str, code: str, nodes: Mapping[str, Section]) -> StatementNode:
+        """What is said of all tables, and by which numbers they were made."""
+        chosen, made = self.profiles[profile], self.runs_in(profile)
+        tables = {name: nodes[f"tables/{name}"] for name in self.tables}
+        variants = {run.variant: self.variants[run.variant] for run in made.values()}
+        return StatementNode(
+            code=code,
+            profile=profile,
+            drawn=chosen.world is not None,
+            split=chosen.prediction.split,
+            seeds=chosen.seeds,
+            resampling=self.statement,
+            tables={
+                name: Claimed(table=node, claims=self.tables[name].claims)
+                for name, node in tables.items()
+                if isinstance(node, TableNode)
+            },
+            places=[
+                next(iter(figure.runs.values()))
+                for figure in self.figures_in(profile).values()
+                if isinstance(figure, SeparationFigure)
+            ],
+            made_with={
+                "profile": chosen.model_dump(mode="json"),
+                "variants": {name: variant.model_dump(mode="json") for name, variant in variants.items()},
+                "runs": {name: run.model_dump(mode="json", exclude={"profiles"}) for name, run in made.items()},
+            },
+        )
 
     def figures_in(self, profile: str) -> dict[str, AnyFigure]:
         """The figures of a profile: those all of whose runs it makes."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from rmlr.evaluation.hicodet import full_of
+from rmlr.pages import Sheet, Text, html_page
 from rmlr.run import run
 from rmlr.settings import MeasuredRow, Section, Source, TableNode
 
@@ -124,8 +125,8 @@ def table(*, settings: Path, runs: Path, paper: Path, notes: Path, out: Path, co
         paper: the paper's table (CSV).
         notes: what is said of its numbers (YAML).
         cost: folder made by `cost`, for a table that it feeds.
-        out: folder to write; gets NAME.csv, NAME.md and NAME.tex (needs booktabs), where NAME is that of the folder,
-            and metrics.json (fractions), the same in metrics/, one file for each run.
+        out: folder to write; gets NAME.csv, NAME.md, NAME.html and NAME.tex (needs booktabs), where NAME is that of the
+            folder, and metrics.json (fractions), the same in metrics/, one file for each run.
     """
     chosen = TableNode.load(settings)
     sources = {source.run: source for row in [*chosen.rows, *chosen.controls] for source in row.sources}
@@ -148,6 +149,7 @@ def table(*, settings: Path, runs: Path, paper: Path, notes: Path, out: Path, co
         page = Page(chosen.title, _introduction(rows, chosen, about), Grid.of(rows), footnotes)
         (record.folder / f"{out.name}.md").write_text(markdown(page))
         (record.folder / f"{out.name}.tex").write_text(latex(page, out.name))
+        (record.folder / f"{out.name}.html").write_text(web_page(page, out.name))
         means = {
             name: {metric: METRICS[metric].unit * statistics.fmean(values) for metric, values in ours.items()}
             for name, ours in _by_source(rows)
@@ -465,6 +467,16 @@ def markdown(page: Page) -> str:
     if grid.controls:
         parts += ["Controls, not in the paper:", aligned([head, *grid.controls], grid.is_name)]
     return "\n\n".join(parts) + "\n"
+
+
+def web_page(page: Page, name: str) -> str:
+    """For a browser, and the report."""
+    grid = page.grid
+    table = Sheet(grid.head, grid.is_name, grid.lines, grid.controls, "Controls, not in the paper")
+    number = name.removeprefix("table")
+    title = f"Table {number}. {page.title}" if number.isdigit() else page.title
+    notes = [Text(note, is_note=True) for note in page.footnotes]
+    return html_page(title, [Text(page.introduction), table, *notes])
 
 
 def aligned(lines: list[list[str]], is_name: list[bool]) -> str:

@@ -17,7 +17,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup demo study test lint ui pull lock clean distclean
+.PHONY: help setup demo study report test lint ui pull walkthrough lock clean distclean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /make \1	/' | expand -t 18
@@ -31,6 +31,9 @@ demo: $(READY)  ## the main job: the drawn world to Table 2 (a second call does 
 
 study: $(READY)  ## the whole study of the profile in params.yaml: nine tables and the figures
 	snakemake --cores $(CORES)
+
+report: study  ## the whole study, then all of it in one page for a browser, report.html
+	snakemake --report report.html
 
 test: lint  ## style, types, import contract and tests
 	OMP_NUM_THREADS=1 pytest -q -n $(JOBS) --dist loadfile -m "not slow"
@@ -47,6 +50,9 @@ ui: $(READY)  ## MLflow's pages, on this machine only: http://127.0.0.1:5000
 
 pull: $(READY)  ## results of this commit from DVC's remote, known as current to both engines (also after a branch switch)
 	python workflow/pull.py
+
+walkthrough: $(READY)  ## docs/walkthrough.md: its code run anew on the demo's results, with what it prints and draws
+	python workflow/walkthrough.py
 
 lock: $(READY)  ## write requirements.lock anew from pyproject.toml
 	@pip install -q uv

@@ -5,6 +5,9 @@ from snakemake.utils import min_version
 min_version("9.0")
 
 
+report: "workflow/report/study.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/sources.smk"
 include: "workflow/rules/fetch.smk"
@@ -24,3 +27,4 @@ rule all:
         [f"{RESULTS}/runs/{name}/{seed}/evaluate/run.json" for name in ALL_RUNS for seed in CHOSEN.seeds],
         [f"results/{name}.{kind}" for name in STUDY.tables for kind in TABLE_KINDS],
         rules.milestone_figures.input,
+        "results/statement.md",

@@ -34,6 +34,7 @@ STAGES = {
     "table": "Metrics of all runs -> one of the paper's tables, ours beside theirs.",
     "separation": "Weights and features -> how alike people are who do different things at the same place.",
     "figure": "What runs left behind -> one figure: PNG, SVG, and the numbers behind it.",
+    "statement": "All that was measured -> which of the paper's orderings stand, with intervals.",
 }
 
 COMMANDS: dict[str, str] = {

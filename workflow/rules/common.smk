@@ -20,12 +20,13 @@ envvars:
 
 os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # jobs find `rmlr`
 
-STAGES = "draw prepare detector features joints pose text train predict evaluate cost table separation figure".split()
+STAGES = "draw prepare detector features joints pose text train predict evaluate cost table separation figure statement".split()
 STUDY = Study.load(Path("params.yaml"))
 PROFILE = config.get("profile", STUDY.profile)
 RESULTS = f"results/{PROFILE}"
 CODE = {stage: code_digest(stage) for stage in STAGES}
-CODE["table"] += sha256(b"".join(file.read_bytes() for file in sorted(Path("paper").iterdir()))).hexdigest()[:16]
+for stage in ("table", "statement"):
+    CODE[stage] += sha256(b"".join(file.read_bytes() for file in sorted(Path("paper").iterdir()))).hexdigest()[:16]
 NODES = STUDY.nodes(PROFILE, CODE)
 CHOSEN = STUDY.profiles[PROFILE]
 TRAINS_JOINTS = "pose/joints" in NODES  # else the pose network is a given file, or there is none
@@ -34,6 +35,7 @@ TRAINS_JOINTS = "pose/joints" in NODES  # else the pose network is a given file,
 RAW = f"{RESULTS}/world/draw" if CHOSEN.world else config.get("raw", "data/raw")
 ALL_RUNS = STUDY.runs_in(PROFILE)
 FIGURES = STUDY.figures_in(PROFILE)
+LOSS = "Loss of interaction information"  # a theme of the report
 TABLE_KINDS = ("csv", "md", "tex")
 ANNOTATIONS = ("vocabulary.json", "train.json", "val.json", "test.json")
 RAW_FILES = {
@@ -99,6 +101,8 @@ def write_settings():
             f"results/{table}.*\n",
             made=all(same(*pair) for pair in pairs),
         )
+    made = same(f"{RESULTS}/statement/statement.md", "results/statement.md")
+    want(copy_marker("statement"), "results/statement.md\n", made=made)
 
 
 # ---- what a rule's wildcards stand for
@@ -252,12 +256,32 @@ def table_metrics(wildcards):
     return [f"{RESULTS}/runs/{run}/{seed}/evaluate/metrics.json" for run in runs for seed in CHOSEN.seeds]
 
 
+def table_labels(wildcards):
+    """How a table is called in the report's list."""
+    title = NODES[f"tables/{wildcards.table}"].title
+    return {"table": wildcards.table.removeprefix("table"), "title": title}
+
+
 def table_cost(wildcards):
     return [f"{RESULTS}/cost/metrics.json"] if "cost" in table_sources(wildcards) else []
 
 
 def cost_flag(wildcards):
     return f" --cost {RESULTS}/cost" if table_cost(wildcards) else ""
+
+
+def statement_runs(wildcards):
+    """What the statement is made of: all that tables and claims are about, and figure 1's distances."""
+    node, seeds = NODES["statement"], CHOSEN.seeds
+    rows = [row for claimed in node.tables.values() for row in claimed.table.rows]
+    runs = dict.fromkeys(source.run for row in rows for source in row.sources if source.run != "cost")
+    files = ("predict/triplets.parquet", "evaluate/metrics.json")
+    found = [f"{RESULTS}/runs/{run}/{seed}/{file}" for run in runs for seed in seeds for file in files]
+    return found + [f"{RESULTS}/separation/{run}/{seeds[0]}/separation.csv" for run in node.places]
+
+
+def statement_annotations(wildcards):
+    return [f"{RESULTS}/{dataset}/prepare/run.json" for dataset in CHOSEN.train]
 
 
 def shown_runs(wildcards):
@@ -282,11 +306,23 @@ def figure_caption(wildcards):
     return node.model_dump() | {"data": data, "separation": STUDY.separation.model_dump()}
 
 
+def figure_theme(wildcards):
+    """Under which head a figure stands in the report."""
+    themes = {"examples": "Pictures", "curves": "Training", "separation": LOSS, "places": LOSS}
+    return themes.get(FIGURES[wildcards.figure].kind, "Accuracy")
+
+
+def figure_labels(wildcards):
+    """How a figure is called in the report's list."""
+    return {"figure": wildcards.figure.replace("_", " "), "runs": ", ".join(FIGURES[wildcards.figure].runs)}
+
+
 def figure_annotations(wildcards):
     run = next(iter(FIGURES[wildcards.figure].runs.values()))
     return f"{RESULTS}/{ALL_RUNS[run].dataset}/prepare/run.json"
 
 
+config.update(brief=f"{RESULTS}/statement/brief.html", samples=STUDY.statement.samples)  # for the report's captions
 IS_MAIN = workflow.is_main_process
 MAY_WRITE = IS_MAIN and lock()
 if MAY_WRITE:

@@ -49,8 +49,9 @@ for kind in sorted({shown.kind for shown in FIGURES.values()}):
             png=report(
                 "results/{profile}/figures/{figure}/figure.png",
                 caption=f"../report/{kind}.rst",
-                category="Figures",
-                labels={"figure": "{figure}"},
+                category="3 Figures",
+                subcategory=figure_theme,
+                labels=figure_labels,
             ),
             run="results/{profile}/figures/{figure}/run.json",
         log:

@@ -1,4 +1,4 @@
-"""The paper's tables beside ours."""
+"""The paper's tables beside ours, and what of the paper stands."""
 
 
 rule cost:
@@ -38,6 +38,12 @@ rule table:
         "results/{profile}/tables/{table}/{table}.tex",
         "results/{profile}/tables/{table}/metrics.json",
         "results/{profile}/tables/{table}/settings.yaml",
+        html=report(
+            "results/{profile}/tables/{table}/{table}.html",
+            caption="../report/table.rst",
+            category="2 Tables",
+            labels=table_labels,
+        ),
         run="results/{profile}/tables/{table}/run.json",
     log:
         "results/{profile}/logs/tables/{table}.txt",
@@ -62,12 +68,7 @@ rule copy:
         tex=f"{RESULTS}/tables/{{table}}/{{table}}.tex",
         marker=copy_marker("{table}"),
     output:
-        csv=report(
-            "results/{table}.csv",
-            caption="../report/table.rst",
-            category="Tables",
-            labels={"table": "{table}"},
-        ),
+        csv="results/{table}.csv",
         md="results/{table}.md",
         tex="results/{table}.tex",
     log:
@@ -77,3 +78,66 @@ rule copy:
         made=f"{RESULTS}/tables/{{table}}/{{table}}",
     shell:
         "(for kind in csv md tex; do cp {params.made}.$kind results/{wildcards.table}.$kind; done) &> {log}"
+
+
+rule statement:
+    input:
+        statement_runs,
+        statement_annotations,
+        [f"{RESULTS}/tables/{table}/run.json" for table in STUDY.tables],  # so that the times are of
+        [f"{RESULTS}/figures/{figure}/run.json" for figure in FIGURES],  # all that there is to time
+        settings="results/{profile}/settings/statement.yaml",
+        paper=ancient([f"paper/{table}.csv" for table in STUDY.tables]),  # as in rule table
+    output:
+        "results/{profile}/statement/statement.md",
+        "results/{profile}/statement/brief.html",
+        "results/{profile}/statement/statement.csv",
+        "results/{profile}/statement/orders.csv",
+        "results/{profile}/statement/metrics.json",
+        "results/{profile}/statement/settings.yaml",
+        statement=report(
+            "results/{profile}/statement/statement.html",
+            caption="../report/statement.rst",
+            category="1 What stands",
+            labels={"page": "Statement"},
+        ),
+        used=report(
+            "results/{profile}/statement/settings.html",
+            caption="../report/settings.rst",
+            category="4 How it was made",
+            labels={"page": "Settings"},
+        ),
+        times=report(
+            "results/{profile}/statement/times.html",
+            caption="../report/times.rst",
+            category="4 How it was made",
+            labels={"page": "Times"},
+        ),
+        run="results/{profile}/statement/run.json",
+    log:
+        "results/{profile}/logs/statement.txt",
+    benchmark:
+        "results/{profile}/benchmarks/statement.tsv"
+    resources:
+        mem_mb=8000,
+        runtime=120,
+    params:
+        results=RESULTS,
+        paper="paper",
+        out=subpath(output.run, parent=True),
+    shell:
+        "rmlr statement --settings {input.settings} --results {params.results} --paper {params.paper}"
+        " --out {params.out} &> {log}"
+
+
+rule copy_statement:
+    input:
+        md=f"{RESULTS}/statement/statement.md",
+        marker=copy_marker("statement"),
+    output:
+        "results/statement.md",
+    log:
+        f"{RESULTS}/logs/copies/statement.txt",
+    localrule: True
+    shell:
+        "cp {input.md} {output} &> {log}"

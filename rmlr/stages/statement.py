@@ -57,7 +57,7 @@ class Finding:
     claim: Claim
     theirs: float  # the paper's difference, as a fraction
     found: Difference | None  # none where one of the rows was not measured
-    missing: str  # which, then
+    missing: tuple[str, ...] = ()  # which, then
 
     @property
     def verdict(self) -> Verdict:
@@ -246,9 +246,9 @@ class Judge:
 def _judged(pair: Pair, scores: Mapping[str, Mapping[str, np.ndarray]]) -> Finding:
     rows = {"better": pair.better, "than": pair.than}
     if missing := [_told(getattr(pair.claim, side)) for side, feed in rows.items() if feed is None]:
-        return Finding(pair.table, pair.claim, pair.theirs, None, " and ".join(missing))
+        return Finding(pair.table, pair.claim, pair.theirs, None, tuple(missing))
     a, b = (scores[feed.run][pair.claim.metric] for feed in rows.values() if feed is not None)
-    return Finding(pair.table, pair.claim, pair.theirs, differ(a, b), "")
+    return Finding(pair.table, pair.claim, pair.theirs, differ(a, b))
 
 
 def _told(cells: Mapping[str, str]) -> str:
@@ -358,12 +358,17 @@ def said(
             is_note=True,
         )
     )
-    head = [("", name) for name in ("", "Table", "Metric", "Paper", "Here", f"{CONFIDENCE:.0%} interval", "Verdict")]
+    head = [
+        ("", name) for name in ("Claim", "Table", "Metric", "Paper", "Here", f"{CONFIDENCE:.0%} interval", "Verdict")
+    ]
     is_name = [True, True, True, False, False, False, True]
     rest: list[Block] = [Heading("Claim by claim"), Sheet(head, is_name, [_cells(one) for one in findings])]
     if found := by_verdict["not measured"]:
-        missing = dict.fromkeys(f"{_number(one.table)}: {one.missing}" for one in found if one.missing)
-        rest += [Text(f"Not measured in this profile. {'; '.join(missing)}.", is_note=True)] if missing else []
+        missing: dict[str, dict[str, None]] = {}
+        for one in found:
+            missing.setdefault(_number(one.table), {}).update(dict.fromkeys(one.missing))
+        rows = "; ".join(f"{name}: {', '.join(f'`{row}`' for row in rows)}" for name, rows in missing.items() if rows)
+        rest += [Text(f"Rows that this profile does not measure. {rows}.", is_note=True)] if rows else []
     rest += [Heading("Order of the rows"), *_orders_said(orders, seeds)]
     return brief, rest
 
@@ -391,7 +396,7 @@ def _places(vectors: Sequence[Vector], node: StatementNode) -> list[Block]:
                 + "."
             )
     if not lines:
-        return [Text("Not measured here: no pairs of people at the same place.")]
+        return [Text("Not measured here, or there are no two people at the same place.")]
     head = [("", name) for name in ("Run", "Vector", "AUC", f"{CONFIDENCE:.0%} interval", "Pairs")]
     about = (
         "Pairs of people at the same place in two images, each with an object of one kind: the chance that of two "
@@ -461,7 +466,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _points(fraction: float) -> str:
-    return "" if math.isnan(fraction) else f"{fraction / POINT:+.2f}"
+    return "" if math.isnan(fraction) else f"{round(fraction / POINT, 2) + 0:+.2f}"  # + 0: no -0.00
 
 
 def _spread(spread: Spread) -> str:

@@ -482,4 +482,4 @@ def test_each_of_the_nine_tables_is_whole_with_all_its_rows(profile, tmp_path):
             note for note in yaml.safe_load((ROOT / "paper/notes.yaml").read_text())["notes"] if note["table"] == name
         ]
         assert all(note["note"] in said for note in notes)
-        assert ("‡" in said) == (profile == "paper" and "vcoco_ap_role_1" in rows[0])
+        assert "‡" not in said, "no detector of either profile has learnt from test photos"

@@ -21,14 +21,14 @@ table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabula
 thead { border-top: 2px solid #1b1f24; border-bottom: 1px solid #1b1f24; }
 tbody:last-of-type { border-bottom: 2px solid #1b1f24; }
 tbody + tbody { border-top: 1px solid #1b1f24; }
-th, td { padding: .22rem .6rem; text-align: right; vertical-align: baseline; }
+th, td { padding: .22rem .5rem; text-align: right; vertical-align: baseline; }
 th { font-weight: 600; }
 th[colspan] { text-align: center; border-bottom: 1px solid #aab2ba; }
 th.name, td.name { text-align: left; }
-td.figure { white-space: nowrap; }
+td.figure, td.short { white-space: nowrap; }
 tbody tr:nth-child(even) td { background: #f6f8fa; }
-td.ours { font-weight: 600; }
-td.difference { color: #475059; }
+td.ours, tr.ours td { font-weight: 600; }
+td.difference, tr.difference td { color: #475059; }
 .agrees { color: #00588f; font-weight: 600; }
 .disagrees { color: #a33b00; font-weight: 600; }
 .open { color: #475059; }
@@ -43,6 +43,8 @@ sup { line-height: 0; }
   * { print-color-adjust: exact; }
 }
 """
+MARKED = ("ours", "difference")  # columns, or lines, that look their own way
+SHORT = 26  # characters of a name that stay in one line
 
 
 @dataclass(frozen=True)
@@ -129,9 +131,7 @@ VERDICTS = {"agrees": "agrees", "disagrees": "disagrees", "cannot be told apart"
 
 
 def _sheet(sheet: Sheet) -> str:
-    kinds = [
-        "name" if is_name else own if own in ("ours", "difference") else "" for is_name, (_, own) in _columns(sheet)
-    ]
+    kinds = ["name" if is_name else own if own in MARKED else "" for is_name, (_, own) in _columns(sheet)]
     heads = []
     groups = [group for group, _ in sheet.head]
     if any(groups):
@@ -151,7 +151,9 @@ def _sheet(sheet: Sheet) -> str:
     )
 
     def row(line: Sequence[str]) -> str:
-        return "<tr>" + "".join(_cell(cell, kind) for cell, kind in zip(line, kinds, strict=True)) + "</tr>"
+        of = next((name for cell in line for name in MARKED if cell.partition(":")[0] == name), "")
+        cells = "".join(_cell(cell, kind) for cell, kind in zip(line, kinds, strict=True))
+        return f'<tr class="{of}">{cells}</tr>' if of else f"<tr>{cells}</tr>"
 
     bodies = ["<tbody>" + "\n".join(row(line) for line in sheet.lines) + "</tbody>"]
     if sheet.more:
@@ -169,4 +171,5 @@ def _cell(cell: str, kind: str) -> str:
     said = _inline(cell)
     if cell in VERDICTS:
         said = f'<span class="{VERDICTS[cell]}">{said}</span>'
-    return f'<td class="{kind or "figure"}">{said}</td>'
+    short = " short" if kind == "name" and len(cell) <= SHORT else ""
+    return f'<td class="{kind or "figure"}{short}">{said}</td>'

@@ -567,9 +567,10 @@ def settings_page(node: StatementNode) -> str:
         Heading("Variants"),
         Sheet(variant_head, [True] * len(variant_head), variants),
     ]
-    for name, section in made["profile"].items():
-        text = yaml.safe_dump(section, sort_keys=False, width=120) if section is not None else "none"
-        blocks += [Heading(name), Source(text.removesuffix("...\n").rstrip())]
+    sections = {name: section for name, section in made["profile"].items() if isinstance(section, dict)}
+    rest = {name: section for name, section in made["profile"].items() if name not in sections}
+    for name, section in {"of the whole profile": rest, **sections}.items():
+        blocks += [Heading(name), Source(yaml.safe_dump(section, sort_keys=False, width=120).rstrip())]
     return html_page("Settings", blocks)
 
 
@@ -622,11 +623,12 @@ def times_page(benchmarks: Path) -> str:
 
 def stage_of(path: Path) -> str:
     """The stage of a benchmark, by where it lies."""
-    parts = path.with_suffix("").parts
-    if parts[0] in ("runs", "vcoco", "hicodet"):
-        known = ("prepare", "features", "text", "train", "predict", "evaluate")
-        return next((part for part in reversed(parts) if part in known), parts[-1])
-    return {"world": "draw", "tables": "table", "figures": "figure"}.get(parts[0], parts[0])
+    first, *others = path.with_suffix("").parts
+    if first == "runs":
+        return others[-1]
+    if first in ("vcoco", "hicodet"):
+        return others[0]
+    return {"world": "draw", "tables": "table", "figures": "figure"}.get(first, first)
 
 
 def _float(text: str) -> float:

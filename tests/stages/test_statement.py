@@ -38,8 +38,8 @@ def triplets_of(wrong: set[int]) -> Triplets:
     ids = np.array(list(IMAGES))
     verbs = np.array([1 - verb_of(image) if image in wrong else verb_of(image) for image in IMAGES])
     scores = np.array([0.9 if image in wrong else 0.5 for image in IMAGES])
-    boxes = (np.tile(box, (len(ids), 1)) for box in BOXES)
-    return Triplets(ids, *boxes, np.ones(len(ids), dtype=np.int64), verbs, scores)
+    humans, objects = (np.tile(box, (len(ids), 1)) for box in BOXES)
+    return Triplets(ids, humans, objects, np.ones(len(ids), dtype=np.int64), verbs, scores)
 
 
 @pytest.fixture
@@ -220,8 +220,12 @@ def test_times_are_summed_by_stage(tmp_path):
         file = tmp_path / f"runs/shared/rmlr/{seed}/train.tsv"
         file.parent.mkdir(parents=True)
         file.write_text(f"s\th:m:s\tmax_rss\tcpu_time\n{seconds}\t-\t{100 + seed}\tNA\n")
+    views = tmp_path / "vcoco/features/base/train.tsv"
+    views.parent.mkdir(parents=True)
+    views.write_text("s\tmax_rss\tcpu_time\n7.0\t1\t1\n")
     page = times_page(tmp_path)
-    assert '<td class="name">train</td>' in page
+    assert '<td class="name short">train</td><td class="figure">2</td>' in page
+    assert '<td class="name short">features</td><td class="figure">1</td>' in page
     assert "2 min 05 s" in page
     assert "Nothing was timed here" in times_page(tmp_path / "nothing")
 
@@ -229,6 +233,6 @@ def test_times_are_summed_by_stage(tmp_path):
 def test_pages_have_every_claim_and_setting(study):
     said = study({"poor": [MANY], "good": [FEW]}, claim("good", "poor"))
     assert '<span class="agrees">agrees</span>' in (said / "statement.html").read_text()
-    assert "<h2>seeds</h2>\n<pre>- 0</pre>" in (said / "settings.html").read_text()
+    assert "<pre>seeds:\n- 0\npose: null</pre>" in (said / "settings.html").read_text()
     for page in said.glob("*.html"):
         assert "http" not in page.read_text(), "nothing is fetched when it is opened"

@@ -66,7 +66,7 @@ for kind in sorted({shown.kind for shown in FIGURES.values()}):
         params:
             annotations=subpath(input.annotations, parent=True),
             images=f"{RAW}/images",
-            results=RESULTS,
+            results=subpath(output.run, ancestor=3),
             out=subpath(output.run, parent=True),
             caption=figure_caption,
         shell:

@@ -75,7 +75,7 @@ rule copy:
         f"{RESULTS}/logs/copies/{{table}}.txt",
     localrule: True
     params:
-        made=f"{RESULTS}/tables/{{table}}/{{table}}",
+        made=subpath(input.csv, strip_suffix=".csv"),
     shell:
         "(for kind in csv md tex; do cp {params.made}.$kind results/{wildcards.table}.$kind; done) &> {log}"
 
@@ -122,8 +122,8 @@ rule statement:
         mem_mb=8000,
         runtime=120,
     params:
-        results=RESULTS,
-        paper="paper",
+        results=subpath(output.run, ancestor=2),
+        paper=lambda wildcards, input: Path(input.paper[0]).parent,
         out=subpath(output.run, parent=True),
     shell:
         "rmlr statement --settings {input.settings} --results {params.results} --paper {params.paper}"

@@ -109,7 +109,7 @@ def _inline(text: str) -> str:
     """Marks of footnotes are raised, a sign is as long as a plus."""
     said = re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(text, quote=False))
     said = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", said)
-    said = re.sub(r" ?(†|‡|(?<=[\w.]) \[[a-z]\])", lambda mark: f"<sup>{mark[1].strip()}</sup>", said)
+    said = re.sub(r" ?(†|‡|(?<=[\w.\]]) \[[a-z]\])", lambda mark: f"<sup>{mark[1].strip()}</sup>", said)
     return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", said)
 
 

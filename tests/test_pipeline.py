@@ -3,6 +3,7 @@
 The study is made once; each test works on a copy that keeps all times.
 """
 
+import base64
 import csv
 import fcntl
 import json
@@ -198,10 +199,36 @@ def test_the_whole_study_by_one_engine_is_whole_to_the_other(source, tmp_path):
     assert project.wanted() == set()
     for number in range(1, 10):
         assert all((project.folder / f"results/table{number}.{kind}").read_text() for kind in ("csv", "md", "tex"))
+    tables = [f"tables/table{number}/table{number}.html" for number in range(1, 10)]
+    must_hold(project, [*tables, *(f"figures/{name}/figure.png" for name in Study.load(ROOT / "params.yaml").figures)])
     before = project.made()
     project("dvc", "repro", "-q")
     assert project.changed_since(before) == set()
     assert "up to date" in project("dvc", "status")
+
+
+PAGES = ("statement.html", "settings.html", "times.html")
+
+
+def must_hold(project: Project, results: list[str]) -> None:
+    """The report shows these results, and pages about all, each in the file itself, with the statement at its top."""
+    project("snakemake", "--report", "report.html")
+    report = (project.folder / "report.html").read_text()
+    for name in [*results, *(f"statement/{page}" for page in PAGES)]:
+        entry = report.partition(f'"results/tiny/{name}": {{')[2]
+        assert entry, f"{name} is not in the report"
+        shown = base64.b64decode(entry.partition(";base64,")[2].partition('"')[0])
+        assert shown == (project.folder / "results/tiny" / name).read_bytes(), name
+    top = report.partition("var workflow_desc = ")[2].partition("</script>")[0]
+    assert "were measured here" in top
+    said = (project.folder / "results/statement.md").read_text()
+    assert said == (project.folder / "results/tiny/statement/statement.md").read_text()
+    assert "| Re-mining (IRE) helps where no text is learnt" in said
+
+
+def test_the_report_holds_tables_figures_and_the_statement(finished, tmp_path):
+    project = finished.copy(tmp_path / "study")
+    must_hold(project, ["tables/table2/table2.html", "figures/predictions/figure.png"])
 
 
 def test_the_default_profile_is_found(finished):

@@ -225,7 +225,7 @@ class Judge:
         triplets, measured = load_triplets(folder / TRIPLETS), read_metrics(folder / METRICS_FILE)
         rankings: tuple[Ranking, ...] = (
             vcoco.rank(self._annotations, self._vocabulary, triplets)
-            if self._objects is None
+            if self._vocabulary.dataset == "vcoco"
             else hicodet.rank(self._annotations, self._vocabulary, triplets, self._objects)
         )
         found = {}

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rmlr.data.hicodet import read_hicodet
 from rmlr.data.records import load_annotations, load_vocabulary, save_annotations, save_vocabulary
-from rmlr.data.triplets import save_triplets
-from rmlr.evaluation import vcoco
+from rmlr.data.triplets import load_triplets, save_triplets
+from rmlr.evaluation import hicodet, vcoco
 from rmlr.hoi import Triplets
 from rmlr.settings import Claim, Claimed, MeasuredRow, Resampling, Source, StatementNode, TableNode
-from rmlr.stages.statement import order_of, statement, times_page
+from rmlr.stages.statement import Judge, order_of, statement, times_page
 
 from .conftest import BOXES, VOCABULARY, annotation, verb_of
 
@@ -205,6 +206,24 @@ def test_predictions_that_are_not_what_was_evaluated_are_refused(study, tmp_path
             paper=tmp_path / "paper",
             out=tmp_path / "again",
         )
+
+
+def test_hicodet_is_scored_as_it_was_evaluated(tmp_path):
+    golden = Path(__file__).parents[1] / "golden/hicodet/clean"
+    corpus = read_hicodet(golden, 1)
+    save_vocabulary(tmp_path / "vocabulary.json", corpus.vocabulary)
+    save_annotations(tmp_path / "test.json", corpus.splits["test"])
+    folder, table = tmp_path / "0", load_triplets(golden / "triplets.parquet")
+    (folder / "predict").mkdir(parents=True)
+    (folder / "evaluate").mkdir()
+    save_triplets(folder / "predict/triplets.parquet", table)
+    measured = hicodet.evaluate(corpus.splits["test"], corpus.vocabulary, table, None).metrics()
+    known = {key: value for key, value in measured.items() if not np.isnan(value)}
+    (folder / "evaluate/metrics.json").write_text(json.dumps(known))
+    scores = Judge(tmp_path, "test", Resampling(samples=10, seed=0)).scores([folder, folder])
+    for metric in ("hicodet_default_full", "hicodet_known_object_full"):
+        assert scores[metric].shape == (2, 11)
+        assert scores[metric][0, 0] == pytest.approx(measured[metric])
 
 
 def test_the_order_of_rows_is_counted_pair_by_pair():

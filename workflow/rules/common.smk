@@ -118,7 +118,9 @@ def raw_files(wildcards):
     if CHOSEN.world:
         return [f"{RAW}/run.json"]
     if FETCHES:
-        return annotation_receipts(wildcards.dataset)
+        is_own = getattr(CHOSEN, wildcards.dataset).release == "own"  # then its photos are checked, too
+        photos = photo_receipts([wildcards.dataset]) if is_own else []
+        return list(dict.fromkeys([*annotation_receipts(wildcards.dataset), *photos]))
     return real_files(wildcards.dataset) + ([IMAGE_LABELS] if wildcards.dataset == "hicodet" else [])
 
 

@@ -144,7 +144,7 @@ def test_a_study_of_ones_own_data_is_made_by_the_commands_of_the_page(my_data, t
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(study), "RMLR_TRACKING": "off"}
     command = ["snakemake", "--cores", "2", "--config", "profile=mine", f"raw={my_data}", "--", *targets]
-    done = subprocess.run(command, cwd=study, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=study, env=environment, capture_output=True, text=True, timeout=600)
     logs = "".join(log.read_text()[-2000:] for log in sorted(study.glob("results/mine/logs/**/*.txt")))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:] + logs
     vocabulary = json.loads((study / "results/mine/vcoco/prepare/vocabulary.json").read_text())

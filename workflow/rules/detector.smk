@@ -153,13 +153,15 @@ for backbone in CHOSEN.backbones:
             localrule: True
 
 
+POSE_RUNS = [run for run in ALL_RUNS.values() if STUDY.variants[run.variant].pose]
+
+
 rule milestone_pose:
     input:
-        f"{RESULTS}/pose/{'joints/run.json' if TRAINS_JOINTS else 'given.txt'}",
+        [f"{RESULTS}/pose/{'joints/run.json' if TRAINS_JOINTS else 'given.txt'}"] if POSE_RUNS else [],
         [
             f"{RESULTS}/pose/{run.dataset}/{run.backbone}/{split}/run.json"
-            for run in ALL_RUNS.values()
+            for run in POSE_RUNS
             for split in CHOSEN.cached_views(run.dataset)
-            if STUDY.variants[run.variant].pose
         ],
     localrule: True

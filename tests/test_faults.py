@@ -25,7 +25,8 @@ from rmlr.hoi import Triplets
 from rmlr.settings import Study
 
 ROOT = Path(__file__).parents[1]
-STAGES = [stage for stage in ALL_STAGES if stage != "fetch"]  # it reads no settings file; tests/stages/test_fetch.py
+# Not `fetch`, which reads no settings file, and `statement`, which reads a whole study: they have their own tests.
+STAGES = [stage for stage in ALL_STAGES if stage not in ("fetch", "statement")]
 RUN = "runs/shared/rmlr/0"
 NODES = {
     "draw": "world/draw",
@@ -74,7 +75,7 @@ def study(tmp_path_factory) -> Path:
     """Everything from the drawn world to a figure, one of each, in folders named after their stages."""
     folder = tmp_path_factory.mktemp("study")
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
-    nodes = Study.check(content, "params.yaml").nodes("tiny", dict.fromkeys([*STAGES, "cost"], "digest"))
+    nodes = Study.check(content, "params.yaml").nodes("tiny", dict.fromkeys([*ALL_STAGES, "cost"], "digest"))
     (folder / "settings").mkdir()
     for stage, node in NODES.items():
         (folder / f"settings/{stage}.yaml").write_text(nodes[node].dump())

@@ -366,7 +366,8 @@ def test_code_counts_by_stage_and_words_do_not(finished, tmp_path):
     (project.folder / "paper/table2.csv").touch()
     assert project.wanted() == set()
     path.write_text(path.read_text() + "\nMORE = 1\n")
-    assert project.wanted() == {"evaluate", "table", "copy", "figure_examples", "all"}
+    redone = {"evaluate", "table", "copy", "figure_examples", "statement", "copy_statement", "all"}
+    assert project.wanted() == redone
 
 
 def test_a_copied_table_that_was_changed_by_hand_or_by_git_is_copied_again(finished, tmp_path):

@@ -181,7 +181,7 @@ def prepare(root: Path, study: Study, size: Size, photos: int, epochs: int) -> N
 
     profile = study.profiles[size.profile]
     shared: dict[str, Any] = {"batch_size": size.batch_size, "selection": SELECTION, "map_dtype": "float16"}
-    features = Features(shard_images=64, **shared)
+    features = Features(map="backbone", shard_images=64, views=1, **shared)
     (root / "features.yaml").write_text(FeaturesNode(code="", image=size.image, features=features).dump())
     encoder = Encoder(name="random", model="random:512", revision=None, sha256=None, pooling="mean")
     (root / "text.yaml").write_text(TextNode(code="", encoder=encoder).dump())
@@ -190,7 +190,7 @@ def prepare(root: Path, study: Study, size: Size, photos: int, epochs: int) -> N
     text(settings=root / "text.yaml", annotations=root / "prepare", out=root / "text")
     schedule = {"split": "train", "epochs": epochs, "batch_size": size.batch_size}
     schedule |= {"micro_batch_size": size.batch_size, "precision": size.precision}
-    online = Online(view=View(image=size.image, selection=SELECTION), augment=size.augment)
+    online = Online(view=View(image=size.image, selection=SELECTION, map="backbone"), augment=size.augment)
     for name, seen in (("cached", None), ("online", online)):
         node = TrainNode(
             code="",

@@ -356,7 +356,7 @@ class View(Section):
 
     image: ImageSize
     selection: Selection
-    map: Literal["backbone", "projected"] = "backbone"  # X: the last map, or what DETR makes of it
+    map: Literal["backbone", "projected"]  # X: the last map, or what DETR makes of it
 
 
 class Features(Section):
@@ -364,11 +364,11 @@ class Features(Section):
 
     batch_size: PositiveInt
     selection: Selection
-    map: Literal["backbone", "projected"] = "backbone"  # as in `View`
+    map: Literal["backbone", "projected"]  # as in `View`
     map_dtype: Literal["float16", "float32"]
     shard_images: PositiveInt  # images in one file
-    views: NaturalInt = 1  # cached of each training photo; epoch e takes view e mod views. 0: drawn while training
-    augment: Augment | None = None  # of all views but the first cached one, which is the photo as it is
+    views: NaturalInt  # cached of each training photo; epoch e takes view e mod views. 0: drawn while training
+    augment: Augment | None = None  # of all views but the first cached one, which is the photo as it is; null: no such
 
     @model_validator(mode="after")
     def _views_are_made_somehow(self) -> "Features":

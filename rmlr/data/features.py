@@ -40,8 +40,8 @@ class Shards(BaseModel):
     map_dtype: Literal["float16", "float32"]
     shard_images: int
     image_ids: list[int]  # in the order of the annotations; shard k of a view holds the k-th `shard_images` of them
-    views: int = 1  # of each image; the first is the photo as it is
-    augment: Augment | None = None  # how the others came of it (`rmlr.data.augment`, seed 0)
+    views: int  # of each image; the first is the photo as it is
+    augment: Augment | None  # how the others came of it (`rmlr.data.augment`, seed 0)
 
     @property
     def shards(self) -> list[list[int]]:

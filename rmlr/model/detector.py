@@ -22,7 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from rmlr.batch import Batch, Instances
 from rmlr.boxes import clip, cxcywh_from_xyxy, xyxy_from_cxcywh
-from rmlr.model.published import read_published
+from rmlr.model.published import Sizes, read_published
 from rmlr.settings import DetectorArchitecture, Selection
 
 WEIGHTS_FILE = "model.safetensors"
@@ -196,32 +196,14 @@ def build_detector(
     decoder, box head and the map's projection, as DETR's authors have it; queries from their anchors' position code,
     and boxes that are the anchors.
     """
-    backbone = ResNetConfig(
-        embedding_size=sizes.embedding_size,
-        hidden_sizes=sizes.hidden_sizes,
-        depths=sizes.depths,
-        layer_type=sizes.layer_type,
-        out_features=[f"stage{len(sizes.hidden_sizes)}"],  # pyright: ignore[reportCallIssue]
-    )
     config = AnchoredDetrConfig(
-        backbone_config=backbone,
-        id2label=dict(enumerate(names)),
-        label2id={name: index for index, name in enumerate(names)},
+        **_architecture(sizes, names),
         num_queries=sizes.grid**2,
-        d_model=sizes.d_model,
-        encoder_layers=sizes.encoder_layers,
-        decoder_layers=sizes.decoder_layers,
-        encoder_attention_heads=sizes.heads,
-        decoder_attention_heads=sizes.heads,
-        encoder_ffn_dim=sizes.ffn_dim,
-        decoder_ffn_dim=sizes.ffn_dim,
         dropout=0.0,
         auxiliary_loss=True,
         eos_coefficient=no_object_weight,
         grid=sizes.grid,
         sine_temperature=sizes.sine_temperature,
-        **COSTS,
-        **COEFFICIENTS,
     )
     detr = AnchoredDetrForObjectDetection(config)
     for part in (detr.model.encoder, detr.model.decoder, detr.bbox_predictor, detr.model.input_projection):
@@ -270,10 +252,8 @@ def convolutions_and_feed_forward(detr: DetrForObjectDetection) -> list[str]:
     ]
 
 
-def load_published(path: Path) -> DetrForObjectDetection:
-    """A DETR as its authors publish it (.pth), as UPT fine-tuned it, or from within a trained UPT (.pt)."""
-    published = read_published(path)
-    sizes = published.sizes
+def _architecture(sizes: DetectorArchitecture | Sizes, names: Sequence[str]) -> dict[str, Any]:
+    """What configures a DETR of these sizes over a ResNet."""
     backbone = ResNetConfig(
         embedding_size=sizes.embedding_size,
         hidden_sizes=sizes.hidden_sizes,
@@ -281,24 +261,27 @@ def load_published(path: Path) -> DetrForObjectDetection:
         layer_type=sizes.layer_type,
         out_features=[f"stage{len(sizes.hidden_sizes)}"],  # pyright: ignore[reportCallIssue]
     )
-    config = DetrConfig(
-        backbone_config=backbone,
-        id2label=dict(enumerate(published.names)),
-        label2id={name: index for index, name in enumerate(published.names)},
-        num_queries=sizes.queries,
-        d_model=sizes.d_model,
-        encoder_layers=sizes.encoder_layers,
-        decoder_layers=sizes.decoder_layers,
-        encoder_attention_heads=sizes.heads,
-        decoder_attention_heads=sizes.heads,
-        encoder_ffn_dim=sizes.ffn_dim,
-        decoder_ffn_dim=sizes.ffn_dim,
-        dropout=DROPOUT,
-        attention_dropout=DROPOUT,
-        activation_dropout=DROPOUT,
+    return {
+        "backbone_config": backbone,
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: index for index, name in enumerate(names)},
+        "d_model": sizes.d_model,
+        "encoder_layers": sizes.encoder_layers,
+        "decoder_layers": sizes.decoder_layers,
+        "encoder_attention_heads": sizes.heads,
+        "decoder_attention_heads": sizes.heads,
+        "encoder_ffn_dim": sizes.ffn_dim,
+        "decoder_ffn_dim": sizes.ffn_dim,
         **COSTS,
         **COEFFICIENTS,
-    )
+    }
+
+
+def load_published(path: Path) -> DetrForObjectDetection:
+    """A DETR as its authors publish it (.pth), as UPT fine-tuned it, or from within a trained UPT (.pt)."""
+    published = read_published(path)
+    rates = dict.fromkeys(("dropout", "attention_dropout", "activation_dropout"), DROPOUT)
+    config = DetrConfig(**_architecture(published.sizes, published.names), num_queries=published.sizes.queries, **rates)
     detr = DetrForObjectDetection(config)
     shapes = {name: tensor.shape for name, tensor in detr.state_dict().items()}
     detr.load_state_dict(published.renamed(shapes), strict=True)

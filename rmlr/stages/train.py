@@ -143,7 +143,7 @@ def train(
             record=record,
             identity=_identity(chosen, seed, annotations, source, text),
         )
-        if not rows[-1]["positives"]:
+        if not any(row["positives"] for row in rows):
             log.warning("no candidate pair overlaps a true one: nothing was learnt. Is the detector trained?")
         save_checkpoint(record.folder, card, network, objective)
         with (record.folder / "curves.csv").open("w", newline="") as file:

@@ -13,6 +13,7 @@ SIDES = ("shortest", "longest")
 VIEW = {
     "image": {"shortest": 48, "longest": 64},
     "selection": {"nms_iou": 0.5, "min_score": 0.2, "min_instances": 1, "max_instances": 4},
+    "map": "backbone",
 }
 
 
@@ -27,6 +28,8 @@ def make_index(image_ids: list[int], **changes) -> Index:
         "map_dtype": "float32",
         "shard_images": 2,
         "image_ids": image_ids,
+        "views": 1,
+        "augment": None,
     }
     return Index.model_validate(settings | changes)
 

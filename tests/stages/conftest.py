@@ -1,5 +1,8 @@
 """A small study up to training: records of drawn numbers, and features in which a ball's token tells its verb."""
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +21,7 @@ CHANNELS, TOKEN_DIM, DETECTOR = 4, 5, "d" * 64
 VIEW = View(
     image=ImageSize(shortest=64, longest=64),
     selection=Selection(nms_iou=0.5, min_score=0.2, min_instances=1, max_instances=4),
+    map="backbone",
 )
 VOCABULARY = Vocabulary(
     dataset="vcoco",
@@ -29,6 +33,13 @@ VOCABULARY = Vocabulary(
     actions=("hold", "throw", "point"),
 )
 BOXES = np.array([[4.0, 4.0, 30.0, 60.0], [32.0, 20.0, 48.0, 40.0]])
+
+
+def launch(*command: str, **environment: str) -> subprocess.CompletedProcess:
+    """Two processes through torchrun."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    given = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    return subprocess.run([*torchrun, *command], env=given, capture_output=True, text=True, check=False, timeout=240)
 
 
 def verb_of(image_id: int) -> int:
@@ -65,6 +76,8 @@ def write_features(folder: Path, image_ids: list[int], objects: list[str]) -> No
         map_dtype="float32",
         shard_images=10,
         image_ids=image_ids,
+        views=1,
+        augment=None,
     )
     writer = FeatureWriter(index, folder.parent / f".{folder.name}.resume", "test")
     for shard, members in writer.missing():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,8 @@ from rmlr.settings import (
 )
 from rmlr.stages import detector as stage
 from rmlr.stages.detector import Average, Lesson, Photos, detector, distinct, targets
+
+from .conftest import launch
 
 VOCABULARY = Vocabulary(
     dataset="vcoco", objects=("person", "ball"), person=0, verbs=("hold obj",), hois=((0, 1),), actions=("hold",)
@@ -69,8 +72,10 @@ AUGMENT = Augment(
 FEATURES = Features(
     batch_size=3,
     selection=Selection(nms_iou=0.5, min_score=0.2, min_instances=1, max_instances=4),
+    map="backbone",
     map_dtype="float32",
     shard_images=4,
+    views=1,
 )
 
 
@@ -315,6 +320,43 @@ def test_augmented_photos_have_their_boxes_with_them_and_differ_from_step_to_ste
     assert torch.equal(again.boxes[1], lessons[2].boxes[5])
     assert len({tuple(lesson.sizes[0].tolist()) for lesson in lessons}) > 1
     assert {len(boxes) for lesson in lessons for boxes in lesson.boxes} >= {1, 2}, "a crop leaves some boxes out"
+
+
+def torchrun_detector(corner, name: str, **schedule) -> subprocess.CompletedProcess:
+    """`rmlr detector` in two processes."""
+    settings = corner.root / f"{name}.yaml"
+    node = DetectorNode(code="x", detector=corner.scratch(**schedule), features=FEATURES)
+    settings.write_text(node.dump())
+    given = {"settings": settings.name, "annotations": "prepare", "images": "images", "out": name}
+    flags = [text for flag, value in given.items() for text in (f"--{flag}", str(corner.root / value))]
+    return launch("-m", "rmlr", "detector", *flags, "--seed", "0")
+
+
+def far_apart(one: Path, other: Path) -> float:
+    """Share of the trained numbers that differ; running statistics left out, each process has those of its share."""
+    first, second = ({k: v for k, v in weights_of(x).items() if "running_" not in k} for x in (one, other))
+    assert first.keys() == second.keys()
+    return torch.cat([(first[name] - second[name]).abs().flatten() > 1e-5 for name in first]).float().mean().item()
+
+
+def test_two_processes_train_the_detector_that_one_trains_from_parts_of_batches(corner):
+    """One step: AdamW makes whole steps of the rounding of gradients near 0, more with every step."""
+    done = torchrun_detector(corner, "two", steps=1, batch_size=4)
+    assert done.returncode == 0, done.stderr
+    two, one = corner.root / "two", corner.run("one", steps=1, batch_size=4, micro_batch_size=2)
+    assert far_apart(one, two) < 0.01
+    assert far_apart(corner.run("half", steps=1, batch_size=2), two) > 0.05
+    assert {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}
+    assert json.loads((two / "run.json").read_text())["processes"] == 2
+
+
+def test_what_ends_the_detector_in_two_processes_is_said_once(corner):
+    (corner.root / "images" / "1.png").unlink()
+    done = torchrun_detector(corner, "ended", steps=6, batch_size=8)
+    assert done.returncode != 0
+    assert not (corner.root / "ended").exists()
+    [said] = [line for line in done.stderr.splitlines() if line.startswith("rmlr: ")]
+    assert "1.png" in said
 
 
 def test_crowds_are_no_targets_nor_is_what_a_crop_left_nothing_of(corner):

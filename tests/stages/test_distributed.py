@@ -5,7 +5,6 @@ import json
 import os
 import sqlite3
 import subprocess
-import sys
 import tempfile
 from contextlib import closing
 from pathlib import Path
@@ -24,7 +23,7 @@ from rmlr.settings import Alignment, Encoder, Losses, Network, TextNode, Train, 
 from rmlr.stages.text import text
 from rmlr.stages.train import train
 
-from .conftest import CHANNELS, DETECTOR, TOKEN_DIM, VIEW, VOCABULARY
+from .conftest import CHANNELS, DETECTOR, TOKEN_DIM, VIEW, VOCABULARY, launch
 
 IMAGES, SPOILT = range(500, 514), 505
 SIZES = TransformerSizes(layers=1, dim=8, heads=2, ffn_dim=8, dropout=0.0)
@@ -73,6 +72,8 @@ def write_features(folder: Path, spoilt: int | None = None) -> None:
         map_dtype="float32",
         shard_images=10,
         image_ids=list(IMAGES),
+        views=1,
+        augment=None,
     )
     writer = FeatureWriter(index, folder.parent / f".{folder.name}.resume", "test")
     for shard, members in writer.missing():
@@ -147,13 +148,6 @@ def arguments(world: Path, out: str, features: str = "features") -> list[str]:
     given = {"settings": "train.yaml", "annotations": "prepare", "features": features, "text": "text", "out": out}
     flags = [text for name, value in given.items() for text in (f"--{name}", str(world / value))]
     return ["train", *flags, "--seed", "0"]
-
-
-def launch(*command: str, **environment: str) -> subprocess.CompletedProcess:
-    """Two processes through torchrun."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    given = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    return subprocess.run([*torchrun, *command], env=given, capture_output=True, text=True, check=False, timeout=240)
 
 
 def messages(done: subprocess.CompletedProcess) -> list[str]:
@@ -243,13 +237,13 @@ from rmlr.data.features import Features
 
 rank, how, whole, calls = *sys.argv[1:3], Features.batch, []
 
-def batch(self, positions):
-    calls.append(positions)
+def batch(self, *given):
+    calls.append(given)
     if os.environ["RANK"] == rank and len(calls) == 12:  # in the second epoch
         if how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         raise ValueError("a disk is gone")
-    return whole(self, positions)
+    return whole(self, *given)
 
 Features.batch = batch
 main(sys.argv[3:])

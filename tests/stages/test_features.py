@@ -39,8 +39,10 @@ IMAGE = ImageSize(shortest=48, longest=64)
 RULE = Features(
     batch_size=2,
     selection=Selection(nms_iou=0.9, min_score=0.0, min_instances=1, max_instances=3),
+    map="backbone",
     map_dtype="float32",
     shard_images=2,
+    views=1,
 )
 
 

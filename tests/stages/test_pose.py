@@ -48,7 +48,7 @@ def write_features(folder: Path, image_ids: list[int], detector: str = "d" * 64)
     """As `rmlr features` would, of a detector that found nothing."""
     index = Index(
         detector_digest=detector, view=VIEW, objects=["person"], person=0, channels=2, token_dim=2,
-        map_dtype="float32", shard_images=2, image_ids=image_ids,
+        map_dtype="float32", shard_images=2, image_ids=image_ids, views=1, augment=None,
     )  # fmt: skip
     writer = FeatureWriter(index, folder.parent / f".{folder.name}.resume", "test")
     nothing = Instances(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long(), torch.zeros(0, 2))

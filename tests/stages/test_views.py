@@ -63,7 +63,7 @@ AUGMENT = Augment(
     crop=0.5, crop_from=[40, 48], crop_smallest=24, crop_largest=48,
 )  # fmt: skip
 SELECTION = Selection(nms_iou=0.99, min_score=0.0, min_instances=1, max_instances=3)
-RULE = Features(batch_size=2, selection=SELECTION, map_dtype="float32", shard_images=2)
+RULE = Features(batch_size=2, selection=SELECTION, map="backbone", map_dtype="float32", shard_images=2, views=1)
 SIZES = TransformerSizes(layers=1, dim=8, heads=2, ffn_dim=8, dropout=0.1)
 DETR = DetectorArchitecture(
     embedding_size=16, hidden_sizes=[16, 16], depths=[1, 1], layer_type="basic", d_model=8, encoder_layers=1,
@@ -131,7 +131,7 @@ def train_node(online: bool, **changes) -> TrainNode:
         alignment=Alignment(form="anchored", residual=False, whiten=True, stack=SIZES),
         losses=Losses.model_validate({"focal_balance": 0.5, "focal_gamma": 0.2} | weights),
         train=Train.model_validate(schedule | changes),
-        online=Online(view=View(image=IMAGE, selection=SELECTION), augment=AUGMENT) if online else None,
+        online=Online(view=View(image=IMAGE, selection=SELECTION, map="backbone"), augment=AUGMENT) if online else None,
         tags={},
     )
 
@@ -421,7 +421,7 @@ def test_the_detector_stays_as_it_was(corner, monkeypatch):
 def test_the_checkpoint_of_a_run_on_photos_says_how_the_detector_sees(corner):
     folder = corner.train("online")
     card = load_card(folder)
-    assert card.view == View(image=IMAGE, selection=SELECTION)
+    assert card.view == View(image=IMAGE, selection=SELECTION, map="backbone")
     model = load_model(folder, prior_power=1.0)  # finds the detector by what training read
     assert model(corner.root / "images" / "5.png", min_score=0.0)
 

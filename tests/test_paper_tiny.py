@@ -273,14 +273,15 @@ def serve(server: Server, files: dict[str, bytes], folder: Path, table: Path) ->
             for gift in item["gives"]:
                 if "files" in gift:
                     gift["files"] = counts[Path(gift["to"]).name]
+    pinned = {source["hub"]["repository"]: source["hub"]["commit"] for source in content.values() if "hub" in source}
     for name in ENCODERS:
-        publish(server, name, save_tiny(folder / name, ENCODERS[name], seed=len(name)))
+        publish(server, name, pinned[name], save_tiny(folder / name, ENCODERS[name], seed=len(name)))
     table.write_text(yaml.safe_dump(content, sort_keys=False))
 
 
-def publish(server: Server, repository: str, folder: Path) -> None:
-    """A repository of a hub, at one commit."""
-    commit, siblings = hashlib.sha1(repository.encode()).hexdigest(), []
+def publish(server: Server, repository: str, pinned: str | None, folder: Path) -> None:
+    """A repository of a hub, at the commit that the table pins, or at another on its branch."""
+    commit, siblings = pinned or hashlib.sha1(repository.encode()).hexdigest(), []
     for path in sorted(folder.iterdir()):
         body, blob = path.read_bytes(), git_blob(path)
         digest = hashlib.sha256(body).hexdigest()

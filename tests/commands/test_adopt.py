@@ -1,6 +1,7 @@
 """A published UPT as a run's folder: its head and its detector, by which photos are looked at."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,22 +10,35 @@ import yaml
 from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 
-from rmlr.commands import adopt as module
 from rmlr.commands.adopt import adopt
 from rmlr.data.records import save_vocabulary
 from rmlr.hoi import Vocabulary
 from rmlr.inference import load
-from rmlr.model.network import build
 from rmlr.model.published import CLASSES
+from rmlr.model.upt import VCOCO_VERBS, load_upt_weights
+from rmlr.settings import Study
+
+from ..upt_layout import random_head
 
 ROOT = Path(__file__).parents[2]
-VOCABULARY = Vocabulary("vcoco", tuple(CLASSES), 0, ("hold obj", "kick obj"), ((0, 32), (1, 32)))
+VERBS = tuple(reversed(VCOCO_VERBS.split(", ")))  # in an order of our own
+VOCABULARY = Vocabulary("vcoco", tuple(CLASSES), 0, VERBS, tuple((verb, 32) for verb in range(len(VERBS))))
 DIM = 32
 
 
 @pytest.fixture
-def published(tmp_path) -> Path:
-    """A file of random weights in UPT's layout, its detector whole; its head is that of `made`."""
+def params(tmp_path) -> Path:
+    """The tiny profile with as many codes as UPT has."""
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["profiles"]["tiny"]["network"]["upt"]["code_dims"] = [8, 8]
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def published(tmp_path, params) -> Path:
+    """A whole file in UPT's layout, as its training leaves it: detector and head, all random."""
     torch.manual_seed(0)
     body = ResNet(BasicBlock, [1, 1, 1, 1], norm_layer=FrozenBatchNorm2d)
     state = {f"backbone.0.body.{name}": t for name, t in body.state_dict().items() if not name.startswith("fc")}
@@ -51,37 +65,29 @@ def published(tmp_path) -> Path:
     linear("class_embed", 81, DIM)
     for number, outputs in enumerate((DIM, DIM, 4)):
         linear(f"bbox_embed.layers.{number}", outputs, DIM)
-    path = tmp_path / "upt.pt"
+    upt = Study.load(params).profiles["tiny"].network.upt
+    head = random_head(upt, token=DIM, channels=512, branches=4)
     content = {f"detector.{name}": tensor for name, tensor in state.items()}
-    torch.save({"model_state_dict": content | {"interaction_head.x": torch.zeros(1)}}, path)
+    content |= {f"interaction_head.{name}": tensor for name, tensor in head.items()}
+    path = tmp_path / "upt.pt"
+    torch.save({"iteration": 9, "epoch": 1, "model_state_dict": content}, path)
     return path
-
-
-@pytest.fixture
-def head(monkeypatch):
-    """The head's weights under our names; that UPT's are brought there is for tests/model/test_upt.py to show."""
-    study = module.Study.load(ROOT / "params.yaml")
-    node = study.profiles["tiny"].network
-    torch.manual_seed(1)
-    network = build(study.variants["upt"], node, channels=512, token_dim=DIM, vocabulary=VOCABULARY)
-    state = network.state_dict()
-    monkeypatch.setattr(module, "load_upt_weights", lambda _path, _vocabulary: state)
-    return state
 
 
 def take(tmp_path: Path, weights: Path, **changes) -> Path:
     annotations, out = tmp_path / "prepare", tmp_path / "adopted"
     annotations.mkdir(exist_ok=True)
     save_vocabulary(annotations / "vocabulary.json", VOCABULARY)
-    given = {"annotations": annotations, "run": "table1/upt", "params": ROOT / "params.yaml", "profile": "tiny"}
+    given = {"annotations": annotations, "run": "table1/upt", "params": tmp_path / "params.yaml", "profile": "tiny"}
     adopt(weights, **(given | {"out": out} | changes))
     return out
 
 
-def test_what_was_adopted_is_loaded_as_any_run_with_its_own_detector(tmp_path, published, head):
+def test_what_was_adopted_is_loaded_as_any_run_with_its_own_detector(tmp_path, published):
     out = take(tmp_path, published)
-    found = load(out).network.state_dict()
-    assert all(torch.equal(found[name], tensor) for name, tensor in head.items())
+    found, expected = load(out).network.state_dict(), load_upt_weights(published, VOCABULARY)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
     assert {path.name for path in (out / "detector").iterdir()} >= {"config.json", "model.safetensors"}
     card = json.loads((out / "train" / "checkpoint.json").read_text())
     assert card["variant"]["network"] == "upt"
@@ -98,14 +104,14 @@ def test_what_was_adopted_is_loaded_as_any_run_with_its_own_detector(tmp_path, p
         ({"profile": "huge"}, r"'huge'"),
     ],
 )
-def test_what_is_asked_for_wrongly_is_named_and_nothing_is_written(tmp_path, published, head, changes, said):
+def test_what_is_asked_for_wrongly_is_named_and_nothing_is_written(tmp_path, published, changes, said):
     with pytest.raises(ValueError, match=said):
         take(tmp_path, published, **changes)
     assert not (tmp_path / "adopted").exists()
 
 
-def test_weights_of_other_sizes_and_a_folder_that_is_there_are_refused(tmp_path, published, head):
-    del head["reason.classify.bias"]
+def test_weights_of_other_sizes_and_a_folder_that_is_there_are_refused(tmp_path, published):
+    shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")  # one code less
     with pytest.raises(ValueError, match=r"upt\.pt: is of other sizes than run table1/upt"):
         take(tmp_path, published)
     (tmp_path / "adopted").mkdir()

@@ -147,6 +147,9 @@ def test_the_guide_lists_the_table():
         for gift in source.gifts:
             assert Path(gift.to).name in rows[name], f"{name}: {gift.to}"
             assert gift.files is None or f"{gift.files:,}" in rows[name], f"{name}: {gift.files}"
+        if source.hub:
+            named = source.hub.commit[:7] if source.hub.commit else source.hub.revision
+            assert f"{source.hub.repository} at `{named}`" in rows[name], f"{name}: {named}"
 
 
 def test_the_table_is_shipped_with_the_package():

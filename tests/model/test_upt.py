@@ -13,6 +13,8 @@ from rmlr.model.transformer import Layout
 from rmlr.model.upt import VCOCO_VERBS, CompetitiveLayer, Neighbours, load_upt_weights
 from rmlr.settings import Alignment, Losses, Network, TransformerSizes, Upt, Variant
 
+from ..upt_layout import random_head
+
 UPT = Upt(code_dims=[7, 6], dim=8, layers=2, heads=2, ffn_dim=12, dropout=0.1)
 UNUSED = TransformerSizes(layers=1, dim=8, heads=2, ffn_dim=8, dropout=0.0)
 NETWORK = Network(pool="covered", feature_dim=4, ire=UNUSED, pair_dim=8, irm=UNUSED, upt=UPT)
@@ -40,35 +42,7 @@ def vcoco_vocabulary(small, verbs=VERBS):
 
 @pytest.fixture
 def head(small) -> dict[str, torch.Tensor]:
-    """Random tensors under the names of UPT's interaction head, small."""
-    generator = torch.Generator().manual_seed(0)
-    token, dim, width = small.token_dim, UPT.dim, 2 * UPT.dim
-    shapes = {"box_pair_predictor": (24, width)}
-    for step, (a, b) in zip((0, 2, 4), ((36, 7), (7, 6), (6, dim)), strict=True):
-        shapes[f"spatial_head.{step}"] = (b, a)
-    for layer in range(UPT.layers):
-        stem = f"coop_layer.mod_enc.{layer}"
-        shapes |= {f"{stem}.unary": (dim, token), f"{stem}.pairwise": (dim, dim), f"{stem}.aggregate": (token, dim)}
-        for number in range(UPT.heads):
-            shapes[f"{stem}.attn.{number}"] = (1, 3 * dim // UPT.heads)
-            shapes[f"{stem}.message.{number}"] = (dim // UPT.heads, dim // UPT.heads)
-        shapes |= {f"{stem}.norm": (token,), f"{stem}.ffn.norm": (token,)}
-        shapes |= {f"{stem}.ffn.ffn.0": (4 * token, token), f"{stem}.ffn.ffn.2": (token, 4 * token)}
-    for stem, appearance in (("mbf", 2 * token), ("mbf_g", small.channels)):
-        for branch in range(BRANCHES):
-            shapes[f"{stem}.fc_1.{branch}"] = (dim // BRANCHES, appearance)
-            shapes[f"{stem}.fc_2.{branch}"] = (dim // BRANCHES, dim)
-            shapes[f"{stem}.fc_3.{branch}"] = (dim, dim // BRANCHES)
-    for name in ("attention.attention.query", "attention.attention.key", "attention.attention.value"):
-        shapes[f"comp_layer.{name}"] = (width, width)
-    shapes |= {"comp_layer.attention.output.aggregate": (width, width), "comp_layer.attention.output.norm": (width,)}
-    shapes |= {"comp_layer.ffn.ffn.0": (UPT.ffn_dim, width), "comp_layer.ffn.ffn.2": (width, UPT.ffn_dim)}
-    shapes["comp_layer.ffn.norm"] = (width,)
-    tensors = {}
-    for module, shape in shapes.items():
-        tensors[f"{module}.weight"] = 0.7 * torch.randn(shape, generator=generator)
-        tensors[f"{module}.bias"] = 0.7 * torch.randn(shape[:1], generator=generator)
-    return tensors
+    return random_head(UPT, token=small.token_dim, channels=small.channels, branches=BRANCHES)
 
 
 @pytest.fixture

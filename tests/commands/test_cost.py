@@ -56,6 +56,7 @@ def test_rows_stand_beside_the_papers_with_their_difference(tmp_path, capsys):
         assert row["detr_params_m_as_printed"] == paper["DETR"]["params_m"]
         assert float(row["paper_fps_by_detr"]) == pytest.approx(float(paper[row["method"]]["fps"]) / 29.1, abs=5e-4)
         assert 0 < float(row["fps_by_detr"]) <= 1
+        assert float(row["fps"]) == pytest.approx(float(row["fps_by_detr"]) * float(table[0]["fps"]), rel=0.05)
     detr, upt, rmlr = table
     assert (detr["params_m"], detr["trained_params_m"]) == ("41.52", "0.00")
     assert (upt["trained_params_m"], rmlr["trained_params_m"]) == ("13.13", "13.94")

@@ -374,7 +374,8 @@ def differences(
     telling = sorted(telling, key=lambda index: -abs(classes[index].difference))[: chosen.classes]
     telling = sorted(telling, key=lambda index: -classes[index].difference)
     lines = [(title, one) for title, one in found.items() if _is_known(one.difference)]
-    lines += [(f"{ranking.names[index]} ({positives[index]})", classes[index]) for index in telling]
+    words = {index: ranking.names[index].replace("_", " ") for index in telling}
+    lines += [(f"{words[index]} ({positives[index]})", classes[index]) for index in telling]
     intervals = [
         Interval(name, 100 * one.difference, 100 * one.whole.low, 100 * one.whole.high, one.is_clear)
         for name, one in lines

@@ -221,6 +221,7 @@ def must_hold(project: Project, results: list[str]) -> None:
         assert shown == (project.folder / "results/tiny" / name).read_bytes(), name
     top = report.partition("var workflow_desc = ")[2].partition("</script>")[0]
     assert "were measured here" in top
+    assert (project.folder / "workflow/report/style.css").read_text() in report  # else tall pages lose their top
     said = (project.folder / "results/statement.md").read_text()
     assert said == (project.folder / "results/tiny/statement/statement.md").read_text()
     assert "| Re-mining (IRE) helps where no text is learnt" in said

@@ -57,7 +57,7 @@ class Project:
     def __call__(self, *command: str, fails: bool = False, **more) -> str:
         """Run a command to its end; what it said."""
         with self.start(*command, **more) as process:
-            said = process.communicate(timeout=600)[0]
+            said = process.communicate(timeout=1500)[0]
         assert (process.returncode != 0) == fails, said
         return said
 

@@ -423,8 +423,19 @@ class Grid:
         )
 
 
+HEADS = {  # of columns whose names in the paper's files do not speak for themselves
+    "lambda_hoi": "HOI",
+    "lambda_s_m": "IRM, sentences",
+    "lambda_w_m": "IRM, words",
+    "lambda_s_a": "IRE, sentences",
+    "lambda_w_a": "IRE, words",
+    "irm_layers": "Layers of IRM",
+    "cml_sa_layers": "Layers of CML-SA",
+}
+
+
 def _head(name: str, is_switch: bool) -> str:
-    return name.upper().replace("_", "-") if is_switch else name.replace("_", " ").capitalize()
+    return name.upper().replace("_", "-") if is_switch else HEADS.get(name, name.replace("_", " ").capitalize())
 
 
 def _are_numbers(cells: Iterator[str]) -> bool:
@@ -512,6 +523,9 @@ def escaped(text: str) -> str:
     return re.sub(r"^([+-])(?=[\d.]+$)", r"$\1$", said)
 
 
+WIDE = 12  # columns; more must stand closer to fit a page
+
+
 def latex(page: Page, name: str) -> str:
     """For a paper: a float with booktabs' rules."""
     grid = page.grid
@@ -537,7 +551,7 @@ def latex(page: Page, name: str) -> str:
         [
             r"% \usepackage{booktabs}",
             r"\begin{table*}[t]",
-            r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
+            rf"\centering\scriptsize\setlength{{\tabcolsep}}{{{1.5 if len(columns) > WIDE else 3}pt}}",
             rf"\caption{{{escaped(page.title)}}}",
             rf"\label{{tab:{name}}}",
             rf"\begin{{tabular}}{{{columns}}}",

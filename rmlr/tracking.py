@@ -15,6 +15,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -453,7 +454,8 @@ def _save_view(client: Any, place: str, table: str, title: str, runs: Sequence[s
 
 
 def _is_headline(metric: str) -> bool:
-    return metric.startswith(("vcoco_ap_role_", "hicodet_default_", "hicodet_known_object_")) and "_all_" not in metric
+    """Whether the paper's tables have such a column."""
+    return bool(re.fullmatch(r"vcoco_ap_role_[12]|hicodet_(default|known_object)_(full|rare|nonrare)", metric))
 
 
 def _place(path: str, profile: str) -> str:

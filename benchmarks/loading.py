@@ -24,12 +24,12 @@ import torch
 import yaml
 from PIL import Image
 
-from rmlr import run
 from rmlr.data.loading import VARIABLE
 from rmlr.data.records import save_annotations, save_vocabulary
 from rmlr.hoi import Annotation, Vocabulary
 from rmlr.model.detector import FrozenDetector, build_detector, save_detector
-from rmlr.settings import (
+from rmlr.study import run
+from rmlr.study.settings import (
     Augment,
     DetectorArchitecture,
     Encoder,

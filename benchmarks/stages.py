@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rmlr.__main__ import STAGES
-from rmlr.settings import Study
+from rmlr.study.settings import Study
 
 
 def main() -> None:

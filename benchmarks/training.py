@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rmlr.batch import Batch, Instances, Truth
 from rmlr.hoi import Annotation, Vocabulary
+from rmlr.hoi.batch import Batch, Instances, Truth
 from rmlr.model.network import build, build_objective
 from rmlr.model.pairs import enumerate_pairs
 from rmlr.model.text import collect, embed, load_encoder
-from rmlr.run import Record
-from rmlr.settings import Study
+from rmlr.study.run import Record
+from rmlr.study.settings import Study
 
 IMAGES, INSTANCES, PEOPLE, CELLS, CHANNELS, TOKEN_DIM = 8, 30, 6, (25, 42), 2048, 256
 VARIANTS = ("plain", "wo_cl", "rmlr")

@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`rmlr.load` (`rmlr.inference.load`): found when it is asked for, so that `import rmlr` stays light."""
+    """`rmlr.load` (`rmlr.learning.inference.load`): found when it is asked for, so that `import rmlr` stays light."""
     if name == "load":
-        return import_module("rmlr.inference").load
+        return import_module("rmlr.learning.inference").load
     raise AttributeError(f"module 'rmlr' has no attribute '{name}'")

@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
         if named is not None:
             if named not in STAGES | COMMANDS:
                 raise ValueError(f"there is no command '{named}'. There are: {', '.join(STAGES | COMMANDS)}")
-            from rmlr import run
+            from rmlr.study import run
 
             run.whole_process = True
         command_line(named)(arguments)

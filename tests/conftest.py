@@ -287,8 +287,8 @@ def photo_run(tmp_path_factory) -> PhotoRun:
 
     from rmlr.__main__ import STAGES
     from rmlr.model.detector import FrozenDetector, build_detector, save_detector
-    from rmlr.settings import DetectorNode, FeaturesNode, Study
     from rmlr.stages import draw, features, predict, prepare, train
+    from rmlr.study.settings import DetectorNode, FeaturesNode, Study
 
     made = PhotoRun(tmp_path_factory.mktemp("photo_run"))
     params = Path(__file__).parents[1] / "params.yaml"

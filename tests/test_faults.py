@@ -17,12 +17,12 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
-import rmlr.run
+import rmlr.study.run
 from rmlr.__main__ import STAGES as ALL_STAGES
 from rmlr.__main__ import main
-from rmlr.data.triplets import save_triplets
+from rmlr.detections.triplets import save_triplets
 from rmlr.hoi import Triplets
-from rmlr.settings import Study
+from rmlr.study.settings import Study
 
 ROOT = Path(__file__).parents[1]
 # Not `fetch`, which reads no settings file, and `statement`, which reads a whole study: they have their own tests.
@@ -84,7 +84,7 @@ def study(tmp_path_factory) -> Path:
         shutil.copyfile(ROOT / "paper" / name, folder / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(rmlr.run, "whole_process", False)
+        patch.setattr(rmlr.study.run, "whole_process", False)
         for stage in STAGES:
             for split in ("train", "val", "test") if stage == "features" else (None,):
                 with pytest.raises(SystemExit) as ended:
@@ -105,7 +105,7 @@ def broken(study, tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "study"
     shutil.copytree(study, folder, ignore=shutil.ignore_patterns(".*"))
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(rmlr.run, "whole_process", False)
+    monkeypatch.setattr(rmlr.study.run, "whole_process", False)
     return folder
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import rmlr
 from rmlr.__main__ import STAGES, main
-from rmlr.source import PACKAGE
+from rmlr.study.source import PACKAGE
 
 
 def rmlr_command(*arguments, **more):

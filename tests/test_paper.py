@@ -11,7 +11,7 @@ import yaml
 from rmlr.hoi import Vocabulary
 from rmlr.model.network import build, build_objective
 from rmlr.model.text import OBJECT, SUBJECT, VERB, TextEmbeddings
-from rmlr.settings import Study, TrainNode
+from rmlr.study.settings import Study, TrainNode
 
 ROOT = Path(__file__).parents[1]
 STUDY = yaml.safe_load((ROOT / "params.yaml").read_text())

@@ -29,11 +29,11 @@ from PIL import Image, ImageDraw
 from scipy.io import savemat
 from torchvision.models.resnet import BasicBlock
 
-from rmlr.data.download import git_blob
 from rmlr.data.images import ImageBatch, load_batch
-from rmlr.data.sources import load_sources, needed
+from rmlr.fetch.download import git_blob
+from rmlr.fetch.sources import load_sources, needed
 from rmlr.model.published import ALL_CLASSES, CLASSES
-from rmlr.settings import Study
+from rmlr.study.settings import Study
 
 from .model.test_published import Original
 from .model.test_text import save_tiny

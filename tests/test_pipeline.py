@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rmlr.settings import Study
-from rmlr.source import PACKAGE, stage_files
+from rmlr.study.settings import Study
+from rmlr.study.source import PACKAGE, stage_files
 
 from .web import Server
 

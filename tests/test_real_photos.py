@@ -13,11 +13,18 @@ import pytest
 
 from rmlr.data.features import Features
 from rmlr.data.images import load_batch, read_image
-from rmlr.data.pictures import annotated_triplets, draw_triplets, sheet
 from rmlr.data.records import load_annotations, load_vocabulary, save_annotations, save_vocabulary
-from rmlr.data.triplets import load_triplets
+from rmlr.detections.triplets import load_triplets
 from rmlr.hoi import NO_BOX, Annotation, Triplets, Vocabulary
-from rmlr.settings import (
+from rmlr.report.pictures import annotated_triplets, draw_triplets, sheet
+from rmlr.stages.detector import detector
+from rmlr.stages.evaluate import evaluate
+from rmlr.stages.features import features
+from rmlr.stages.predict import predict
+from rmlr.stages.prepare import prepare
+from rmlr.stages.text import text
+from rmlr.stages.train import train
+from rmlr.study.settings import (
     DetectorNode,
     EvaluateNode,
     FeaturesNode,
@@ -29,13 +36,6 @@ from rmlr.settings import (
     TextNode,
     TrainNode,
 )
-from rmlr.stages.detector import detector
-from rmlr.stages.evaluate import evaluate
-from rmlr.stages.features import features
-from rmlr.stages.predict import predict
-from rmlr.stages.prepare import prepare
-from rmlr.stages.text import text
-from rmlr.stages.train import train
 
 from .perturbed_detr import save_perturbed_detr
 

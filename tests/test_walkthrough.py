@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from rmlr.__main__ import STAGES
-from rmlr.settings import Study
 from rmlr.stages import predict, text, train
+from rmlr.study.settings import Study
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "walkthrough.md").read_text()

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import torch
 
-from rmlr.settings import Upt
+from rmlr.study.settings import Upt
 
 
 def random_head(upt: Upt, *, token: int, channels: int, branches: int, verbs: int = 24) -> dict[str, torch.Tensor]:

@@ -25,7 +25,6 @@ import pandas as pd
 import torch
 import transformers
 
-from rmlr import run
 from rmlr.data.features import Features
 from rmlr.data.records import load_vocabulary
 from rmlr.hoi import Vocabulary
@@ -33,7 +32,8 @@ from rmlr.model.cost import Cost, Method, Scene, measure
 from rmlr.model.detector import FrozenDetector, random_detector
 from rmlr.model.network import build, build_objective, needed_pose
 from rmlr.model.text import TextEmbeddings
-from rmlr.settings import CostNode, CostScene, Study, TrainNode
+from rmlr.study import run
+from rmlr.study.settings import CostNode, CostScene, Study, TrainNode
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from rmlr.data.download import AGENT
-from rmlr.data.sources import Item, Place, Source, by_hand, load_sources, named_weights, needed
-from rmlr.run import visible_gpus
-from rmlr.settings import Study
+from rmlr.fetch.download import AGENT
+from rmlr.fetch.sources import Item, Place, Source, by_hand, load_sources, named_weights, needed
+from rmlr.study.run import visible_gpus
+from rmlr.study.settings import Study
 
 PROBES = 16  # at a time
 RATES = (10, 100)  # megabytes a second, of a usual line and of a fast one

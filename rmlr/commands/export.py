@@ -16,10 +16,10 @@ import pandas as pd
 from PIL import Image
 
 import rmlr
-from rmlr.inference import COLUMNS, MIN_SCORE, find_parts, load
+from rmlr.learning.inference import COLUMNS, MIN_SCORE, find_parts, load
 from rmlr.model.checkpoint import CARD_FILE, WEIGHTS_FILE
 from rmlr.model.detector import WEIGHTS_FILE as DETECTOR_FILE
-from rmlr.tracking import tracking_uri
+from rmlr.study.tracking import tracking_uri
 
 INPUT = "image"  # the column of a request
 ROW = "row"  # of the request, from 0: the column that an answer has before those of a triplet

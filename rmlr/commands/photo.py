@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 
 from rmlr.data.images import as_people_see
-from rmlr.data.pictures import draw_phrases, draw_weights, sheet
-from rmlr.inference import BATCH_SIZE, COLUMNS, MIN_SCORE, Trace, Triplet, load
-from rmlr.run import Progress
+from rmlr.learning.inference import BATCH_SIZE, COLUMNS, MIN_SCORE, Trace, Triplet, load
+from rmlr.report.pictures import draw_phrases, draw_weights, sheet
+from rmlr.study.run import Progress
 
 log = logging.getLogger(__name__)
 

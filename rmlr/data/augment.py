@@ -14,7 +14,7 @@ from PIL import Image, ImageEnhance
 
 from rmlr.data.images import ImageBatch, load_annotated, pad, read_annotated, resized_size
 from rmlr.hoi import NO_BOX, Annotation
-from rmlr.settings import Augment, ImageSize
+from rmlr.study.settings import Augment, ImageSize
 
 CACHED_SEED = 0  # of views that are cached: all runs share them
 ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)

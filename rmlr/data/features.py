@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rmlr.batch import Batch, Instances
-from rmlr.settings import Augment, View
+from rmlr.hoi.batch import Batch, Instances
+from rmlr.study.settings import Augment, View
 
 log = logging.getLogger(__name__)
 

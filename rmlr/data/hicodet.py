@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Bool
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
-from rmlr.data.matlab import read_variables
 from rmlr.data.records import Corpus, Natural, PositiveInt, check_form, read_json
 from rmlr.hoi import Annotation, Vocabulary
+from rmlr.study.matlab import read_variables
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rmlr.batch import Truth
 from rmlr.hoi import NO_BOX, Annotation, Vocabulary
+from rmlr.hoi.batch import Truth
 
 
 class Truths:

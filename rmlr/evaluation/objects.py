@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rmlr.batch import Instances
-from rmlr.boxes import iou
 from rmlr.evaluation.matching import MIN_IOU
 from rmlr.hoi import NO_BOX, Annotation, Vocabulary
+from rmlr.hoi.batch import Instances
+from rmlr.hoi.boxes import iou
 
 log = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from rmlr.batch import Batch, Instances
 from rmlr.hoi import Triplets, Vocabulary
+from rmlr.hoi.batch import Batch, Instances
 from rmlr.model.detector import Detections, FrozenDetector, convolutions_and_feed_forward, select_instances
 from rmlr.model.network import InteractionNetwork
 from rmlr.model.scoring import score_triplets
-from rmlr.settings import Prediction, Selection
+from rmlr.study.settings import Prediction, Selection
 
 SMALLEST_BOX, LARGEST_BOX = 0.05, 0.5  # sides of drawn boxes, by that of the photo
 SCORE = 0.9  # of drawn instances

@@ -20,10 +20,10 @@ from transformers import DetrConfig, DetrForObjectDetection, PreTrainedConfig, R
 from transformers.models.detr.modeling_detr import DetrFrozenBatchNorm2d, DetrMLPPredictionHead, replace_batch_norm
 from transformers.utils.logging import disable_progress_bar
 
-from rmlr.batch import Batch, Instances
-from rmlr.boxes import clip, cxcywh_from_xyxy, xyxy_from_cxcywh
+from rmlr.hoi.batch import Batch, Instances
+from rmlr.hoi.boxes import clip, cxcywh_from_xyxy, xyxy_from_cxcywh
 from rmlr.model.published import Sizes, read_published
-from rmlr.settings import DetectorArchitecture, Selection
+from rmlr.study.settings import DetectorArchitecture, Selection
 
 WEIGHTS_FILE = "model.safetensors"
 COSTS: dict[str, Any] = {"class_cost": 1, "bbox_cost": 5, "giou_cost": 2}  # of matching and of the loss: DETR's 1, 5, 2

@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
-from rmlr.batch import Batch, Truth
-from rmlr.boxes import iou
+from rmlr.hoi.batch import Batch, Truth
+from rmlr.hoi.boxes import iou
 from rmlr.model.align import Alignment, AlignmentTerm, Matched, PhraseTargets
 from rmlr.model.pairs import Pairs, detector_prior, enumerate_pairs
 from rmlr.model.reason import Output
 from rmlr.model.text import TextEmbeddings
 from rmlr.model.transformer import Layout
-from rmlr.settings import Losses
+from rmlr.study.settings import Losses
 
 MATCHING_IOU = 0.5  # as UPT
 PRIOR_POWER = 1.0  # in training, as UPT

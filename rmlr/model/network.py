@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from rmlr.batch import Batch
 from rmlr.hoi import Vocabulary
+from rmlr.hoi.batch import Batch
 from rmlr.model.align import Alignment, AnchoredWords, LiteralWords, SentenceAlignment, phrase_targets
 from rmlr.model.losses import Objective
 from rmlr.model.pairs import GEOMETRY_DIM, Pairs, enumerate_pairs, pair_geometry
@@ -16,8 +16,8 @@ from rmlr.model.remine import GlobalContext, InteractiveRelationEncoder, PoseCue
 from rmlr.model.text import TextEmbeddings
 from rmlr.model.transformer import Encoder, Layout
 from rmlr.model.upt import CompetitiveReasoning, CooperativeDescription
-from rmlr.settings import Alignment as AlignmentSettings
-from rmlr.settings import Losses, Network, TransformerSizes, Upt, Variant
+from rmlr.study.settings import Alignment as AlignmentSettings
+from rmlr.study.settings import Losses, Network, TransformerSizes, Upt, Variant
 
 
 class PairDescription(nn.Module):

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rmlr.batch import Batch
-from rmlr.boxes import area, cxcywh_from_xyxy, intersection
+from rmlr.hoi.batch import Batch
+from rmlr.hoi.boxes import area, cxcywh_from_xyxy, intersection
 
 GEOMETRY_DIM = 36
 LOG_FLOOR = 1e-10  # UPT's epsilon under quotients and logarithms

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from rmlr.batch import Batch
+from rmlr.hoi.batch import Batch
 from rmlr.model.pairs import Pairs
 from rmlr.model.transformer import Encoder, Layout
 

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rmlr.batch import Batch
 from rmlr.hoi import Triplets
+from rmlr.hoi.batch import Batch
 from rmlr.model.network import InteractionNetwork
 from rmlr.model.pairs import detector_prior
 

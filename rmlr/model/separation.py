@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rmlr.batch import Batch
-from rmlr.boxes import iou
 from rmlr.hoi import NO_BOX, NO_INTERACTION, Annotation, Vocabulary
+from rmlr.hoi.batch import Batch
+from rmlr.hoi.boxes import iou
 from rmlr.model.losses import MATCHING_IOU
 from rmlr.model.network import InteractionNetwork, PairDescription
 from rmlr.model.pairs import enumerate_pairs

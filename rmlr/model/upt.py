@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from rmlr.batch import Batch
 from rmlr.hoi import Vocabulary
+from rmlr.hoi.batch import Batch
 from rmlr.model.pairs import GEOMETRY_DIM, Pairs, pair_geometry
 from rmlr.model.remine import average_cells, fully_connected
 from rmlr.model.transformer import EncoderLayer, Layout

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 from transformers import DetrForObjectDetection
 
-from rmlr.batch import Instances
 from rmlr.data.augment import load_augmented
 from rmlr.data.images import ImageBatch, load_annotated
 from rmlr.data.loading import ahead, loader_threads
@@ -27,6 +26,8 @@ from rmlr.data.release import in_folders
 from rmlr.data.vcoco import read_coco_without
 from rmlr.evaluation.objects import find_pairs, object_ap
 from rmlr.hoi import Annotation, Vocabulary
+from rmlr.hoi.batch import Instances
+from rmlr.learning.trainer import cosine_schedule, load_resume, save_resume
 from rmlr.model.detector import (
     FrozenDetector,
     adapt_classes,
@@ -38,9 +39,8 @@ from rmlr.model.detector import (
     thaw,
     thaw_given,
 )
-from rmlr.run import Record, run
-from rmlr.settings import Augment, Detector, DetectorNode, DetectorSchedule, Features
-from rmlr.training import cosine_schedule, load_resume, save_resume
+from rmlr.study.run import Record, run
+from rmlr.study.settings import Augment, Detector, DetectorNode, DetectorSchedule, Features
 
 log = logging.getLogger(__name__)
 

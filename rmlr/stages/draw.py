@@ -7,10 +7,10 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from rmlr.data.world_files import SPLITS, Drawn, Order, draw_picture, orders, write_files
-from rmlr.data.world_picture import paint
-from rmlr.run import run
-from rmlr.settings import DrawNode, World
+from rmlr.study.run import run
+from rmlr.study.settings import DrawNode, World
+from rmlr.world.files import SPLITS, Drawn, Order, draw_picture, orders, write_files
+from rmlr.world.picture import paint
 
 CHUNK = 50  # pictures that one process draws at a time
 JPEG = {"quality": 95, "subsampling": 0}  # as it is drawn: a face is a few pixels

@@ -7,11 +7,11 @@ import math
 from pathlib import Path
 from typing import Literal
 
-from rmlr.data.detections import load_detections, save_official, save_tables
 from rmlr.data.records import load_annotations, load_image_objects, load_vocabulary
+from rmlr.detections.files import load_detections, save_official, save_tables
 from rmlr.evaluation import hicodet, vcoco
-from rmlr.run import run
-from rmlr.settings import EvaluateNode, Split
+from rmlr.study.run import run
+from rmlr.study.settings import EvaluateNode, Split
 
 log = logging.getLogger(__name__)
 

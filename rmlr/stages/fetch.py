@@ -11,8 +11,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from rmlr.data.archives import unpack
-from rmlr.data.download import (
+from rmlr.fetch.archives import unpack
+from rmlr.fetch.download import (
     FULL,
     MegabytesOf,
     Patience,
@@ -25,7 +25,7 @@ from rmlr.data.download import (
     name_commit,
     sha256,
 )
-from rmlr.data.sources import (
+from rmlr.fetch.sources import (
     Gift,
     Hub,
     Item,
@@ -37,7 +37,7 @@ from rmlr.data.sources import (
     needed,
     write_whole,
 )
-from rmlr.settings import Study
+from rmlr.study.settings import Study
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,14 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from pyarrow import parquet
 
-from rmlr.charts import (
+from rmlr.data.records import load_annotations, load_image_objects, load_vocabulary
+from rmlr.detections.triplets import load_triplets
+from rmlr.evaluation import hicodet, vcoco
+from rmlr.evaluation.matching import Ranking
+from rmlr.evaluation.precision_recall import precision_at
+from rmlr.evaluation.resampling import CONFIDENCE, differ, draw_images, known_means, resampled_precision
+from rmlr.hoi import NO_INTERACTION, Annotation, Triplets, Vocabulary
+from rmlr.report.charts import (
     Interval,
     Line,
     Marked,
@@ -24,16 +31,9 @@ from rmlr.charts import (
     picture_sheet,
     save,
 )
-from rmlr.data.pictures import annotated_triplets
-from rmlr.data.records import load_annotations, load_image_objects, load_vocabulary
-from rmlr.data.triplets import load_triplets
-from rmlr.evaluation import hicodet, vcoco
-from rmlr.evaluation.matching import Ranking
-from rmlr.evaluation.precision_recall import precision_at
-from rmlr.evaluation.resampling import CONFIDENCE, differ, draw_images, known_means, resampled_precision
-from rmlr.hoi import NO_INTERACTION, Annotation, Triplets, Vocabulary
-from rmlr.run import run
-from rmlr.settings import (
+from rmlr.report.pictures import annotated_triplets
+from rmlr.study.run import run
+from rmlr.study.settings import (
     CurvesFigure,
     DifferencesFigure,
     ExamplesFigure,

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from rmlr.data.keypoints import Crop, Posed, load_crops, load_people, mirrored
 from rmlr.evaluation.joints import pck
+from rmlr.learning.trainer import cosine_schedule, load_resume, save_resume
 from rmlr.model.joints import heat_map_loss, heat_maps, peaks
 from rmlr.model.pose import WEIGHTS, JointNetwork, load_pose_network, save_joint_network
-from rmlr.run import Record, run
-from rmlr.settings import JointsNode, PoseSchedule
-from rmlr.training import cosine_schedule, load_resume, save_resume
+from rmlr.study.run import Record, run
+from rmlr.study.settings import JointsNode, PoseSchedule
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from rmlr.data.features import Features, FeatureWriter, MapShardBuilder, PoseInd
 from rmlr.data.records import load_annotations
 from rmlr.hoi import Annotation
 from rmlr.model.pose import WEIGHTS, load_pose_network, pose_digest
-from rmlr.run import run
-from rmlr.settings import Pose, PoseNode
+from rmlr.study.run import run
+from rmlr.study.settings import Pose, PoseNode
 
 Split = Literal["train", "val", "test"]
 

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import torch
 
-from rmlr.batch import Batch
 from rmlr.data.features import Features
 from rmlr.data.loading import ahead, loader_threads, pinned
 from rmlr.data.records import load_vocabulary
-from rmlr.data.triplets import save_triplets
+from rmlr.detections.triplets import save_triplets
+from rmlr.hoi.batch import Batch
 from rmlr.model.checkpoint import CARD_FILE, load_card, load_checkpoint
 from rmlr.model.network import needed_pose
 from rmlr.model.scoring import concatenate, score_triplets
-from rmlr.run import run
-from rmlr.settings import PredictNode
+from rmlr.study.run import run
+from rmlr.study.settings import PredictNode
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from scipy.stats import kendalltau
 
 from rmlr.data.records import load_annotations, load_image_objects, load_vocabulary
-from rmlr.data.triplets import load_triplets
+from rmlr.detections.triplets import load_triplets
 from rmlr.evaluation import hicodet, vcoco
 from rmlr.evaluation.matching import Ranking
 from rmlr.evaluation.resampling import (
@@ -29,10 +29,10 @@ from rmlr.evaluation.resampling import (
     known_means,
     resampled_precision,
 )
-from rmlr.pages import Block, Heading, Items, Sheet, Source, Text, html_page, html_part
-from rmlr.run import run
-from rmlr.settings import Claim, Claimed, Resampling, Split, StatementNode
+from rmlr.report.pages import Block, Heading, Items, Sheet, Source, Text, html_page, html_part
 from rmlr.stages.table import METRICS, POINT, Row, aligned, read_metrics, read_rows
+from rmlr.study.run import run
+from rmlr.study.settings import Claim, Claimed, Resampling, Split, StatementNode
 
 Verdict = Literal["agrees", "disagrees", "cannot be told apart", "not measured"]
 VERDICTS: tuple[Verdict, ...] = ("agrees", "disagrees", "cannot be told apart", "not measured")

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from rmlr.evaluation.hicodet import full_of
-from rmlr.pages import Sheet, Text, html_page
-from rmlr.run import run
-from rmlr.settings import MeasuredRow, Section, Source, TableNode
+from rmlr.report.pages import Sheet, Text, html_page
+from rmlr.study.run import run
+from rmlr.study.settings import MeasuredRow, Section, Source, TableNode
 
 
 @dataclass(frozen=True, slots=True)

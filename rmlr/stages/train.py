@@ -11,20 +11,20 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from rmlr.batch import Batch, Truth
 from rmlr.data.augment import annotated_views
 from rmlr.data.features import INDEX_FILE as FEATURES_FILE
 from rmlr.data.features import Features
 from rmlr.data.records import load_annotations, load_vocabulary
 from rmlr.data.truth import Truths
 from rmlr.hoi import Annotation, Vocabulary
+from rmlr.hoi.batch import Batch, Truth
+from rmlr.learning.trainer import fit, to_device
 from rmlr.model.checkpoint import Card, save_checkpoint
 from rmlr.model.losses import TERMS, means
 from rmlr.model.network import build, build_objective, needed_pose
 from rmlr.model.text import EMBEDDINGS_FILE, INDEX_FILE, TextEmbeddings
-from rmlr.run import run
-from rmlr.settings import Losses, TrainNode
-from rmlr.training import fit, to_device
+from rmlr.study.run import run
+from rmlr.study.settings import Losses, TrainNode
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def train(
         if chosen.online is None:
             source = Cached(seen["features"], annotated, chosen.train.split, vocabulary, pose)
         else:
-            from rmlr.online import Photos  # takes seconds, which training from caches need not
+            from rmlr.learning.photos import Photos  # takes seconds, which training from caches need not
 
             source = Photos(seen["images"], seen["detector"], annotated, chosen.online, vocabulary, pose, seed)
         embeddings = TextEmbeddings.load(text) if chosen.variant.aligns else None

@@ -13,10 +13,10 @@ from torchvision.ops import FrozenBatchNorm2d
 from rmlr.commands.adopt import adopt
 from rmlr.data.records import save_vocabulary
 from rmlr.hoi import Vocabulary
-from rmlr.inference import load
+from rmlr.learning.inference import load
 from rmlr.model.published import CLASSES
 from rmlr.model.upt import VCOCO_VERBS, load_upt_weights
-from rmlr.settings import Study
+from rmlr.study.settings import Study
 
 from ..upt_layout import random_head
 

@@ -20,8 +20,8 @@ from rmlr.data.records import (
     save_image_objects,
     save_vocabulary,
 )
-from rmlr.data.triplets import load_triplets, save_triplets
 from rmlr.data.vcoco import read_vcoco
+from rmlr.detections.triplets import load_triplets, save_triplets
 from rmlr.hoi import Triplets
 from rmlr.stages.evaluate import evaluate
 

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from rmlr import run
 from rmlr.commands import cost as command
 from rmlr.commands.cost import cost
-from rmlr.settings import (
+from rmlr.stages.text import text
+from rmlr.stages.train import train
+from rmlr.study import run
+from rmlr.study.settings import (
     Alignment,
     Encoder,
     Losses,
@@ -24,8 +26,6 @@ from rmlr.settings import (
     TransformerSizes,
     Variant,
 )
-from rmlr.stages.text import text
-from rmlr.stages.train import train
 
 from ..stages import conftest as stages
 

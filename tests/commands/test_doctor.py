@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from rmlr.commands.doctor import doctor, probe
-from rmlr.data.sources import load_sources
+from rmlr.fetch.sources import load_sources
 from rmlr.stages.fetch import fetch
 
 from ..web import Server

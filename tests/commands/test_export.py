@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from rmlr.commands.export import export
-from rmlr.inference import load
-from rmlr.tracking import tracking_uri
+from rmlr.learning.inference import load
+from rmlr.study.tracking import tracking_uri
 
 pytestmark = pytest.mark.skipif(find_spec("mlflow") is None, reason="MLflow is not installed")
 

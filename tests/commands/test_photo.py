@@ -11,7 +11,7 @@ from PIL import Image
 
 from rmlr.__main__ import main
 from rmlr.commands.photo import find_pictures, photo
-from rmlr.inference import COLUMNS, load
+from rmlr.learning.inference import COLUMNS, load
 
 EVERYTHING = {"min_score": 0.0}
 

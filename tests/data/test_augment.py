@@ -15,7 +15,7 @@ from PIL import Image
 
 from rmlr.data.augment import draw_plan, load_augmented
 from rmlr.hoi import NO_BOX, Annotation
-from rmlr.settings import Augment
+from rmlr.study.settings import Augment
 
 UPT = Augment(
     flip=0.5,

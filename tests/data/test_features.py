@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rmlr.batch import Instances
 from rmlr.data.features import INDEX_FILE, Features, FeatureWriter, Index, ShardBuilder, check_space, shard_name
+from rmlr.hoi.batch import Instances
 
 CHANNELS, TOKEN_DIM = 3, 2
 SIDES = ("shortest", "longest")

@@ -10,7 +10,7 @@ from scipy.io import loadmat, savemat
 
 from rmlr.data.hicodet import read_boxes, read_classes, read_file, read_hicodet, read_rows
 from rmlr.data.records import check_annotations, count_annotations
-from rmlr.data.world_files import draw_picture, orders, write_files
+from rmlr.world.files import draw_picture, orders, write_files
 
 
 def change(path, edit):

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from rmlr.data.hicodet import read_hicodet
-from rmlr.data.hicodet_results import read_hicodet_results, write_hicodet_results
 from rmlr.data.records import Corpus, load_image_objects, save_image_objects, save_vocabulary
-from rmlr.data.triplets import load_agents, load_triplets
 from rmlr.data.vcoco import read_vcoco
-from rmlr.data.vcoco_results import read_vcoco_results, write_vcoco_results
+from rmlr.detections.hicodet import read_hicodet_results, write_hicodet_results
+from rmlr.detections.triplets import load_agents, load_triplets
+from rmlr.detections.vcoco import read_vcoco_results, write_vcoco_results
 from rmlr.evaluation import hicodet, vcoco
 from rmlr.hoi import Agents, Annotation, Triplets, Vocabulary
 

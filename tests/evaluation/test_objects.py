@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from rmlr.batch import Instances
 from rmlr.evaluation.objects import find_pairs, object_ap
 from rmlr.hoi import NO_BOX, Annotation, Vocabulary
+from rmlr.hoi.batch import Instances
 
 VOCABULARY = Vocabulary(dataset="vcoco", objects=("ball", "person"), person=1, verbs=("hold obj",), hois=((0, 0),))
 PERSON, BALL = [0.0, 0.0, 20.0, 40.0], [30.0, 30.0, 40.0, 40.0]

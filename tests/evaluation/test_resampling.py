@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from rmlr.data.hicodet import read_hicodet
-from rmlr.data.triplets import load_triplets
 from rmlr.data.vcoco import read_vcoco
+from rmlr.detections.triplets import load_triplets
 from rmlr.evaluation import hicodet, vcoco
 from rmlr.evaluation.average_precision import rank_by_score, ranked_average_precision
 from rmlr.evaluation.matching import Headline, Ranking

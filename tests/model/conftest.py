@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from rmlr.batch import Batch, Instances, Truth
 from rmlr.hoi import Vocabulary
+from rmlr.hoi.batch import Batch, Instances, Truth
 from rmlr.model.text import OBJECT, SUBJECT, VERB, TextEmbeddings
 
 PERSON, BALL, KITE = 0, 1, 2

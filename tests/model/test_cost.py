@@ -9,7 +9,7 @@ from rmlr.model.cost import Method, Scene, count_macs, measure
 from rmlr.model.detector import FrozenDetector, build_detector, convolutions_and_feed_forward, random_detector
 from rmlr.model.network import build
 from rmlr.model.transformer import Encoder, Layout
-from rmlr.settings import DetectorArchitecture, Network, Prediction, Selection, TransformerSizes, Upt, Variant
+from rmlr.study.settings import DetectorArchitecture, Network, Prediction, Selection, TransformerSizes, Upt, Variant
 
 SIDE, CELLS, CHANNELS, TOKEN_DIM, QUERIES = 64, 64, 16, 20, 16  # 64 pixels are 8 x 8 cells
 VOCABULARY = Vocabulary("vcoco", ("person", "ball"), 0, ("hold obj", "throw obj", "kick obj"), ((0, 1), (1, 1), (2, 1)))

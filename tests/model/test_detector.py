@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 
-from rmlr.batch import Instances
+from rmlr.hoi.batch import Instances
 from rmlr.model.detector import (
     WEIGHTS_FILE,
     AnchoredDetrForObjectDetection,
@@ -27,7 +27,7 @@ from rmlr.model.detector import (
     thaw,
     weights_digest,
 )
-from rmlr.settings import DetectorArchitecture, Selection
+from rmlr.study.settings import DetectorArchitecture, Selection
 
 NAMES = ("person", "ball", "bat")
 SIZES = DetectorArchitecture(

@@ -3,12 +3,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rmlr.batch import Truth
+from rmlr.hoi.batch import Truth
 from rmlr.model.align import Alignment, AnchoredWords, LiteralWords, phrase_targets
 from rmlr.model.losses import Objective, assign_targets, focal_loss, means
 from rmlr.model.pairs import enumerate_pairs
 from rmlr.model.reason import Output
-from rmlr.settings import Losses
+from rmlr.study.settings import Losses
 
 WEIGHTS = Losses(
     focal_balance=0.5, focal_gamma=0.2, hoi=2.0, irm_sentence=1.0, irm_word=0.5, ire_sentence=0.1, ire_word=0.1

@@ -8,7 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from rmlr.model.network import build, build_objective
-from rmlr.settings import Alignment, Losses, Network, Variant
+from rmlr.study.settings import Alignment, Losses, Network, Variant
 
 STUDY = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
 VARIANTS = {name: Variant(**switches) for name, switches in STUDY["variants"].items()}

@@ -9,12 +9,12 @@ import torch
 import yaml
 from jaxtyping import Float
 
-from rmlr.batch import Batch
 from rmlr.hoi import NO_BOX, Annotation
+from rmlr.hoi.batch import Batch
 from rmlr.model.network import build
 from rmlr.model.pairs import enumerate_pairs
 from rmlr.model.separation import KINDS, Interactions, Vectors, compare_places, distances, find_interactions, join
-from rmlr.settings import Network, Variant
+from rmlr.study.settings import Network, Variant
 
 STUDY = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
 SIZES = {"layers": 1, "dim": 8, "heads": 2, "ffn_dim": 16, "dropout": 0.0}

@@ -15,7 +15,7 @@ import torch
 
 from rmlr.hoi import NO_BOX, Annotation, Phrase, Vocabulary
 from rmlr.model.text import OBJECT, SUBJECT, VERB, RandomEncoder, TextEmbeddings, Texts, collect, embed, load_encoder
-from rmlr.run import Record
+from rmlr.study.run import Record
 
 PERSON, BALL, BAT = 0, 1, 2
 VERBS = ("hit instr", "hit obj", "talk_on_phone instr")

@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rmlr.batch import Instances
+from rmlr.hoi.batch import Instances
 from rmlr.model.network import build, build_objective
 from rmlr.model.pairs import Pairs, enumerate_pairs, pair_geometry
 from rmlr.model.transformer import Layout
 from rmlr.model.upt import VCOCO_VERBS, CompetitiveLayer, Neighbours, load_upt_weights
-from rmlr.settings import Alignment, Losses, Network, TransformerSizes, Upt, Variant
+from rmlr.study.settings import Alignment, Losses, Network, TransformerSizes, Upt, Variant
 
 from ..upt_layout import random_head
 

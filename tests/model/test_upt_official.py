@@ -17,16 +17,16 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from rmlr.batch import Batch, Instances, Truth
-from rmlr.boxes import cxcywh_from_xyxy, xyxy_from_cxcywh
 from rmlr.hoi import Vocabulary
+from rmlr.hoi.batch import Batch, Instances, Truth
+from rmlr.hoi.boxes import cxcywh_from_xyxy, xyxy_from_cxcywh
 from rmlr.model.detector import Detections, select_instances
 from rmlr.model.losses import Objective
 from rmlr.model.network import build
 from rmlr.model.pairs import Pairs, detector_prior, enumerate_pairs, pair_geometry
 from rmlr.model.scoring import score_triplets
 from rmlr.model.upt import VCOCO_VERBS, load_upt_weights
-from rmlr.settings import Network, Selection, Variant
+from rmlr.study.settings import Network, Selection, Variant
 
 PAPER = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())["profiles"]["paper"]
 NETWORK = Network(**PAPER["network"])  # at UPT's published sizes

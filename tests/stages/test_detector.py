@@ -15,8 +15,10 @@ from rmlr.data.records import load_annotations, load_vocabulary, save_annotation
 from rmlr.data.vcoco import read_coco_without
 from rmlr.hoi import Annotation, Vocabulary
 from rmlr.model.detector import WEIGHTS_FILE, load_detector, save_detector
-from rmlr.run import Record
-from rmlr.settings import (
+from rmlr.stages import detector as stage
+from rmlr.stages.detector import Average, Lesson, Photos, detector, distinct, targets
+from rmlr.study.run import Record
+from rmlr.study.settings import (
     Augment,
     Detector,
     DetectorArchitecture,
@@ -26,8 +28,6 @@ from rmlr.settings import (
     ImageSize,
     Selection,
 )
-from rmlr.stages import detector as stage
-from rmlr.stages.detector import Average, Lesson, Photos, detector, distinct, targets
 
 from .conftest import launch
 

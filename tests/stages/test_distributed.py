@@ -14,14 +14,24 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rmlr.batch import Instances
 from rmlr.data.features import FeatureWriter, Index, ShardBuilder
 from rmlr.data.records import save_annotations, save_vocabulary
 from rmlr.hoi import Annotation
-from rmlr.run import run
-from rmlr.settings import Alignment, Encoder, Losses, Network, TextNode, Train, TrainNode, TransformerSizes, Variant
+from rmlr.hoi.batch import Instances
 from rmlr.stages.text import text
 from rmlr.stages.train import train
+from rmlr.study.run import run
+from rmlr.study.settings import (
+    Alignment,
+    Encoder,
+    Losses,
+    Network,
+    TextNode,
+    Train,
+    TrainNode,
+    TransformerSizes,
+    Variant,
+)
 
 from .conftest import CHANNELS, DETECTOR, TOKEN_DIM, VIEW, VOCABULARY, launch
 

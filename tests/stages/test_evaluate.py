@@ -10,8 +10,8 @@ import pytest
 
 from rmlr.data.hicodet import read_hicodet
 from rmlr.data.records import Corpus, save_annotations, save_vocabulary
-from rmlr.data.triplets import load_agents, load_triplets, save_agents, save_triplets
 from rmlr.data.vcoco import read_vcoco
+from rmlr.detections.triplets import load_agents, load_triplets, save_agents, save_triplets
 from rmlr.hoi import Agents, Triplets
 from rmlr.stages.evaluate import evaluate
 

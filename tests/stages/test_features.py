@@ -14,9 +14,9 @@ from rmlr.data.images import load_batch
 from rmlr.data.records import load_vocabulary, save_annotations, save_vocabulary
 from rmlr.hoi import Annotation, Vocabulary
 from rmlr.model.detector import FrozenDetector, build_detector, load_detector, save_detector, weights_digest
-from rmlr.settings import DetectorArchitecture, Features, FeaturesNode, ImageSize, Selection
 from rmlr.stages import features as stage
 from rmlr.stages.features import features
+from rmlr.study.settings import DetectorArchitecture, Features, FeaturesNode, ImageSize, Selection
 
 VOCABULARY = Vocabulary(
     dataset="vcoco", objects=("ball", "person"), person=1, verbs=("hold obj",), hois=((0, 0),), actions=("hold",)

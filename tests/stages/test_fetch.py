@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rmlr.data.sources import Place, load_sources, write_whole
+from rmlr.fetch.sources import Place, load_sources, write_whole
 from rmlr.stages.fetch import fetch
 
 from ..web import Server
@@ -227,7 +227,7 @@ def test_a_mirror_that_has_it_is_asked_after_one_that_has_not(world, server, cap
 
 def test_waiting_as_long_as_a_busy_server_asks(world, server, monkeypatch):
     body, waited = zipped(PHOTOS), []
-    monkeypatch.setattr("rmlr.data.download.time.sleep", waited.append)
+    monkeypatch.setattr("rmlr.fetch.download.time.sleep", waited.append)
     world.photos(server.put("/p.zip", body, "429", "503", headers={"Retry-After": "7"}), **facts(body))
     world.fetch()
     assert waited == [7, 7]
@@ -543,7 +543,7 @@ def test_a_full_disk_is_said_where_no_file_system_can_be_mounted_as_well(world, 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("rmlr.data.download._pour", full)
+    monkeypatch.setattr("rmlr.fetch.download._pour", full)
     with pytest.raises(ValueError, match="disk is full"):
         world.fetch()
 

@@ -14,8 +14,8 @@ import pytest
 import requests
 import yaml
 
-from rmlr.data.download import git_blob
-from rmlr.data.sources import Place
+from rmlr.fetch.download import git_blob
+from rmlr.fetch.sources import Place
 from rmlr.stages.fetch import fetch
 
 from ..web import Server

@@ -14,9 +14,10 @@ from PIL import Image
 from pyarrow import parquet
 
 from rmlr.data.records import save_annotations, save_vocabulary
-from rmlr.data.triplets import save_triplets
+from rmlr.detections.triplets import save_triplets
 from rmlr.hoi import Triplets, Vocabulary
-from rmlr.settings import (
+from rmlr.stages import figure as stage
+from rmlr.study.settings import (
     AnyFigure,
     CurvesFigure,
     DifferencesFigure,
@@ -27,7 +28,6 @@ from rmlr.settings import (
     SeparationFigure,
     Study,
 )
-from rmlr.stages import figure as stage
 
 from .conftest import BOXES, SPLITS, VOCABULARY, annotation, verb_of
 

@@ -11,12 +11,12 @@ import yaml
 from torchvision.models.resnet import BasicBlock
 
 from rmlr.data.keypoints import Posed
-from rmlr.data.world_joints import CROWDPOSE
 from rmlr.model.pose import JointNetwork, load_pose_network
-from rmlr.settings import DrawNode, JointsNode, PoseArchitecture, PoseSchedule, World
 from rmlr.stages import joints as stage
 from rmlr.stages.draw import draw
 from rmlr.stages.joints import joints, measure
+from rmlr.study.settings import DrawNode, JointsNode, PoseArchitecture, PoseSchedule, World
+from rmlr.world.joints import CROWDPOSE
 
 ARCHITECTURE = PoseArchitecture(
     embedding_size=16, hidden_sizes=[16, 16, 24, 32], depths=[1, 2, 1, 1], deconvolutions=[16, 24, 16]

@@ -12,22 +12,22 @@ import torch
 import yaml
 from PIL import Image
 
-from rmlr.batch import Instances
 from rmlr.data.augment import load_view
 from rmlr.data.features import Features, FeatureWriter, Index, ShardBuilder
 from rmlr.data.images import load_batch, resized_size
 from rmlr.data.records import save_annotations, save_vocabulary
-from rmlr.data.triplets import load_triplets
+from rmlr.detections.triplets import load_triplets
 from rmlr.hoi import Annotation
-from rmlr.inference import load
+from rmlr.hoi.batch import Instances
+from rmlr.learning.inference import load
 from rmlr.model.checkpoint import load_card, load_checkpoint
 from rmlr.model.pose import load_pose_network, pose_digest
-from rmlr.settings import Pose, PoseNode, Study
 from rmlr.stages import pose as stage
 from rmlr.stages.pose import pose
 from rmlr.stages.predict import predict
 from rmlr.stages.text import text
 from rmlr.stages.train import train
+from rmlr.study.settings import Pose, PoseNode, Study
 
 from .conftest import VIEW, VOCABULARY
 

@@ -9,11 +9,11 @@ import torch
 
 from rmlr.data.features import Features
 from rmlr.data.records import save_vocabulary
-from rmlr.data.triplets import load_triplets
+from rmlr.detections.triplets import load_triplets
 from rmlr.model.checkpoint import Card, load_card, load_checkpoint, save_checkpoint
 from rmlr.model.network import build
-from rmlr.settings import Alignment, Losses, Network, Prediction, PredictNode, Train, TransformerSizes, Variant
 from rmlr.stages.predict import predict
+from rmlr.study.settings import Alignment, Losses, Network, Prediction, PredictNode, Train, TransformerSizes, Variant
 
 from .conftest import BOXES, CHANNELS, DETECTOR, TOKEN_DIM, VIEW, VOCABULARY, write_features
 

@@ -11,8 +11,8 @@ from pyarrow import parquet
 from rmlr.data.records import save_annotations, save_vocabulary
 from rmlr.model.checkpoint import save_checkpoint
 from rmlr.model.network import build
-from rmlr.settings import Separation, SeparationNode
 from rmlr.stages.separation import separation
+from rmlr.study.settings import Separation, SeparationNode
 
 from .conftest import BOXES, CHANNELS, TOKEN_DIM, VOCABULARY, annotation
 from .test_predict import CARD

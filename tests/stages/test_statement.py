@@ -9,11 +9,11 @@ import pytest
 
 from rmlr.data.hicodet import read_hicodet
 from rmlr.data.records import load_annotations, load_vocabulary, save_annotations, save_vocabulary
-from rmlr.data.triplets import load_triplets, save_triplets
+from rmlr.detections.triplets import load_triplets, save_triplets
 from rmlr.evaluation import hicodet, vcoco
 from rmlr.hoi import Triplets
-from rmlr.settings import Claim, Claimed, MeasuredRow, Resampling, Source, StatementNode, TableNode
 from rmlr.stages.statement import Judge, order_of, statement, times_page
+from rmlr.study.settings import Claim, Claimed, MeasuredRow, Resampling, Source, StatementNode, TableNode
 
 from .conftest import BOXES, VOCABULARY, annotation, verb_of
 

@@ -10,8 +10,8 @@ from typing import Literal
 import pytest
 import yaml
 
-from rmlr.settings import MeasuredRow, Source, Study, TableNode
 from rmlr.stages.table import HICODET, METRICS, Notes, contradiction, escaped, read_paper, read_rows, table
+from rmlr.study.settings import MeasuredRow, Source, Study, TableNode
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from rmlr.model.text import TextEmbeddings
-from rmlr.settings import Encoder, TextNode
 from rmlr.stages.text import text
+from rmlr.study.settings import Encoder, TextNode
 
 
 def node(model: str = "random:6", sha256: str | None = None) -> TextNode:

@@ -20,10 +20,20 @@ import rmlr
 from rmlr.data.features import Features
 from rmlr.model.checkpoint import load_card, load_checkpoint
 from rmlr.model.network import build_objective
-from rmlr.settings import Alignment, Encoder, Losses, Network, TextNode, Train, TrainNode, TransformerSizes, Variant
 from rmlr.stages import train as stage
 from rmlr.stages.text import text
 from rmlr.stages.train import choose_share, train
+from rmlr.study.settings import (
+    Alignment,
+    Encoder,
+    Losses,
+    Network,
+    TextNode,
+    Train,
+    TrainNode,
+    TransformerSizes,
+    Variant,
+)
 
 from .conftest import DETECTOR, VOCABULARY, write_features
 

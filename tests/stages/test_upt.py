@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from rmlr.data.features import Features
-from rmlr.data.triplets import load_triplets
+from rmlr.detections.triplets import load_triplets
 from rmlr.model.checkpoint import load_card, load_checkpoint
-from rmlr.settings import (
+from rmlr.stages.predict import predict
+from rmlr.stages.train import train
+from rmlr.study.settings import (
     Alignment,
     Losses,
     Network,
@@ -21,8 +23,6 @@ from rmlr.settings import (
     Upt,
     Variant,
 )
-from rmlr.stages.predict import predict
-from rmlr.stages.train import train
 
 UNUSED = TransformerSizes(layers=1, dim=8, heads=2, ffn_dim=8, dropout=0.1)
 SIZES = Upt(code_dims=[8], dim=16, layers=2, heads=4, ffn_dim=8, dropout=0.0)

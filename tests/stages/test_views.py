@@ -22,11 +22,14 @@ from rmlr.data.images import load_annotated
 from rmlr.data.loading import VARIABLE
 from rmlr.data.records import load_annotations, save_annotations, save_vocabulary
 from rmlr.hoi import Annotation, Vocabulary
-from rmlr.inference import load as load_model
+from rmlr.learning.inference import load as load_model
+from rmlr.learning.photos import Photos
 from rmlr.model.checkpoint import load_card
 from rmlr.model.detector import FrozenDetector, build_detector, load_detector, save_detector
-from rmlr.online import Photos
-from rmlr.settings import (
+from rmlr.stages import features as features_stage
+from rmlr.stages.features import features
+from rmlr.stages.train import train
+from rmlr.study.settings import (
     Alignment,
     Augment,
     DetectorArchitecture,
@@ -43,9 +46,6 @@ from rmlr.settings import (
     Variant,
     View,
 )
-from rmlr.stages import features as features_stage
-from rmlr.stages.features import features
-from rmlr.stages.train import train
 
 VOCABULARY = Vocabulary(
     dataset="vcoco",

@@ -6,9 +6,9 @@ import sys
 from hashlib import sha256
 from pathlib import Path
 
-from rmlr.run import visible_gpus
-from rmlr.settings import Study
-from rmlr.source import code_digest
+from rmlr.study.run import visible_gpus
+from rmlr.study.settings import Study
+from rmlr.study.source import code_digest
 
 sys.path.insert(0, f"{workflow.basedir}/workflow")
 from progress import listen, show_progress, summary
@@ -329,7 +329,7 @@ IS_MAIN = workflow.is_main_process
 MAY_WRITE = IS_MAIN and lock()
 if MAY_WRITE:
     write_settings()
-    if gpus := visible_gpus():  # a job takes its own (rmlr/run.py); with this, the others need not start to wait
+    if gpus := visible_gpus():  # a job takes its own (rmlr/study/run.py); with this, the others need not start to wait
         workflow.global_resources.setdefault("gpu", len(gpus))
     study_log = listen(RESULTS)
 

@@ -4,7 +4,7 @@ A folder that the user names (`--config raw=FOLDER`) is the user's own: nothing 
 are. With `--config raw=FOLDER sources=TABLE` it is filled from another table of sources.
 """
 
-from rmlr.data.sources import Place, gives, load_sources, named_weights, needed
+from rmlr.fetch.sources import Place, gives, load_sources, named_weights, needed
 
 FETCHES = not CHOSEN.world and ("raw" not in config or "sources" in config)
 SOURCES = load_sources(Path(config["sources"]) if "sources" in config else None) if FETCHES else {}

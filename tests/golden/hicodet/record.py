@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat, savemat
 
-from rmlr.data.hicodet_results import write_hicodet_results
-from rmlr.data.triplets import save_triplets
+from rmlr.detections.hicodet import write_hicodet_results
+from rmlr.detections.triplets import save_triplets
 from rmlr.hoi import Triplets, Vocabulary
 
 HERE = Path(__file__).parent

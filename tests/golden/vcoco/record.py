@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rmlr.data.triplets import save_agents, save_triplets
-from rmlr.data.vcoco_results import write_vcoco_results
+from rmlr.detections.triplets import save_agents, save_triplets
+from rmlr.detections.vcoco import write_vcoco_results
 from rmlr.hoi import Agents, Triplets, Vocabulary
 
 HERE = Path(__file__).parent

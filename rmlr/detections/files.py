@@ -1,0 +1,57 @@
+"""Scored detections of any method, in any of the forms that the field writes, told apart by their path:
+
+FILE.parquet            our table of triplets
+FILE.pkl, FILE.pickle   V-COCO's official list, which carries agent scores as well
+FOLDER                  HICO-DET's official detections_01.mat ... detections_80.mat, or one detections.mat
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rmlr.detections.hicodet import read_hicodet_results, write_hicodet_results
+from rmlr.detections.triplets import load_agents, load_triplets, save_agents, save_triplets
+from rmlr.detections.vcoco import read_vcoco_results, write_vcoco_results
+from rmlr.hoi import Agents, Triplets, Vocabulary
+
+PICKLES = (".pkl", ".pickle")
+
+
+def load_detections(
+    path: Path, agents: Path | None, vocabulary: Vocabulary, image_ids: Sequence[int]
+) -> tuple[Triplets, Agents | None]:
+    """Triplets, and agent scores where there are any: in V-COCO's pickle, or in `agents`, a table of their own.
+
+    Raises ValueError on a form that is not the dataset's, and on any row that does not fit vocabulary and images.
+    """
+    is_vcoco = vocabulary.dataset == "vcoco"
+    if agents is not None and not is_vcoco:
+        raise ValueError(f"{agents}: agent AP is V-COCO's; the annotations are of {vocabulary.dataset}. Leave it out")
+    if path.suffix in PICKLES:
+        if not is_vcoco:
+            raise ValueError(f"{path}: a pickle is V-COCO's form; the annotations are of {vocabulary.dataset}")
+        if agents is not None:
+            raise ValueError(f"{agents}: {path} has agent scores of its own. Give only one of both")
+        return read_vcoco_results(path, vocabulary, image_ids)
+    if path.is_dir():
+        if is_vcoco:
+            raise ValueError(f"{path}: a folder of .mat files is HICO-DET's form; the annotations are of V-COCO")
+        return read_hicodet_results(path, vocabulary, image_ids), None
+    table = load_triplets(path, vocabulary=vocabulary, image_ids=image_ids)
+    return table, agents and load_agents(agents, vocabulary=vocabulary, image_ids=image_ids)
+
+
+def save_tables(folder: Path, triplets: Triplets, agents: Agents | None) -> None:
+    """Our own form: triplets.parquet, and agents.parquet where there are any."""
+    save_triplets(folder / "triplets.parquet", triplets)
+    if agents is not None:
+        save_agents(folder / "agents.parquet", agents)
+
+
+def save_official(
+    folder: Path, triplets: Triplets, agents: Agents | None, vocabulary: Vocabulary, image_ids: Sequence[int]
+) -> None:
+    """What the dataset's official program reads: vcoco.pkl, or the .mat files of HICO-DET in `hicodet`."""
+    if vocabulary.dataset == "vcoco":
+        write_vcoco_results(folder / "vcoco.pkl", triplets, agents, vocabulary)
+    else:
+        write_hicodet_results(folder / "hicodet", triplets, vocabulary, image_ids)

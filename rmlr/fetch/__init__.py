@@ -1,0 +1,1 @@
+"""Sources of real data and weights: found, downloaded, checked, unpacked."""

@@ -1,0 +1,473 @@
+"""One file from one of its mirrors, whole and checked, whatever the line does; or a folder from the hub, at one commit.
+
+What is not finished is FILE.part, with FILE.part.json beside it, which says what it is a part of. A file has its name
+only when its length, its kind and every checksum that is known have been found right.
+"""
+
+import errno
+import hashlib
+import json
+import logging
+import re
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import partial
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from rmlr.fetch.sources import UNPUBLISHED, Hub, Item
+from rmlr.study.run import Progress
+
+log = logging.getLogger(__name__)
+
+CHUNK = 1 << 18
+MEGABYTE = 1_000_000
+AGENT = "rmlr (a reproduction study; resumes by range)"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
+LONGEST_WAIT = 600.0  # seconds, whatever Retry-After says
+CRAWL = 1000  # bytes: a server that sends less within a time-out hangs
+GAIN = 1 << 16  # bytes: a try that brought as many was worth it, and patience begins anew
+
+# How files begin. Anything else under such a name is a page, or another file.
+MAGIC = {
+    ".zip": (b"PK\x03\x04", b"PK\x05\x06"),
+    ".gz": (b"\x1f\x8b",),
+    ".pth": (b"PK\x03\x04", b"\x80\x02"),  # torch's format, and the one before
+    ".json": (b"{", b"["),
+    ".ids": tuple(b"0123456789"[n : n + 1] for n in range(10)),
+    ".mat": (b"MATLAB", b"\x89HDF"),
+}
+PAGES = {  # phrases of pages that come instead of a file, in lower case
+    "too many users have viewed or downloaded": "Google Drive's quota page; it lifts within 24 hours",
+    "quota exceeded": "Google Drive's quota page; it lifts within 24 hours",
+    "can't scan this file for viruses": "Google Drive's virus-scan page",
+    "virus scan warning": "Google Drive's virus-scan page",
+    "you need access": "Google Drive's page that asks for permission",
+    "you need permission": "Google Drive's page that asks for permission",
+    "request access": "Google Drive's page that asks for permission",
+    "permission to 'anyone with the link'": "Google Drive's refusal: its quota, a permission, or a file that is gone",
+    "accounts.google.com": "a page to sign in to Google",
+    "404. that": "Google's page for a file that is gone",
+}
+
+
+class Unfit(ValueError):
+    """What a mirror sends is not the file, and asking again would not help."""
+
+
+class Busy(OSError):
+    """A mirror that may do better later."""
+
+    def __init__(self, message: str, wait: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a mirror is given."""
+
+    attempts: int  # in a row that bring nothing
+    timeout: float  # seconds without an answer, or with next to none
+    pause: float  # seconds before the second attempt; doubled from one to the next
+
+
+def download(item: Item, target: Path, patience: Patience, seen: str | None) -> str:
+    """Get a file from the first of its mirrors that has it; which one it was.
+
+    Goes on from what an earlier call left. `seen` is the SHA-256 of an earlier fetch, where none is published.
+    ValueError names every mirror and what was wrong with it.
+    """
+    if seen is not None and len(item.sha256) < 64:
+        item = item.model_copy(update={"sha256": seen})
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part, wrong = target.with_name(f"{target.name}.part"), []
+    if target.exists():
+        if mismatch(target, item) is None:
+            return _read_note(part).get("url", "an earlier attempt")
+        target.unlink()
+    for url in item.urls:
+        get = partial(_from_drive, url.removeprefix("drive:")) if url.startswith("drive:") else partial(_from_http, url)
+        try:
+            for resumed in (part.exists(), False):
+                get(part, item, patience)
+                problem = mismatch(part, item)
+                if problem is None:
+                    break
+                _forget(part)
+                if not resumed:
+                    raise Unfit(problem)
+                log.warning("%s: what was resumed %s; once more, from the start", url, problem)
+        except Unfit as error:
+            wrong.append(f"  {url}: {error}")
+            log.warning("%s: %s", url, error)
+            continue
+        part.replace(target)
+        return url
+    raise ValueError(f"{item.file}: no mirror has it:\n" + "\n".join(wrong))
+
+
+def mismatch(path: Path, item: Item) -> str | None:
+    """What is wrong with a file, cheapest check first; None if it is what was published, as far as one knows."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(1 << 16)
+    if page := page_in(start):
+        return f"is {page}, not {item.file}"
+    if item.bytes is not None and size != item.bytes:
+        return f"has {size} bytes, {item.bytes} were published"
+    if not size:
+        return "is empty"
+    if not _begins_right(item.file, start):
+        return f"begins with {start[:8]!r}: that is no {Path(item.file).suffix} file"
+    if item.sha256 != UNPUBLISHED and not (found := sha256(path)).startswith(item.sha256):
+        return f"has SHA-256 {found}, expected {item.sha256}{'...' if len(item.sha256) == 8 else ''}: other bytes"
+    if item.git_blob is not None and (found := git_blob(path)) != item.git_blob:
+        return f"is git's blob {found}, expected {item.git_blob}: other bytes"
+    return None
+
+
+def page_in(start: bytes) -> str | None:
+    """Which page these first bytes are, by name; None if they are no HTML."""
+    text = start.lower().lstrip(b"\xef\xbb\xbf \t\r\n")
+    if not text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--")):
+        return None
+    return page_named(text.decode(errors="replace")) or "an HTML page"
+
+
+def page_named(text: str) -> str | None:
+    """Which of the known pages, or messages, this is."""
+    text = text.lower().replace("&#39;", "'").replace("\u2019", "'")
+    return next((name for phrase, name in PAGES.items() if phrase in text), None)
+
+
+def _begins_right(file: str, start: bytes) -> bool:
+    magic = MAGIC.get(Path(file).suffix)
+    return magic is None or start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(magic) or start.startswith(magic)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def git_blob(path: Path) -> str:
+    """The name that git has for a file's content."""
+    found = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            found.update(chunk)
+    return found.hexdigest()
+
+
+def disk_full(error: OSError, path: Path) -> ValueError:
+    """What to say when there is no room left."""
+    free = shutil.disk_usage(path if path.exists() else path.parent).free
+    return ValueError(
+        f"{path}: the disk is full, {free / 1e9:.2f} GB are free. Make room and give the same command again: it goes on"
+    )
+
+
+def _forget(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _note(part).unlink(missing_ok=True)
+
+
+def _note(part: Path) -> Path:
+    return part.with_name(f"{part.name}.json")
+
+
+def _length(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+# ---- http
+
+
+def _from_http(url: str, part: Path, item: Item, patience: Patience) -> None:
+    """Try until `part` is as long as it should be; Unfit when patience ends."""
+    in_vain, dropped = 0, False
+    while True:
+        before = _length(part)
+        try:
+            _one_try(url, part, item, patience.timeout, resumed=dropped)
+            return
+        except Unfit:
+            raise
+        except (OSError, HTTPException) as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise disk_full(error, part) from error
+            problem = error
+        dropped = True
+        in_vain = 0 if _length(part) >= before + GAIN else in_vain + 1
+        if in_vain >= patience.attempts:
+            raise Unfit(f"given up after {in_vain} attempts: {problem or type(problem).__name__}") from problem
+        wait = patience.pause * 2 ** max(0, in_vain - 1)
+        if isinstance(problem, Busy):
+            wait = max(wait, problem.wait)
+        log.info("%s: %s; again in %.0f s", url, problem or type(problem).__name__, wait)
+        time.sleep(min(wait, LONGEST_WAIT))
+
+
+def _one_try(url: str, part: Path, item: Item, timeout: float, *, resumed: bool) -> None:
+    have, headers = _length(part), {"User-Agent": AGENT, "Accept-Encoding": "identity"}
+    if item.bytes is not None and have == item.bytes:
+        return
+    if have:
+        note = _read_note(part)
+        validator = note.get("validator") if note.get("url") == url else None
+        if (item.bytes is not None and have > item.bytes) or not (validator or item.is_known):
+            have = 0  # a part of nobody knows what
+        else:
+            headers["Range"] = f"bytes={have}-"
+            if validator:
+                headers["If-Range"] = validator
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code == 416:
+                if _content_range(error.headers.get("Content-Range"))[1] == have and item.bytes is None:
+                    return  # there is nothing after what we have
+                _forget(part)
+                raise Busy(f"has no bytes after {have}: from the start") from error
+            if error.code in TRANSIENT:
+                raise Busy(f"answers {error.code} {error.reason}", _retry_after(error.headers)) from error
+            page = page_named(error.read(1 << 16).decode(errors="replace"))
+            raise Unfit(f"answers {error.code} {error.reason}" + (f" with {page}" if page else "")) from error
+    except urllib.error.URLError as error:
+        raise Busy(f"cannot be reached ({error.reason})") from error
+    with response:
+        _receive(url, response, part, item, have, timeout, resumed)
+
+
+def _receive(url: str, response: Any, part: Path, item: Item, have: int, timeout: float, resumed: bool) -> None:
+    """Write what a mirror sends behind what there is, or in its place."""
+    headers = response.headers
+    length = int(headers["Content-Length"]) if (headers.get("Content-Length") or "").isdigit() else None
+    if headers.get("Content-Encoding", "identity") != "identity":
+        raise Unfit(f"sends the file in another encoding, {headers['Content-Encoding']}")
+    if response.status == 206:
+        start, total = _content_range(headers.get("Content-Range"))
+        if start != have:
+            _forget(part)
+            raise Busy(f"was asked for bytes from {have} and sends those from {start}: from the start")
+    else:
+        if resumed and have:
+            log.info("%s: does not resume; from the start", url)
+        have, total = 0, length
+    first = response.read1(CHUNK)
+    if not have and "text/html" in headers.get("Content-Type", "") and not item.file.endswith(".html"):
+        raise Unfit(f"sends {page_in(first) or 'an HTML page'} instead of {item.file}")
+    if not have and (page := page_in(first)):
+        raise Unfit(f"sends {page} instead of {item.file}")
+    if item.bytes is not None and total is not None and total != item.bytes:
+        raise Unfit(f"announces {total} bytes, {item.bytes} were published: another file")
+    if not have:
+        part.open("wb").close()
+        validator = headers.get("ETag") or ""
+        if not validator or validator.startswith("W/"):  # a weak one does not promise the same bytes
+            validator = headers.get("Last-Modified")
+        _note(part).write_text(json.dumps({"url": url, "validator": validator}))
+    end = total if total is not None else item.bytes
+    with part.open("ab") as file:
+        have = _pour(first, response, file, have, end or item.size, item, timeout)
+    if item.bytes is not None and have > item.bytes:
+        _forget(part)
+        raise Unfit(f"sends more than the {item.bytes} bytes that were published: another file")
+    if end is not None and have < end:
+        raise Busy(f"dropped the line at byte {have} of {end}")
+
+
+def _pour(first: bytes, response: Any, file: BinaryIO, have: int, planned: int, item: Item, timeout: float) -> int:
+    """Copy the body to a file as it comes; how many bytes the file has then."""
+    said = MegabytesOf(item.file, planned, have)
+    mark, at_mark, chunk = time.monotonic(), have, first
+    while chunk:
+        file.write(chunk)
+        have += len(chunk)
+        said(have)
+        if item.bytes is not None and have > item.bytes:
+            break
+        if (now := time.monotonic()) - mark > timeout:
+            if have - at_mark < CRAWL:
+                raise Busy(f"hangs: {have - at_mark} bytes in {now - mark:.0f} s")
+            mark, at_mark = now, have
+        chunk = response.read1(CHUNK)
+    return have
+
+
+class MegabytesOf:
+    """Says how much of a file is there and how long the rest will take."""
+
+    def __init__(self, what: str, planned: int, have: int) -> None:
+        start = have // MEGABYTE
+        pace = deque([(time.monotonic(), start)], maxlen=6)
+        self._progress = Progress(max(1, -(-planned // MEGABYTE)), f"{what}, MB", start, time.monotonic(), pace)
+
+    def __call__(self, have: int) -> None:
+        if (more := have // MEGABYTE - self._progress.done) > 0:
+            self._progress.advance(more)
+
+
+def _read_note(part: Path) -> dict[str, Any]:
+    try:
+        note = json.loads(_note(part).read_text())
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def _content_range(text: str | None) -> tuple[int | None, int | None]:
+    """Start and total of a Content-Range header."""
+    found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", text or "")
+    if not found:
+        return None, None
+    return (int(found[1]) if found[1] else None), (int(found[2]) if found[2] != "*" else None)
+
+
+def _retry_after(headers: Any) -> float:
+    """Seconds that a server asks for, given as such or as a date."""
+    text = headers.get("Retry-After") or ""
+    if text.isdigit():
+        return float(text)
+    try:
+        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return 0.0
+
+
+# ---- Google Drive, the hub
+
+
+def _from_drive(file_id: str, part: Path, item: Item, patience: Patience) -> None:
+    """By gdown, which knows Drive's pages; it keeps a part of its own and goes on from there."""
+    if item.bytes is not None and _length(part) == item.bytes:
+        return
+    try:
+        import gdown
+    except ImportError as error:
+        raise Unfit("Google Drive needs gdown: pip install 'rmlr[fetch]'") from error
+    folder = part.with_name(f"{part.name}.drive")
+    folder.mkdir(exist_ok=True)
+    said = MegabytesOf(item.file, item.size, 0)
+
+    def watch(have: int, total: int | None) -> None:
+        if item.bytes is not None and total not in (None, item.bytes):
+            raise Unfit(f"announces {total} bytes, {item.bytes} were published: another file")
+        said(have)
+
+    try:
+        tries = {"retries": patience.attempts - 1, "timeout": patience.timeout}
+        gdown.download(id=file_id, output=str(folder / "file"), quiet=True, resume=True, progress=watch, **tries)
+    except Unfit:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    except gdown.DownloadError as error:
+        message = " ".join(str(error).split())
+        named = page_named(message)
+        raise Unfit(f"gdown: {message}" + (f" ({named})" if named else "")) from error
+    except OSError as error:  # requests' errors are among them
+        if error.errno in FULL:
+            raise disk_full(error, part) from error
+        raise Unfit(f"gdown: {error}") from error
+    (folder / "file").replace(part)
+    _note(part).write_text(json.dumps({"url": f"drive:{file_id}", "validator": None}))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+SUPERSEDED = (".h5", ".msgpack", ".ot", ".onnx", ".tflite", ".mlmodel")  # weights of other frameworks
+PICKLES = (".bin", ".pth", ".pt")  # left out where the same weights are there as safetensors
+
+
+def hub_files(siblings: list[Any]) -> list[Any]:
+    """The files of a hub's folder that transformers reads with torch."""
+    top = [file for file in siblings if "/" not in file.rfilename and not file.rfilename.startswith(".")]
+    top = [file for file in top if not file.rfilename.endswith((*SUPERSEDED, ".md"))]
+    if any(file.rfilename.endswith(".safetensors") for file in top):
+        top = [file for file in top if not file.rfilename.endswith(PICKLES)]
+    return top
+
+
+def download_hub(hub: Hub, cache: Path, patience: Patience, seen: str | None, room: Callable[[int], None]) -> str:
+    """Put a folder of the hub into a cache of the hub's own layout, every file checked; its commit.
+
+    The commit is the table's, else the one `seen` by an earlier fetch, else what the revision points at now.
+    """
+    try:
+        from huggingface_hub import HfApi, errors, hf_hub_download
+        from huggingface_hub.utils import disable_progress_bars
+    except ImportError as error:
+        raise ValueError("the hub needs huggingface_hub: pip install 'rmlr[fetch]'") from error
+    disable_progress_bars()
+    wanted = hub.commit or seen
+    where = f"{hub.repository} at {wanted or hub.revision}"
+
+    def patiently(what: Callable[[], Any]) -> Any:
+        problem: Exception | None = None
+        for attempt in range(patience.attempts):
+            try:
+                return what()
+            except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+                raise ValueError(f"the hub has no {where}: {_first_line(error)}") from error
+            except Exception as error:  # whichever package the client stands on has errors of its own
+                if isinstance(error, OSError) and error.errno in FULL:
+                    raise disk_full(error, cache) from error
+                problem = error
+            time.sleep(min(patience.pause * 2**attempt, LONGEST_WAIT) if attempt + 1 < patience.attempts else 0)
+        raise ValueError(f"{where}: given up after {patience.attempts} attempts: {_first_line(problem)}") from problem
+
+    api = HfApi()
+    info = patiently(
+        lambda: api.model_info(
+            hub.repository, revision=wanted or hub.revision, files_metadata=True, timeout=patience.timeout
+        )
+    )
+    files = hub_files(info.siblings or [])
+    if not files or not info.sha:
+        raise ValueError(f"{where}: the hub lists no file of it")
+    if wanted and info.sha != wanted:
+        raise ValueError(f"{where}: the hub answers with commit {info.sha}")
+    room(sum(file.size or 0 for file in files))
+    said, done = MegabytesOf(hub.repository, sum(file.size or 0 for file in files), 0), 0
+    for file in files:
+        for again in (False, True):
+            given = {"revision": info.sha, "cache_dir": cache, "force_download": again}
+            path = Path(patiently(lambda file=file, given=given: hf_hub_download(
+                hub.repository, file.rfilename, etag_timeout=patience.timeout, **given)))  # fmt: skip
+            expected = file.lfs.sha256 if file.lfs else file.blob_id
+            found = sha256(path) if file.lfs else git_blob(path)
+            if found == expected:
+                break
+        else:
+            path.resolve().unlink()
+            raise ValueError(f"{where}: {file.rfilename} has checksum {found}, the hub's list says {expected}")
+        done += file.size or 0
+        said(done)
+    name_commit(cache, hub, info.sha)
+    return info.sha
+
+
+def hub_folder(cache: Path, hub: Hub) -> Path:
+    """Where the hub's cache has a repository."""
+    return cache / f"models--{hub.repository.replace('/', '--')}"
+
+
+def name_commit(cache: Path, hub: Hub, commit: str) -> None:
+    """Let a revision mean a commit, in this cache."""
+    path = hub_folder(cache, hub) / "refs" / hub.revision
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(commit)
+
+
+def _first_line(error: BaseException | None) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

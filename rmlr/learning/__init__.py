@@ -1,0 +1,1 @@
+"""Training and inference: the trainer, the sources of examples, a trained network in use."""

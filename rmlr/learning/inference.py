@@ -1,0 +1,369 @@
+"""From a photo to what people do in it: a trained run with its detector, for Python and for whatever serves it.
+
+    model = rmlr.load("results/demo/runs/shared/rmlr/0")
+    for triplet in model("photo.jpg"):
+        print(triplet)
+
+A run's folder holds the checkpoint in train/ and, in predict/settings.yaml, to which power the detector's scores enter.
+Its detector is found by the checkpoint's digest of it: in detector/ of the run's folder (so does `rmlr export` lay it
+out), else where run.json of training, and of the features it was given, says. So is the pose network, if it reads one.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+
+from rmlr.data.images import ImageBatch, as_people_see, resized_size, stack
+from rmlr.hoi.batch import Batch, Instances
+from rmlr.model.checkpoint import CARD_FILE, Card, load_card, load_checkpoint
+from rmlr.model.detector import WEIGHTS_FILE as DETECTOR_FILE
+from rmlr.model.detector import FrozenDetector, load_detector, select_queries, weights_digest
+from rmlr.model.network import InteractionNetwork
+from rmlr.model.pairs import Pairs
+from rmlr.model.pose import PoseNetwork, load_pose_network, pose_digest
+from rmlr.model.remine import InteractiveRelationEncoder
+from rmlr.model.scoring import ScoredVerbs, score_verbs
+from rmlr.model.transformer import Layout
+from rmlr.study.settings import PredictNode
+
+MIN_SCORE = 0.1  # what people want to read, unless they ask for more
+BATCH_SIZE = 4  # pictures at once
+PREDICTION = "predict/settings.yaml"  # of a run
+
+Box = tuple[float, float, float, float]
+EDGES = ("x1", "y1", "x2", "y2")
+COLUMNS: dict[str, type] = {  # of a table of triplets
+    **dict.fromkeys((f"{who}_{edge}" for who in ("human", "object") for edge in EDGES), float),
+    **dict.fromkeys(("object", "verb", "phrase"), str),
+    **dict.fromkeys(("score", "human_score", "object_score"), float),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Triplet:
+    """One interaction found in a picture. Boxes are `xyxy` in pixels of the picture as viewers show it."""
+
+    human_box: Box
+    object_box: Box
+    object: str
+    verb: str  # as the vocabulary names it; V-COCO's are action and role: "hit instr"
+    phrase: str  # "person hit with bat"
+    score: float
+    human_score: float  # the detector's
+    object_score: float
+
+    def row(self) -> dict[str, float | str]:
+        """As a line of a table: `COLUMNS`."""
+        row: dict[str, float | str] = {}
+        for who, box in (("human", self.human_box), ("object", self.object_box)):
+            row |= {f"{who}_{edge}": at for edge, at in zip(EDGES, box, strict=True)}
+        return row | {name: getattr(self, name) for name in COLUMNS if name not in row}
+
+    def __str__(self) -> str:
+        human, object_ = (",".join(f"{edge:.0f}" for edge in box) for box in (self.human_box, self.object_box))
+        return f"{self.score:.2f} {self.phrase} [{human}] [{object_}]"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """Where a triplet came from: two maps of weights over the cells of the backbone's map, each of sum 1.
+
+    `remined` is where the cue m came from (`InteractiveRelationEncoder.attention`). `detected` is where the detector
+    read what it says of the two instances: the mean of their queries' last cross-attentions
+    (`FrozenDetector.attention`).
+    """
+
+    triplet: Triplet
+    remined: Float[np.ndarray, "h w"]
+    detected: Float[np.ndarray, "h w"]
+    cell_size: tuple[float, float]  # height and width of a cell in pixels of the picture; the last may reach beyond it
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the detector found in some pictures of one size, and what the network says of it."""
+
+    inputs: ImageBatch
+    batch: Batch
+    query: Int[Tensor, " n"]  # the detector's, of each instance
+    scored: ScoredVerbs  # this and what follows on the CPU
+    boxes: Float[Tensor, "n 4"]  # of the instances, as what follows
+    labels: Int[Tensor, " n"]
+    scores: Float[Tensor, " n"]
+
+
+class Model:
+    """A trained run with its detector: pictures in, triplets out, strongest first."""
+
+    def __init__(
+        self,
+        detector: FrozenDetector,
+        network: InteractionNetwork,
+        card: Card,
+        prior_power: float,
+        device: torch.device,
+        pose: PoseNetwork | None = None,
+    ) -> None:
+        self.detector = detector.to(device)
+        self.network = network.to(device)
+        self.pose = None if pose is None else pose.to(device)
+        self.card = card
+        self.prior_power = prior_power
+        self.device = device
+        self._is_valid_verb = torch.from_numpy(card.vocabulary.is_valid_verb).to(device)
+
+    def __call__(
+        self, picture: str | Path | Image.Image, *, min_score: float = MIN_SCORE, top: int | None = None
+    ) -> list[Triplet]:
+        """The triplets of one picture: at most `top`, and none below `min_score`."""
+        return next(self.many([picture], min_score=min_score, top=top))
+
+    def many(
+        self,
+        pictures: Iterable[str | Path | Image.Image],
+        *,
+        min_score: float = MIN_SCORE,
+        top: int | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> Iterator[list[Triplet]]:
+        """The triplets of each picture, in order; no more than `batch_size` pictures are in memory.
+
+        Only pictures of one size are seen together: the padding of a batch reaches into what a detector says at a
+        picture's edges, and so its triplets would depend on its neighbours.
+        """
+        waiting = iter(pictures)
+        while chunk := [_opened(picture) for picture in islice(waiting, batch_size)]:
+            groups: dict[tuple[int, int], list[int]] = {}
+            for position, photo in enumerate(chunk):
+                size = resized_size(photo.height, photo.width, *self._sides)
+                groups.setdefault(size, []).append(position)
+            found: dict[int, list[Triplet]] = {}
+            for positions in groups.values():
+                seen = self._see([chunk[position] for position in positions], min_score)
+                for place, position in enumerate(positions):
+                    found[position] = [self._triplet(seen, row) for row in _strongest(seen.scored, place, top)]
+            yield from (found[position] for position in range(len(chunk)))
+
+    def trace(
+        self, picture: str | Path | Image.Image, *, min_score: float = MIN_SCORE, top: int | None = None
+    ) -> list[Trace]:
+        """The triplets of one picture, as without tracing, and where each came from.
+
+        ValueError for a network without IRE: it re-mines nothing.
+        """
+        ire = getattr(self.network.describe, "ire", None)
+        if not isinstance(ire, InteractiveRelationEncoder):
+            raise ValueError("this run's variant has no IRE, so there is no re-mined cue to trace. Take one with `ire`")
+        seen = self._see([_opened(picture)], min_score)
+        batch, rows = seen.batch, _strongest(seen.scored, 0, top)
+        human, object_, image = (
+            getattr(seen.scored, name)[rows].to(self.device) for name in ("human", "object", "image")
+        )
+        with torch.inference_mode():
+            remined = ire.attention(
+                batch.maps.float(), batch, Pairs(human, object_, image), Layout.of_rows(image, sequences=1)
+            )
+            of_query = self.detector.attention(seen.inputs.pixels, seen.inputs.is_padding)[0]
+            detected = (of_query[seen.query[human]] + of_query[seen.query[object_]]) / 2
+        height, width = batch.cell_sizes[0].tolist()
+        maps = zip(rows, remined.cpu().numpy(), detected.cpu().numpy(), strict=True)
+        return [Trace(self._triplet(seen, row), cue, tokens, (height, width)) for row, cue, tokens in maps]
+
+    @property
+    def _sides(self) -> tuple[int, int]:
+        return self.card.view.image.shortest, self.card.view.image.longest
+
+    @torch.inference_mode()
+    def _see(self, photos: Sequence[Image.Image], min_score: float) -> _Seen:
+        inputs = stack(photos, *self._sides)
+        inputs = ImageBatch(*(getattr(inputs, name).to(self.device) for name in ImageBatch.__slots__))
+        detections = self.detector(inputs.pixels, inputs.is_padding, inputs.resized, inputs.original)
+        image, query = select_queries(detections, self.card.vocabulary.person, self.card.view.selection)
+        parts = (detections.boxes, detections.scores, detections.labels, detections.tokens)
+        batch = Batch(
+            image_ids=torch.arange(len(photos), device=self.device),
+            maps=detections.maps,
+            is_padding=detections.is_padding,
+            cell_sizes=detections.cell_sizes,
+            image_sizes=inputs.original.float(),
+            instances=Instances(*(part[image, query] for part in parts)),
+            instance_image=image,
+            pose=self._pose_maps(inputs.pixels, *detections.maps.shape[2:]),
+        )
+        scored = score_verbs(
+            self.network, batch, self._is_valid_verb, prior_power=self.prior_power, min_score=min_score
+        )
+        scored = ScoredVerbs(*(getattr(scored, name).cpu() for name in ScoredVerbs.__slots__))
+        instances = (getattr(batch.instances, name).cpu() for name in ("boxes", "labels", "scores"))
+        return _Seen(inputs, batch, query, scored, *instances)
+
+    def _pose_maps(self, pixels: Tensor, height: int, width: int) -> Tensor | None:
+        if self.pose is None:
+            return None
+        return self.pose.onto_cells(self.pose(pixels), self.detector.stride, height, width)
+
+    def _triplet(self, seen: _Seen, row: int) -> Triplet:
+        scored, vocabulary = seen.scored, self.card.vocabulary
+        human, object_, verb = (int(getattr(scored, name)[row]) for name in ("human", "object", "verb"))
+        label = int(seen.labels[object_])
+        human_box, object_box = (tuple(seen.boxes[index].tolist()) for index in (human, object_))
+        return Triplet(
+            human_box=human_box,
+            object_box=object_box,
+            object=vocabulary.objects[label],
+            verb=vocabulary.verbs[verb],
+            phrase=str(vocabulary.phrase(verb, label)),
+            score=float(scored.score[row]),
+            human_score=float(seen.scores[human]),
+            object_score=float(seen.scores[object_]),
+        )
+
+
+def load(
+    run: str | Path,
+    *,
+    detector: str | Path | None = None,
+    pose: str | Path | None = None,
+    prior_power: float | None = None,
+    device: str | None = None,
+) -> Model:
+    """A trained run, ready for pictures.
+
+    Args:
+        run: a run's folder (which holds train/), the folder that `rmlr train` wrote, or what `rmlr export` wrote.
+        detector: folder of the detector that it was trained with, where it is not found from the run.
+        pose: weights file of the pose network that it was trained with, likewise, if it reads one.
+        prior_power: of the detector's scores, where predict/settings.yaml does not say it or another is wanted.
+        device: as torch names it; by default a GPU if there is one.
+
+    Raises ValueError where something lacks or does not fit.
+    """
+    given = (None if path is None else Path(path) for path in (detector, pose))
+    parts = find_parts(Path(run), *given)
+    card = load_card(parts.checkpoint)
+    if prior_power is None:
+        if parts.prediction is None:
+            raise ValueError(
+                f"{parts.checkpoint.parent / PREDICTION}: does not exist, so the power of the detector's scores "
+                "(prediction.prior_power in params.yaml) is not known. Give it: --prior-power, or prior_power="
+            )
+        prior_power = PredictNode.load(parts.prediction).prediction.prior_power
+    return Model(
+        FrozenDetector(load_detector(str(parts.detector)), card.vocabulary.objects, card.view.map),
+        load_checkpoint(parts.checkpoint),
+        card,
+        prior_power,
+        torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+        None if parts.pose is None else load_pose_network(parts.pose),
+    )
+
+
+# ---- where the parts of a run lie
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Where the parts of a run lie."""
+
+    checkpoint: Path  # folder
+    detector: Path  # folder
+    pose: Path | None  # weights file, where the run reads a pose network's map
+    prediction: Path | None  # settings file
+
+
+def find_parts(run: Path, detector: Path | None = None, pose: Path | None = None) -> Parts:
+    """The parts of what `load` takes; ValueError where one is not to be found, or is not the one that was trained with.
+
+    `detector` and `pose` are the user's.
+    """
+    if (model := run / "MLmodel").is_file():
+        run = run / yaml.safe_load(model.read_text())["flavors"]["python_function"]["data"]
+    checkpoint = next((folder for folder in (run, run / "train") if (folder / CARD_FILE).is_file()), None)
+    if checkpoint is None:
+        raise ValueError(
+            f"{run}: holds no trained network: expected {CARD_FILE}, train/{CARD_FILE} or an exported model. "
+            "Give a run's folder, such as results/demo/runs/shared/rmlr/0"
+        )
+    card, beside, prediction = load_card(checkpoint), checkpoint.parent, checkpoint.parent / PREDICTION
+    named = list(_named_inputs(checkpoint))
+    detectors = [beside / "detector", *(path for path in named if (path / DETECTOR_FILE).is_file())]
+    found = _find("detector", card.detector_digest, checkpoint, detector, detectors, _detector_digest)
+    found_pose = None
+    if card.pose_digest is not None:
+        poses = [path for path in (*sorted(beside.glob("pose/*")), *named) if path.is_file()]
+        found_pose = _find("pose", card.pose_digest, checkpoint, pose, poses, _pose_digest)
+    return Parts(checkpoint, found, found_pose, prediction if prediction.is_file() else None)
+
+
+def _find(
+    what: str,
+    digest: str,
+    checkpoint: Path,
+    given: Path | None,
+    candidates: Sequence[Path],
+    digest_of: Callable[[Path], str | None],
+) -> Path:
+    """The frozen network of this digest: the one given by the user, or the first of the candidates that is it."""
+    if given is not None:
+        if (other := digest_of(given)) is None:
+            raise ValueError(f"{given}: holds no weights. Is it what --{what} is to name?")
+        if other != digest:
+            raise ValueError(
+                f"{given}: is not the {what} network that {checkpoint} was trained with: the SHA-256 of its weights is "
+                f"{other[:12]}..., expected {digest[:12]}..."
+            )
+        return given
+    if (found := next((path for path in candidates if digest_of(path) == digest), None)) is not None:
+        return found
+    raise ValueError(
+        f"{checkpoint}: the {what} network that it was trained with (SHA-256 of the weights {digest[:12]}...) was not "
+        f"found in {', '.join(map(str, candidates)) or 'what run.json names'}. Say where it is: --{what}, or {what}="
+    )
+
+
+def _detector_digest(folder: Path) -> str | None:
+    return weights_digest(folder) if (folder / DETECTOR_FILE).is_file() else None
+
+
+def _pose_digest(path: Path) -> str | None:
+    return pose_digest(path) if path.is_file() else None
+
+
+def _named_inputs(checkpoint: Path) -> Iterator[Path]:
+    """What training read, and what the stages read whose folders for each split it was given."""
+    for given in _inputs(checkpoint):
+        yield given
+        for made in sorted(given.glob("*/run.json")):
+            yield from _inputs(made.parent)
+
+
+def _inputs(folder: Path) -> list[Path]:
+    """What a stage read, as far as it is still there: paths of run.json, relative to a folder that it was run in."""
+    try:
+        names = list(json.loads((folder / "run.json").read_text())["inputs"])
+    except (OSError, ValueError, KeyError):
+        return []
+    places = (Path(), *folder.resolve().parents)
+    return [path for name in names for place in places if (path := place / name).exists()]
+
+
+# ---- small things
+
+
+def _opened(picture: str | Path | Image.Image) -> Image.Image:
+    return as_people_see(Path(picture) if isinstance(picture, str) else picture)
+
+
+def _strongest(scored: ScoredVerbs, image: int, top: int | None) -> list[int]:
+    """Rows of one picture, by falling score."""
+    rows = (scored.image == image).nonzero()[:, 0]
+    return rows[scored.score[rows].argsort(descending=True, stable=True)][:top].tolist()

@@ -1,0 +1,84 @@
+"""Training without caches: photos, augmented anew in every epoch, through the frozen networks as they come.
+
+As UPT trains; its detector is frozen, too, but in training mode, dropout included.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from rmlr.data.augment import load_augmented
+from rmlr.data.images import ImageBatch
+from rmlr.data.truth import Truths
+from rmlr.hoi import Annotation, Vocabulary
+from rmlr.hoi.batch import Batch, Truth
+from rmlr.learning.trainer import counting_cells
+from rmlr.model.detector import FrozenDetector, as_batch, load_detector, weights_digest
+from rmlr.model.pose import PoseNetwork, load_pose_network, pose_digest
+from rmlr.study.settings import Online
+
+
+class Photos:
+    """Images to learn from as photos: changed by chance in every epoch, then seen by the frozen detector."""
+
+    def __init__(
+        self,
+        images: Path,
+        detector: Path,
+        annotated: list[Annotation],
+        online: Online,
+        vocabulary: Vocabulary,
+        pose: Path | None,
+        seed: int,
+    ) -> None:
+        self._images, self._annotated, self._online, self._seed = images, annotated, online, seed
+        self._vocabulary, self._device = vocabulary, torch.device("cpu")
+        self._frozen = FrozenDetector(load_detector(str(detector)), vocabulary.objects, online.view.map)
+        self._pose = None if pose is None else load_pose_network(pose)
+        self.image_ids, self.objects = [item.image_id for item in annotated], vocabulary.objects
+        self.view = online.view
+        self.channels, self.token_dim = self._frozen.channels, self._frozen.token_dim
+        self.pose_channels = self._pose and self._pose.channels
+        self.detector_digest, self.pose_digest = weights_digest(detector), pose and pose_digest(pose)
+        self.has_pair = torch.ones(len(annotated), dtype=torch.bool)  # as far as is known
+        self.files: list[Path] = []
+
+    def truths(self, view: int) -> Truths:
+        """What there is to find in the photos as they are, whatever the view."""
+        return Truths(self._annotated, self.image_ids, self._vocabulary)
+
+    def load(self, images: Int[Tensor, " b"], epoch: int) -> tuple[Tensor, ImageBatch, Truth]:
+        """These photos in an epoch."""
+        items = [self._annotated[index] for index in images.tolist()]
+        batch, views = load_augmented(items, self._images, self._online.augment, seed=self._seed, view=epoch)
+        ids = torch.tensor([item.image_id for item in items])
+        truth = Truths(views, ids.tolist(), self._vocabulary).batch(torch.arange(len(views)))
+        return ids, batch, truth
+
+    def see(self, loaded: tuple[Tensor, ImageBatch, Truth], device: torch.device) -> tuple[Batch, Truth]:
+        """What the frozen networks say of them."""
+        ids, photos, truth = loaded[0].to(device), loaded[1].to(device), loaded[2].to(device)
+        if self._device != device:
+            self._device = device
+            self._frozen.to(device)
+            if self._pose is not None:
+                self._pose.to(device)
+        with torch.no_grad(), counting_cells():
+            detections = self._frozen(photos.pixels, photos.is_padding, photos.resized, photos.original)
+            rule, person = self._online.view.selection, self._vocabulary.person
+            batch = as_batch(detections, ids, photos.original, person, rule)
+            if self._pose is not None:
+                batch = replace(batch, pose=torch.cat(list(self._pose_maps(self._pose, photos, *batch.maps.shape[2:]))))
+        return batch, truth
+
+    def _pose_maps(self, network: PoseNetwork, photos: ImageBatch, rows: int, columns: int) -> Iterator[Tensor]:
+        """Photo by photo, as `pose` does: no map depends on the padding."""
+        stride = self._frozen.stride
+        for photo, (height, width) in zip(photos.pixels, photos.resized.tolist(), strict=True):
+            within = -(-height // stride), -(-width // stride)
+            maps = network.onto_cells(network(photo[None, :, :height, :width]), stride, *within)
+            yield nn.functional.pad(maps, (0, columns - within[1], 0, rows - within[0]))

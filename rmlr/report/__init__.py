@@ -1,0 +1,1 @@
+"""What people look at: tables, verdicts, pages, charts, and pictures with boxes."""

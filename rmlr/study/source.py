@@ -1,0 +1,74 @@
+"""Which code a stage runs, as a digest in its settings file: who changes `evaluate` retrains nothing."""
+
+import ast
+import hashlib
+import io
+import tokenize
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
+
+# What changes no number: the version, what surrounds a stage, and the types of a settings file, whose content counts
+# anyway. Who changes how `rmlr.study.run` seeds must remove the results by hand.
+NOT_COUNTED = ("rmlr", "rmlr.study.run", "rmlr.study.settings", "rmlr.study.source", "rmlr.study.tracking")
+
+
+def code_digest(stage: str) -> str:
+    """What a stage's module and all that it imports of ours say, comments, docstrings and blank lines left out."""
+    text = "".join(f"{path.relative_to(PACKAGE)}\n{_read(path)[0]}\n" for path in stage_files(stage))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def stage_files(stage: str) -> list[Path]:
+    """The files of ours that a stage runs, in order of their names; imports inside functions count as well.
+
+    A command that the study runs (`cost`) is as good as a stage.
+    """
+    found: dict[str, Path] = {}
+    waiting = [f"rmlr.commands.{stage}" if _file(f"rmlr.commands.{stage}") else f"rmlr.stages.{stage}"]
+    while waiting:
+        module = waiting.pop()
+        path = _file(module)
+        if path is None:
+            raise ValueError(f"{PACKAGE}: there is no module '{module}', which stage '{stage}' needs")
+        if module not in found and module not in NOT_COUNTED:
+            found[module] = path
+            waiting += [*_read(path)[1], module.rpartition(".")[0]]
+    return sorted(found.values())
+
+
+def _file(module: str) -> Path | None:
+    path = PACKAGE.parent.joinpath(*module.split("."))
+    candidates = (path.with_suffix(".py"), path / "__init__.py")
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+@cache
+def _read(path: Path) -> tuple[str, list[str]]:
+    """A module without what only people read, and the modules of ours that it imports."""
+    text = path.read_text()
+    tree = ast.parse(text, filename=str(path))
+    imports = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imports += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = (f"{node.module}.{alias.name}" for alias in node.names)
+            imports += [node.module, *(name for name in names if name.startswith("rmlr.") and _file(name))]
+    return _code_only(text, tree), [name for name in imports if name.split(".")[0] == "rmlr"]
+
+
+def _code_only(text: str, tree: ast.Module) -> str:
+    """By line and column, not by `ast.unparse`, whose output differs between versions of Python."""
+    lines = text.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            first, last = node.lineno - 1, node.end_lineno or node.lineno
+            if not lines[first][: node.col_offset].strip():
+                lines[first:last] = [""] * (last - first)
+    return "\n".join(line.rstrip() for line in lines if line.strip())

@@ -1,0 +1,298 @@
+"""params.yaml, and what each node of the study reads of it."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rmlr.study.settings import CostNode, FeaturesNode, Run, Study, TableNode, TrainNode
+
+PARAMS = Path(__file__).parents[2] / "params.yaml"
+
+
+def nodes_of(content, profile="tiny"):
+    return Study.check(content, "params.yaml").nodes(profile, defaultdict(lambda: "abc"))
+
+
+@pytest.fixture
+def content():
+    return yaml.safe_load(PARAMS.read_text())
+
+
+@pytest.mark.parametrize("profile", ["demo", "tiny", "paper"])
+def test_every_node_of_every_profile_is_read_again_as_it_was_written(content, profile, tmp_path):
+    for place, node in nodes_of(content, profile).items():
+        path = tmp_path / "settings.yaml"
+        path.write_text(node.dump())
+        assert type(node).load(path) == node, place
+
+
+def test_only_the_drawn_profiles_draw(content):
+    assert "world/draw" in nodes_of(content, "demo")
+    assert "world/draw" not in nodes_of(content, "paper")
+
+
+def test_as_many_views_are_cached_as_are_learnt_from(content):
+    def views(profile):
+        nodes = nodes_of(content, profile)
+        found = {split: nodes.get(f"vcoco/features/base/{split}") for split in ("train", "val", "test")}
+        return {split: node.features.views for split, node in found.items() if isinstance(node, FeaturesNode)}
+
+    assert views("demo") == {"train": 1, "val": 1, "test": 1}
+    assert views("paper") == {"test": 1}, "training photos, val among them, are augmented anew"
+    assert views("paper_cached") == {"train": 4, "val": 4, "test": 1}
+    content["profiles"]["paper"]["train"]["vcoco"]["split"] = "train"
+    assert views("paper") == {"val": 1, "test": 1}
+    content["profiles"]["paper"]["train"]["vcoco"]["split"] = "trainval"
+    content["profiles"]["paper"]["prediction"]["split"] = "val"
+    assert views("paper") == {"val": 1, "test": 1}, "what is predicted from is cached"
+    online = {name: nodes_of(content, name)["runs/shared/rmlr/0/train"].online for name in ("paper", "paper_cached")}
+    assert online["paper_cached"] is None
+    assert online["paper"].view.image.longest == online["paper"].augment.longest == 1333
+
+
+def changed_in(before, after):
+    """Nodes that differ, but for the statement, which is of the whole study."""
+    return [place for place in before if place != "statement" and before[place] != after[place]]
+
+
+def test_more_views_change_only_the_caches_that_are_learnt_from(content):
+    before = nodes_of(content, "paper_cached")
+    content["profiles"]["paper_cached"]["features"]["views"] = 5
+    after = nodes_of(content, "paper_cached")
+    changed = changed_in(before, after)
+    splits = {place.rpartition("/")[2] for place in changed}
+    assert splits == {"train", "val"}
+    assert all("/features/" in place for place in changed)
+
+
+def test_an_override_changes_that_run_and_no_other(content):
+    before = nodes_of(content)
+    content["runs"]["table2"]["plain"]["overrides"] = {"train.epochs": 7}
+    after = nodes_of(content)
+    assert changed_in(before, after) == ["runs/table2/plain/0/train"]
+    node = after["runs/table2/plain/0/train"]
+    assert isinstance(node, TrainNode)
+    assert node.train.epochs == 7
+
+
+def test_sizes_of_the_baseline_concern_its_own_runs_and_no_other(content):
+    before = nodes_of(content)
+    content["profiles"]["tiny"]["network"]["upt"]["heads"] = 4
+    after = nodes_of(content)
+    runs = [f"runs/{group}/{name}/0/train" for group in ("table1", "table1_hicodet") for name in ("upt", "upt_medium")]
+    assert changed_in(before, after) == runs
+    content["profiles"]["tiny"]["network"]["upt"] = None
+    with pytest.raises(ValueError, match=r"runs\.table1\.upt.*\n.*give network\.upt"):
+        nodes_of(content)
+
+
+def test_each_seed_has_its_own_nodes(content):
+    content["profiles"]["tiny"]["seeds"] = [0, 4]
+    assert {"runs/shared/rmlr/0/train", "runs/shared/rmlr/4/evaluate"} <= nodes_of(content).keys()
+
+
+@pytest.mark.parametrize("path", ["train.epoch", "epochs", "tags.run", "train", "train.epochs.deeper", "code"])
+def test_an_override_of_what_is_no_number_is_named(content, path):
+    content["runs"]["table2"]["plain"]["overrides"] = {path: 7}
+    with pytest.raises(ValueError, match=rf"runs\.table2\.plain.*{path}"):
+        nodes_of(content)
+
+
+def test_an_override_of_a_wrong_type_is_named(content):
+    content["runs"]["table2"]["plain"]["overrides"] = {"train.epochs": "seven"}
+    with pytest.raises(ValueError, match=r"(?s)runs\.table2\.plain.*train\.epochs.*'seven'"):
+        nodes_of(content)
+
+
+@pytest.mark.parametrize("key", ["variant", "backbone", "encoder"])
+def test_a_run_that_names_what_there_is_not_is_an_error_that_lists_what_there_is(content, key):
+    content["runs"]["shared"]["rmlr"][key] = "bogus"
+    with pytest.raises(ValueError, match=rf"runs\.shared\.rmlr\.{key}: there is no 'bogus'. There are: \w"):
+        nodes_of(content)
+
+
+@pytest.mark.parametrize("dataset", ["vcoco", "hicodet"])
+def test_a_backbone_that_names_a_missing_detector_is_an_error(content, dataset):
+    content["profiles"]["tiny"]["backbones"]["medium"][dataset] = "bogus"
+    with pytest.raises(
+        ValueError, match=rf"profiles\.tiny\.backbones\.medium\.{dataset}: there is no 'bogus'. There are: base, medium"
+    ):
+        nodes_of(content)
+
+
+def test_each_dataset_is_seen_by_the_detector_that_its_backbone_names(content):
+    tiny = content["profiles"]["tiny"]
+    tiny["detectors"]["other"] = tiny["detectors"]["base"] | {"image": {"shortest": 64, "longest": 64}}
+    tiny["backbones"]["base"]["hicodet"] = "other"
+    nodes = [nodes_of(content)[f"{dataset}/features/base/test"] for dataset in ("vcoco", "hicodet")]
+    assert [node.image.shortest for node in nodes if isinstance(node, FeaturesNode)] == [128, 64]
+
+
+def test_only_runs_scored_on_photos_that_their_detector_learnt_from_are_said_to_leak(content):
+    profile, study = content["profiles"]["tiny"], content["runs"]["shared"]["rmlr"]
+    architecture, schedule = profile["detectors"]["base"]["architecture"], profile["detectors"]["base"]["schedule"]
+
+    def leaks(dataset: str, **changes) -> bool:
+        profile["detectors"]["base"].update({"weights": None, "architecture": architecture, "seen": []} | changes)
+        made = Study.check(content, "params.yaml")
+        return made.profiles["tiny"].has_seen_test(Run.check(study | {"dataset": dataset}, "run"))
+
+    public = {"weights": "facebook/detr-resnet-50", "architecture": None}
+    assert leaks("vcoco", **public, seen=["coco"])
+    assert not leaks("hicodet", **public, seen=["coco"])
+    assert not leaks("vcoco", weights="upt/detr-r50-vcoco.pth", architecture=None, seen=["hicodet", "vcoco"])
+    with pytest.raises(ValueError, match=r"facebook/detr-resnet-50 learnt from all of COCO: `seen` must say so"):
+        leaks("vcoco", **public, seen=[])
+    assert not leaks("vcoco", schedule=schedule)
+    with pytest.raises(ValueError, match=r"from scratch, it must be empty"):
+        leaks("vcoco", seen=["coco"])
+
+
+def test_a_table_that_names_a_missing_run_is_an_error(content):
+    content["tables"]["table2"]["rows"][0]["runs"] = ["table2/bogus"]
+    with pytest.raises(ValueError, match=r"tables\.table2\.rows, row Plain model: there is no 'table2/bogus'"):
+        nodes_of(content)
+
+
+def table_of(content, name, profile="tiny"):
+    node = nodes_of(content, profile)[f"tables/{name}"]
+    assert isinstance(node, TableNode)
+    return node
+
+
+def test_a_run_that_a_profile_does_not_make_has_no_nodes_there_and_feeds_no_row(content):
+    made = {profile: Study.check(content, "").runs_in(profile).keys() for profile in ("tiny", "demo", "paper")}
+    assert made["tiny"] == made["demo"]
+    others = {f"table3/{name}" for name in ("albert", "roberta", "bert_base", "bert_large")}
+    assert made["paper"] - made["demo"] == others
+    assert not any("table3/albert" in place for place in nodes_of(content, "demo"))
+    assert table_of(content, "table3", "demo").rows == []
+    rows = [(row.row["text_encoder"], row.sources[0].encoder) for row in table_of(content, "table3", "paper").rows]
+    assert all(name == encoder for name, encoder in rows)
+    assert len(rows) == 5
+
+
+def test_a_row_may_be_fed_in_some_profiles_only(content):
+    def controls(profile):
+        return [row.row["text_encoder"] for row in table_of(content, "table3", profile).controls]
+
+    assert controls("demo") == ["all-MiniLM-L6-v2", "control: random vectors"]
+    assert controls("paper") == ["control: random vectors"]
+
+
+def test_a_misspelt_profile_of_a_run_or_a_row_is_an_error(content):
+    content["runs"]["table3"]["albert"]["profiles"] = ["papier"]
+    with pytest.raises(ValueError, match=r"runs\.table3/albert\.profiles: there is no 'papier'. There are: demo, "):
+        nodes_of(content)
+    content["runs"]["table3"]["albert"]["profiles"] = ["paper"]
+    content["tables"]["table3"]["controls"][0]["profiles"] = ["papier"]
+    with pytest.raises(ValueError, match=r"tables\.table3\.controls, row all-MiniLM-L6-v2\.profiles: there is no"):
+        nodes_of(content)
+
+
+def test_a_row_fed_by_two_runs_of_one_data_set_is_an_error(content):
+    content["tables"]["table6"]["rows"][0]["runs"] = ["shared/rmlr", "table2/plain"]
+    with pytest.raises(ValueError, match=r"table6\.rows, row RmLR, ResNet-50: .*two of them are of one data set"):
+        nodes_of(content)
+
+
+def test_what_feeds_a_row_says_its_detector_its_encoder_and_whether_the_detector_knew_the_photos(content):
+    rows = {row.row["backbone"]: row for row in table_of(content, "table1", "demo").rows if row.row["method"] == "UPT"}
+    assert [source.detector for source in rows["ResNet-101"].sources] == ["medium ResNet"] * 2
+    assert [source.encoder for source in rows["ResNet-101"].sources] == ["", ""]
+    for detector in ("base/vcoco", "base/vcoco_public"):
+        content["profiles"]["paper"]["backbones"]["base"]["vcoco"] = detector
+        rows = table_of(content, "table1", "paper").rows
+        leaks = {source.run for row in rows for source in row.sources if source.leaks}
+        assert leaks == ({"shared/rmlr", "table1/upt"} if detector == "base/vcoco_public" else set())
+    assert not any(source.leaks for row in table_of(content, "table1", "demo").rows for source in row.sources)
+
+
+def test_costs_are_of_the_papers_networks_in_every_profile(content):
+    nodes = [nodes_of(content, profile)["cost"] for profile in content["profiles"]]
+    networks = [node.network for node in nodes if isinstance(node, CostNode)]
+    assert len(networks) == len(nodes)
+    assert all(network == networks[0] for network in networks)
+    content["profiles"]["tiny"]["cost"]["sizes"] = "poster"
+    with pytest.raises(ValueError, match=r"profiles\.tiny\.cost\.sizes: there is no 'poster'"):
+        nodes_of(content)
+
+
+def test_a_group_is_of_one_data_set(content):
+    """So that DVC need not make what a table's runs do not read."""
+    for group, runs in content["runs"].items():
+        assert len({run["dataset"] for run in runs.values()}) == 1, group
+
+
+def test_an_unknown_profile_is_an_error_that_lists_the_profiles(content):
+    with pytest.raises(ValueError, match=r"'huge'. There are: demo, tiny, paper"):
+        nodes_of(content, "huge")
+
+
+def test_a_misspelt_key_and_a_wrong_type_are_named_with_what_came(content, tmp_path):
+    demo = content["profiles"]["demo"]
+    demo["detector_sead"] = demo.pop("detector_seed")
+    demo["features"]["batch_size"] = "many"
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=r"params\.yaml: 3 setting") as raised:
+        Study.load(path)
+    said = str(raised.value)
+    assert "profiles.demo.detector_sead: Extra inputs are not permitted, got 0" in said
+    assert "profiles.demo.detector_seed: Field required\n" in said + "\n"
+    assert "profiles.demo.features.batch_size: Input should be a valid integer, got 'many'" in said
+
+
+def test_a_run_with_the_pose_cue_has_nodes_for_it_and_no_other_run_changes(content):
+    del content["tables"]["table9"], content["runs"]["table9"], content["runs"]["table9_hicodet"]
+    pose, content["profiles"]["tiny"]["pose"] = content["profiles"]["tiny"]["pose"], None
+    before = nodes_of(content)
+    content["profiles"]["tiny"]["pose"] = pose
+    content["runs"]["shared"]["rmlr"]["variant"] = "pose"
+    after = nodes_of(content)
+    caches = [place.split("/features/") for place in before if "/features/" in place]
+    added = {f"pose/{dataset}/{rest}" for dataset, rest in caches}
+    assert len(added) == 2 * 2 * 3  # data sets, backbones, splits
+    assert after.keys() - before.keys() == added | {"pose/joints"}
+    pose |= {"weights": "pose.pth", "architecture": None, "schedule": None}
+    assert nodes_of(content).keys() - before.keys() == added, "a given network is not trained"
+    assert changed_in(before, after) == ["runs/shared/rmlr/0/train"]
+
+
+def test_a_run_with_the_pose_cue_in_a_profile_without_a_pose_network_is_an_error(content):
+    content["profiles"]["tiny"]["pose"] = None
+    content["runs"]["shared"]["rmlr"]["variant"] = "pose"
+    with pytest.raises(
+        ValueError, match=r"runs\.shared\.rmlr: its variant reads a pose network, .*profiles\.tiny\.pose"
+    ):
+        nodes_of(content)
+
+
+@pytest.mark.parametrize("given", [("weights", "schedule"), ("weights", "architecture", "schedule"), ("schedule",), ()])
+def test_a_pose_network_has_one_origin(content, given):
+    pose = content["profiles"]["tiny"]["pose"] | {"weights": "pose.pth"}
+    content["profiles"]["tiny"]["pose"] = pose | dict.fromkeys(pose.keys() - {*given, "batch_size"})
+    with pytest.raises(ValueError, match=r"profiles\.tiny\.pose: .*either `weights` \(a file\), or `architecture`"):
+        nodes_of(content)
+
+
+def test_a_crop_of_a_pose_network_is_made_of_whole_cells(content):
+    content["profiles"]["tiny"]["pose"]["schedule"]["crop"] = 80
+    with pytest.raises(ValueError, match=r"pose\.schedule: .*crop 80 must be a multiple of 32"):
+        nodes_of(content)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"ire": True}, "pose takes the place of ire"),
+        ({"network": "boxes", "global_context": False}, "network boxes has no place for the cues of a pose network"),
+        ({"pose": False}, "they need ire: true, or pose: true"),
+    ],
+)
+def test_a_pose_cue_where_it_cannot_be_is_an_error(content, changes, said):
+    content["variants"]["pose"].update(changes)
+    with pytest.raises(ValueError, match=said):
+        nodes_of(content)

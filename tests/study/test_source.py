@@ -17,9 +17,11 @@ def package(tmp_path, monkeypatch):
         "stages/score.py": "def score():\n    from rmlr.score import mean\n    return mean\n",
         "model/__init__.py": "",
         "model/network.py": '"""Doc."""\nfrom rmlr.hoi.boxes import area\nSIZE = 3\n',
-        "boxes.py": "def area(box):\n    return 1\n",
+        "hoi/__init__.py": "",
+        "hoi/boxes.py": "def area(box):\n    return 1\n",
         "score.py": "def mean():\n    return 2\n",
-        "run.py": "",
+        "study/__init__.py": "",
+        "study/run.py": "",
     }.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +43,7 @@ def changed(package, name, old, new):
 
 
 def test_what_a_stage_imports_through_others_counts(package):
-    assert changed(package, "boxes.py", "return 1", "return 4") == {"learn"}
+    assert changed(package, "hoi/boxes.py", "return 1", "return 4") == {"learn"}
 
 
 def test_an_import_inside_a_function_counts(package):
@@ -54,12 +56,12 @@ def test_comments_docstrings_and_blank_lines_do_not_count(package):
 
 
 def test_a_string_that_is_no_docstring_counts(package):
-    assert changed(package, "boxes.py", "return 1", 'return """1  # no comment"""') == {"learn"}
+    assert changed(package, "hoi/boxes.py", "return 1", 'return """1  # no comment"""') == {"learn"}
 
 
 def test_what_surrounds_a_stage_does_not_count(package):
-    (package / "run.py").write_text("X = 1\n")
-    assert changed(package, "run.py", "X = 1", "X = 2") == set()
+    (package / "study/run.py").write_text("X = 1\n")
+    assert changed(package, "study/run.py", "X = 1", "X = 2") == set()
 
 
 def test_a_module_that_is_not_there_is_named(package):

@@ -16,7 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from rmlr.data.records import load_annotations, load_image_objects, load_vocabulary, read_json
+from rmlr.data.records import load_annotations, load_image_objects, load_vocabulary
 from rmlr.detections.files import load_detections
 from rmlr.evaluation import hicodet, vcoco
 from rmlr.evaluation.matching import Ranking
@@ -30,6 +30,7 @@ from rmlr.evaluation.resampling import (
     resampled_precision,
 )
 from rmlr.hoi import Annotation, Vocabulary
+from rmlr.study.files import read_json
 from rmlr.study.run import digest
 
 log = logging.getLogger(__name__)

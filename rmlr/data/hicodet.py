@@ -14,8 +14,9 @@ import numpy as np
 from jaxtyping import Bool
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
-from rmlr.data.records import Corpus, Natural, PositiveInt, check_form, read_json
+from rmlr.data.records import Corpus
 from rmlr.hoi import Annotation, Vocabulary
+from rmlr.study.files import Natural, PositiveInt, RelativeName, check_form, read_json
 from rmlr.study.matlab import read_variables
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class _File(BaseModel):
     model_config = _STRICT
 
     annotation: list[_Image]
-    filenames: list[str]
+    filenames: list[RelativeName]
     size: list[tuple[PositiveInt, PositiveInt]]  # width, height
     objects: list[str]
     verbs: list[str]

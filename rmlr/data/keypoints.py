@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from rmlr.data.images import ImageBatch, pad, read_image
-from rmlr.data.records import PositiveInt, read_json
+from rmlr.study.files import PositiveInt, RelativeName, read_json
 
 SIDES = ("left_", "right_")
 _STRICT = ConfigDict(strict=True)
@@ -30,7 +30,7 @@ class _Annotation:
 @pydantic.dataclasses.dataclass(config=_STRICT, slots=True)
 class _Image:
     id: int
-    file_name: str
+    file_name: RelativeName
     height: PositiveInt
     width: PositiveInt
 

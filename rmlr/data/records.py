@@ -4,21 +4,16 @@ Beside them, where the release has labels of whole images (HICO-DET's anno.mat),
 """
 
 import json
-import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, RootModel, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, RootModel
 
 from rmlr.hoi import NO_BOX, Annotation, Dataset, Vocabulary
-
-Form = TypeVar("Form", bound=BaseModel)
-Natural = Annotated[int, Field(ge=0)]
-PositiveInt = Annotated[int, Field(gt=0)]
+from rmlr.study.files import Int64, Natural, PositiveInt, RelativeName, read_json, write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +46,16 @@ class _Image(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    image_id: int
-    file_name: str
+    image_id: Int64
+    file_name: RelativeName
     height: PositiveInt
     width: PositiveInt
     boxes: list[tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]]
-    labels: list[int]
-    interactions: list[tuple[int, int, int]]
+    labels: list[Int64]
+    interactions: list[tuple[Int64, Int64, Int64]]
     is_crowd: list[bool]
     is_listed: list[bool]
-    actions: list[tuple[int, int]]
+    actions: list[tuple[Int64, Int64]]
 
 
 class _Images(RootModel[list[_Image]]):
@@ -73,39 +68,9 @@ class _ImageObjects(RootModel[dict[str, dict[int, list[Natural]]]]):
     model_config = ConfigDict(strict=True)
 
 
-def read_json(path: Path, form: type[Form]) -> Form:
-    """A JSON file, checked against a form. ValueError names the file, the key, what was expected and what came."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}). Is the folder the right one?") from error
-    try:
-        return form.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        if first["type"] == "json_invalid":
-            raise ValueError(f"{path}: {first['msg']}. Is the file cut off? Get or make it again") from error
-        raise ValueError(_first_fault(str(path), error)) from error
-
-
-def check_form(where: str, content: object, form: type[Form]) -> Form:
-    """What another kind of file says, checked against a form, as `read_json` does."""
-    try:
-        return form.model_validate(content)
-    except ValidationError as error:
-        raise ValueError(_first_fault(where, error)) from error
-
-
-def _first_fault(where: str, error: ValidationError) -> str:
-    first, *others = error.errors(include_url=False)
-    key = ".".join(map(str, first["loc"])) or "(top)"
-    message = f"{where}: {key}: {first['msg']}, got {reprlib.repr(first['input'])}"
-    return message + (f" ({len(others)} more such)" if others else "")
-
-
 def save_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
     """Write vocabulary.json."""
-    path.write_text(json.dumps(asdict(vocabulary), indent=1) + "\n")
+    write_whole(path, json.dumps(asdict(vocabulary), indent=1) + "\n")
 
 
 def load_vocabulary(folder: Path) -> Vocabulary:
@@ -132,7 +97,7 @@ def save_annotations(path: Path, annotations: Sequence[Annotation]) -> None:
     for annotation in annotations:
         row = {name: getattr(annotation, name) for name in Annotation.__slots__}
         lines.append(json.dumps(row | {name: row[name].tolist() for name in columns}))
-    path.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+    write_whole(path, "[\n" + ",\n".join(lines) + "\n]\n")
 
 
 def load_annotations(folder: Path, split: str) -> list[Annotation]:
@@ -178,7 +143,7 @@ def save_image_objects(
         rows = zip(annotations, tables[split], strict=True)
         objects = {annotation.image_id: np.flatnonzero(row).tolist() for annotation, row in rows}
         lines.append(f"{json.dumps(split)}: {json.dumps(objects)}")
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    write_whole(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def load_image_objects(folder: Path, split: str) -> dict[int, list[int]] | None:

@@ -17,8 +17,9 @@ from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, RootModel
 
 from rmlr.data.images import read_size
-from rmlr.data.records import Corpus, PositiveInt, read_json
+from rmlr.data.records import Corpus
 from rmlr.hoi import NO_BOX, Annotation, Vocabulary
+from rmlr.study.files import Int64, PositiveInt, RelativeName, read_json
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +47,8 @@ class _CocoAnnotation:
 
 @pydantic.dataclasses.dataclass(config=_STRICT, slots=True)
 class _CocoImage:
-    id: int
-    file_name: str
+    id: Int64
+    file_name: RelativeName
     height: PositiveInt
     width: PositiveInt
 
@@ -93,7 +94,7 @@ class _PairsImage(BaseModel):
     boxes_o: list[Box]
     actions: list[int]
     objects: list[int]
-    file_name: str
+    file_name: RelativeName
 
 
 class _PairsFile(BaseModel):
@@ -102,7 +103,7 @@ class _PairsFile(BaseModel):
     model_config = _STRICT
 
     annotations: list[_PairsImage]
-    images: list[int]
+    images: list[Int64]
     classes: list[str]
     objects: list[str]  # the first is the background
 

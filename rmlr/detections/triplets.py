@@ -16,7 +16,6 @@ an object may have the category -1, unknown: V-COCO's own form does not tell it 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from jaxtyping import Bool, Float
 from pyarrow import parquet
 
 from rmlr.hoi import Agents, Triplets, Vocabulary
+from rmlr.study.files import written_aside
 
 HUMAN = ["human_x1", "human_y1", "human_x2", "human_y2"]
 OBJECT = ["object_x1", "object_y1", "object_x2", "object_y2"]
@@ -114,17 +114,6 @@ def check_agents(
 ) -> None:
     """What `check_triplets` is to triplets."""
     _refuse(source, agents, _agent_faults(agents, vocabulary, image_ids), describe_row)
-
-
-@contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, which takes its place at the end; what fails leaves nothing."""
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        yield aside
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _columns(rows: Triplets | Agents) -> dict[str, np.ndarray]:

@@ -29,8 +29,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from rmlr.detections.triplets import check_agents, check_triplets, written_aside
+from rmlr.detections.triplets import check_agents, check_triplets
 from rmlr.hoi import Agents, Triplets, Vocabulary
+from rmlr.study.files import written_aside
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,6 @@ What is not finished is FILE.part, with FILE.part.json beside it, which says wha
 only when its length, its kind and every checksum that is known have been found right.
 """
 
-import errno
 import hashlib
 import json
 import logging
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rmlr.fetch.sources import UNPUBLISHED, Hub, Item
+from rmlr.study.files import FULL, disk_full
 from rmlr.study.run import Progress
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 CHUNK = 1 << 18
 MEGABYTE = 1_000_000
 AGENT = "rmlr (a reproduction study; resumes by range)"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 LONGEST_WAIT = 600.0  # seconds, whatever Retry-After says
 CRAWL = 1000  # bytes: a server that sends less within a time-out hangs
@@ -167,14 +166,6 @@ def git_blob(path: Path) -> str:
         while chunk := file.read(CHUNK):
             found.update(chunk)
     return found.hexdigest()
-
-
-def disk_full(error: OSError, path: Path) -> ValueError:
-    """What to say when there is no room left."""
-    free = shutil.disk_usage(path if path.exists() else path.parent).free
-    return ValueError(
-        f"{path}: the disk is full, {free / 1e9:.2f} GB are free. Make room and give the same command again: it goes on"
-    )
 
 
 def _forget(part: Path) -> None:

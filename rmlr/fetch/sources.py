@@ -17,6 +17,7 @@ import yaml
 from filelock import FileLock
 from pydantic import Field, model_validator
 
+from rmlr.study.files import write_whole
 from rmlr.study.settings import DatasetName, PositiveInt, Section, Study
 
 TABLE = Path(__file__).with_name("sources.yaml")
@@ -292,14 +293,3 @@ def measure(path: Path) -> tuple[int, int]:
             found = measure(Path(entry.path)) if entry.is_dir() else (1, entry.stat().st_size)
             files, size = files + found[0], size + found[1]
     return files, size
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file aside, on the disk, and give it its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    with aside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)

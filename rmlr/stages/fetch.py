@@ -13,10 +13,8 @@ from filelock import FileLock, Timeout
 
 from rmlr.fetch.archives import unpack
 from rmlr.fetch.download import (
-    FULL,
     MegabytesOf,
     Patience,
-    disk_full,
     download,
     download_hub,
     git_blob,
@@ -35,8 +33,8 @@ from rmlr.fetch.sources import (
     load_sources,
     measure,
     needed,
-    write_whole,
 )
+from rmlr.study.files import FULL, disk_full, write_whole
 from rmlr.study.settings import Study
 
 log = logging.getLogger(__name__)

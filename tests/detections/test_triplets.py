@@ -13,7 +13,6 @@ from rmlr.detections.triplets import (
     load_triplets,
     save_agents,
     save_triplets,
-    written_aside,
 )
 from rmlr.hoi import Agents, Triplets, Vocabulary
 
@@ -189,23 +188,6 @@ def test_triplets_and_agents_are_not_taken_for_each_other(tmp_path: Path):
     save_agents(tmp_path / "a.parquet", agents())
     with pytest.raises(ValueError, match=r"a\.parquet: column 'object_x1' is missing.*'action' is not of this table"):
         load_triplets(tmp_path / "a.parquet")
-
-
-def test_what_is_written_aside_takes_the_place_whole_or_not_at_all(tmp_path: Path):
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def write_until(fault: Exception | None) -> None:
-        with written_aside(path) as aside:
-            aside.write_text("new")
-            if fault:
-                raise fault
-
-    with pytest.raises(KeyError):
-        write_until(KeyError())
-    assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("file", "old")]
-    write_until(None)
-    assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("file", "new")]
 
 
 def test_a_box_may_leave_the_image_and_have_no_extent(tmp_path: Path):

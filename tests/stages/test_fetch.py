@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rmlr.fetch.sources import Place, load_sources, write_whole
+from rmlr.fetch.sources import Place, load_sources
 from rmlr.stages.fetch import fetch
+from rmlr.study.files import write_whole
 
 from ..web import Server
 

@@ -1,0 +1,142 @@
+"""Files at the border: what is read is checked, what is written appears whole or not at all.
+
+Every JSON file, whoever wrote it, is read by `read_json`, every text by `read_text`. A form (a pydantic model) says
+what belongs in a file; `RelativeName` and `Int64` are for fields that become paths and numbers of an array.
+"""
+
+import codecs
+import errno
+import hashlib
+import os
+import reprlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a disk without room
+LONGEST_NAME = 255  # bytes of a file name, on usual file systems
+
+Form = TypeVar("Form", bound=BaseModel)
+
+
+def leads_out(name: str) -> bool:
+    """Whether a name that a file gives leads out of the folder it is meant to stay in, or names no file at all.
+
+    Only the name is judged. Links that a user has put into a folder are the user's own and may lead anywhere.
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    return not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name or path.parts[0].endswith(":")
+
+
+def _must_stay_inside(name: str) -> str:
+    if leads_out(name):
+        raise ValueError("expected the name of a file below its folder: relative, and without '..'")
+    return name
+
+
+RelativeName = Annotated[str, AfterValidator(_must_stay_inside)]  # of a file below a folder
+Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what an array holds
+Natural = Annotated[int, Field(ge=0, lt=2**63)]
+PositiveInt = Annotated[int, Field(gt=0, lt=2**63)]
+
+
+# ---- reading
+
+
+def read_text(path: Path, advice: str = "Is the path the right one?") -> str:
+    """The text of a file in UTF-8, with or without a byte order mark; ValueError names the file and says `advice`."""
+    content = _read(path, advice)
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(_not_utf8(path, error)) from error
+
+
+def read_json(path: Path, form: type[Form], advice: str = "Is the folder the right one?") -> Form:
+    """A JSON file, checked against a form. ValueError names the file, the key, what was expected and what came."""
+    content = _read(path, advice)
+    try:
+        return form.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        if first["type"] != "json_invalid":
+            raise ValueError(_first_fault(str(path), error)) from error
+        try:
+            content.decode()
+        except UnicodeDecodeError as cause:
+            raise ValueError(_not_utf8(path, cause)) from error
+        raise ValueError(f"{path}: {first['msg']}. Is the file cut off? Get or make it again") from error
+
+
+def check_form(where: str, content: object, form: type[Form]) -> Form:
+    """What another kind of file says, checked against a form, as `read_json` does."""
+    try:
+        return form.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(_first_fault(where, error)) from error
+
+
+def _read(path: Path, advice: str) -> bytes:
+    try:
+        if path.exists() and not path.is_file():  # a folder, or a pipe, which nobody may ever write to
+            raise ValueError(f"{path}: is no file. {advice}")
+        return path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}). {advice}") from error
+
+
+def _not_utf8(path: Path, error: UnicodeDecodeError) -> str:
+    byte = error.object[error.start]
+    return f"{path}: byte {byte:#04x} at {error.start} is not text in UTF-8. Save the file as UTF-8, or get it again"
+
+
+def _first_fault(where: str, error: ValidationError) -> str:
+    first, *others = error.errors(include_url=False)
+    key = ".".join(map(str, first["loc"])) or "(top)"
+    message = f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}"
+    if first["type"] != "missing":
+        message += f", got {reprlib.repr(first['input'])}"
+    return message + (f" ({len(others)} more such)" if others else "")
+
+
+# ---- writing
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to. At the end it is on the disk and takes its place; what fails leaves nothing."""
+    aside = path.with_name(f".{path.name}.part")
+    if len(os.fsencode(aside.name)) > LONGEST_NAME:
+        aside = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()}.part")
+    try:
+        yield aside
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        if error.errno in FULL:
+            raise disk_full(error, path) from error
+        raise
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text in UTF-8; its folder is made. Whoever reads sees the file before, or the whole one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def disk_full(error: OSError, path: Path) -> ValueError:
+    """What to say when there is no room left for `path`."""
+    folder = next((place for place in (path, *path.absolute().parents) if place.exists()), Path("/"))
+    free = shutil.disk_usage(folder).free
+    return ValueError(
+        f"{path}: the disk is full ({error.strerror}), {free / 1e9:.2f} GB are free. Make room and give the same "
+        "command again: it resumes"
+    )

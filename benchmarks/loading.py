@@ -29,20 +29,9 @@ from rmlr.data.records import save_annotations, save_vocabulary
 from rmlr.hoi import Annotation, Vocabulary
 from rmlr.model.detector import FrozenDetector, build_detector, save_detector
 from rmlr.study import run
-from rmlr.study.settings import (
-    Augment,
-    DetectorArchitecture,
-    Encoder,
-    Features,
-    FeaturesNode,
-    ImageSize,
-    Online,
-    Selection,
-    Study,
-    TextNode,
-    TrainNode,
-    View,
-)
+from rmlr.study.nodes import FeaturesNode, TextNode, TrainNode
+from rmlr.study.plan import Study
+from rmlr.study.settings import Augment, DetectorArchitecture, Encoder, Features, ImageSize, Online, Selection, View
 
 PEOPLE, THINGS = 3, 5  # annotated on each photo
 SKIPPED = 2  # steps, at the beginning of a measurement

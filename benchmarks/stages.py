@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rmlr.__main__ import STAGES
-from rmlr.study.settings import Study
+from rmlr.study.plan import Study
 
 
 def main() -> None:

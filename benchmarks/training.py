@@ -18,8 +18,8 @@ from rmlr.hoi.batch import Batch, Instances, Truth
 from rmlr.model.network import build, build_objective
 from rmlr.model.pairs import enumerate_pairs
 from rmlr.model.text import collect, embed, load_encoder
+from rmlr.study.plan import Study
 from rmlr.study.run import Record
-from rmlr.study.settings import Study
 
 IMAGES, INSTANCES, PEOPLE, CELLS, CHANNELS, TOKEN_DIM = 8, 30, 6, (25, 42), 2048, 256
 VARIANTS = ("plain", "wo_cl", "rmlr")

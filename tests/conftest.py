@@ -288,7 +288,8 @@ def photo_run(tmp_path_factory) -> PhotoRun:
     from rmlr.__main__ import STAGES
     from rmlr.model.detector import FrozenDetector, build_detector, save_detector
     from rmlr.stages import draw, features, predict, prepare, train
-    from rmlr.study.settings import DetectorNode, FeaturesNode, Study
+    from rmlr.study.nodes import DetectorNode, FeaturesNode
+    from rmlr.study.plan import Study
 
     made = PhotoRun(tmp_path_factory.mktemp("photo_run"))
     params = Path(__file__).parents[1] / "params.yaml"

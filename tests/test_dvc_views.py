@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rmlr.study.settings import Study
+from rmlr.study.plan import Study
 
 ROOT = Path(__file__).parents[1]
 STUDY = Study.load(ROOT / "params.yaml")

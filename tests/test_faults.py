@@ -22,7 +22,7 @@ from rmlr.__main__ import STAGES as ALL_STAGES
 from rmlr.__main__ import main
 from rmlr.detections.triplets import save_triplets
 from rmlr.hoi import Triplets
-from rmlr.study.settings import Study
+from rmlr.study.plan import Study
 
 ROOT = Path(__file__).parents[1]
 # Not `fetch`, which reads no settings file, and `statement`, which reads a whole study: they have their own tests.

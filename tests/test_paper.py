@@ -11,7 +11,8 @@ import yaml
 from rmlr.hoi import Vocabulary
 from rmlr.model.network import build, build_objective
 from rmlr.model.text import OBJECT, SUBJECT, VERB, TextEmbeddings
-from rmlr.study.settings import Study, TrainNode
+from rmlr.study.nodes import TrainNode
+from rmlr.study.plan import Study
 
 ROOT = Path(__file__).parents[1]
 STUDY = yaml.safe_load((ROOT / "params.yaml").read_text())

@@ -33,7 +33,7 @@ from rmlr.data.images import ImageBatch, load_batch
 from rmlr.fetch.download import git_blob
 from rmlr.fetch.sources import load_sources, needed
 from rmlr.model.published import ALL_CLASSES, CLASSES
-from rmlr.study.settings import Study
+from rmlr.study.plan import Study
 
 from .model.test_published import Original
 from .model.test_text import save_tiny

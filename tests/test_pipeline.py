@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rmlr.study.settings import Study
+from rmlr.study.plan import Study
 from rmlr.study.source import PACKAGE, stage_files
 
 from .web import Server

@@ -24,18 +24,10 @@ from rmlr.stages.predict import predict
 from rmlr.stages.prepare import prepare
 from rmlr.stages.text import text
 from rmlr.stages.train import train
-from rmlr.study.settings import (
-    DetectorNode,
-    EvaluateNode,
-    FeaturesNode,
-    ImageSize,
-    PredictNode,
-    PrepareNode,
-    Section,
-    Study,
-    TextNode,
-    TrainNode,
-)
+from rmlr.study.nodes import DetectorNode, EvaluateNode, FeaturesNode, PredictNode, PrepareNode, TextNode, TrainNode
+from rmlr.study.plan import Study
+from rmlr.study.section import Section
+from rmlr.study.settings import ImageSize
 
 from .perturbed_detr import save_perturbed_detr
 

@@ -9,7 +9,7 @@ import pytest
 
 from rmlr.__main__ import STAGES
 from rmlr.stages import predict, text, train
-from rmlr.study.settings import Study
+from rmlr.study.plan import Study
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "walkthrough.md").read_text()

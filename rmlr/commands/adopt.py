@@ -12,7 +12,9 @@ from rmlr.model.checkpoint import Card, save_checkpoint
 from rmlr.model.detector import FrozenDetector, load_published, save_detector, weights_digest
 from rmlr.model.network import build
 from rmlr.model.upt import load_upt_weights
-from rmlr.study.settings import FeaturesNode, PredictNode, Study, TrainNode, View
+from rmlr.study.nodes import FeaturesNode, PredictNode, TrainNode
+from rmlr.study.plan import Study
+from rmlr.study.settings import View
 
 log = logging.getLogger(__name__)
 

@@ -33,7 +33,9 @@ from rmlr.model.detector import FrozenDetector, random_detector
 from rmlr.model.network import build, build_objective, needed_pose
 from rmlr.model.text import TextEmbeddings
 from rmlr.study import run
-from rmlr.study.settings import CostNode, CostScene, Study, TrainNode
+from rmlr.study.nodes import CostNode, TrainNode
+from rmlr.study.plan import Study
+from rmlr.study.settings import CostScene
 
 log = logging.getLogger(__name__)
 

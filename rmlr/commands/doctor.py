@@ -16,8 +16,8 @@ from pathlib import Path
 
 from rmlr.fetch.download import AGENT
 from rmlr.fetch.sources import Item, Place, Source, by_hand, load_sources, named_weights, needed
+from rmlr.study.plan import Study
 from rmlr.study.run import visible_gpus
-from rmlr.study.settings import Study
 
 PROBES = 16  # at a time
 RATES = (10, 100)  # megabytes a second, of a usual line and of a fast one

@@ -18,7 +18,8 @@ from filelock import FileLock
 from pydantic import Field, model_validator
 
 from rmlr.study.files import write_whole
-from rmlr.study.settings import DatasetName, PositiveInt, Section, Study
+from rmlr.study.plan import Study
+from rmlr.study.section import DatasetName, PositiveInt, Section
 
 TABLE = Path(__file__).with_name("sources.yaml")
 UNPUBLISHED = "unpublished"

@@ -33,7 +33,7 @@ from rmlr.model.pose import PoseNetwork, load_pose_network, pose_digest
 from rmlr.model.remine import InteractiveRelationEncoder
 from rmlr.model.scoring import ScoredVerbs, score_verbs
 from rmlr.model.transformer import Layout
-from rmlr.study.settings import PredictNode
+from rmlr.study.nodes import PredictNode
 
 MIN_SCORE = 0.1  # what people want to read, unless they ask for more
 BATCH_SIZE = 4  # pictures at once

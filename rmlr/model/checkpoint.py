@@ -18,7 +18,8 @@ from torch import nn
 import rmlr
 from rmlr.hoi import Vocabulary
 from rmlr.model.network import InteractionNetwork, build
-from rmlr.study.settings import Alignment, Losses, NaturalInt, Network, PositiveInt, Section, Train, Variant, View
+from rmlr.study.section import NaturalInt, PositiveInt, Section
+from rmlr.study.settings import Alignment, Losses, Network, Train, Variant, View
 
 CARD_FILE, WEIGHTS_FILE, ALIGNMENT_FILE = "checkpoint.json", "weights.safetensors", "alignment.safetensors"
 

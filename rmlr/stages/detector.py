@@ -39,8 +39,9 @@ from rmlr.model.detector import (
     thaw,
     thaw_given,
 )
+from rmlr.study.nodes import DetectorNode
 from rmlr.study.run import Record, run
-from rmlr.study.settings import Augment, Detector, DetectorNode, DetectorSchedule, Features
+from rmlr.study.settings import Augment, Detector, DetectorSchedule, Features
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,9 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from rmlr.study.nodes import DrawNode
 from rmlr.study.run import run
-from rmlr.study.settings import DrawNode, World
+from rmlr.study.settings import World
 from rmlr.world.files import SPLITS, Drawn, Order, draw_picture, orders, write_files
 from rmlr.world.picture import paint
 

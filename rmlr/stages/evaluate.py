@@ -10,8 +10,9 @@ from typing import Literal
 from rmlr.data.records import load_annotations, load_image_objects, load_vocabulary
 from rmlr.detections.files import load_detections, save_official, save_tables
 from rmlr.evaluation import hicodet, vcoco
+from rmlr.study.nodes import EvaluateNode
 from rmlr.study.run import run
-from rmlr.study.settings import EvaluateNode, Split
+from rmlr.study.section import Split
 
 log = logging.getLogger(__name__)
 

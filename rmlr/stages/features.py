@@ -13,8 +13,9 @@ from rmlr.data.images import ImageBatch
 from rmlr.data.loading import ahead, loader_threads, pinned
 from rmlr.data.records import load_annotations, load_vocabulary
 from rmlr.model.detector import FrozenDetector, load_detector, select_instances, weights_digest
+from rmlr.study.nodes import FeaturesNode
 from rmlr.study.run import run
-from rmlr.study.settings import FeaturesNode, View
+from rmlr.study.settings import View
 
 Split = Literal["train", "val", "test"]
 

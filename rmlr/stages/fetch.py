@@ -35,7 +35,7 @@ from rmlr.fetch.sources import (
     needed,
 )
 from rmlr.study.files import FULL, disk_full, write_whole
-from rmlr.study.settings import Study
+from rmlr.study.plan import Study
 
 log = logging.getLogger(__name__)
 

@@ -32,16 +32,16 @@ from rmlr.report.charts import (
     save,
 )
 from rmlr.report.pictures import annotated_triplets
-from rmlr.study.run import run
-from rmlr.study.settings import (
+from rmlr.study.figures import (
     CurvesFigure,
     DifferencesFigure,
     ExamplesFigure,
-    FigureNode,
     PlacesFigure,
     PrecisionRecallFigure,
     SeparationFigure,
 )
+from rmlr.study.nodes import FigureNode
+from rmlr.study.run import run
 
 Rows = list[dict[str, Any]]
 

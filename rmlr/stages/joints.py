@@ -15,8 +15,9 @@ from rmlr.evaluation.joints import pck
 from rmlr.learning.trainer import cosine_schedule, load_resume, save_resume
 from rmlr.model.joints import heat_map_loss, heat_maps, peaks
 from rmlr.model.pose import WEIGHTS, JointNetwork, load_pose_network, save_joint_network
+from rmlr.study.nodes import JointsNode
 from rmlr.study.run import Record, run
-from rmlr.study.settings import JointsNode, PoseSchedule
+from rmlr.study.settings import PoseSchedule
 
 log = logging.getLogger(__name__)
 

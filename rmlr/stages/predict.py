@@ -13,8 +13,8 @@ from rmlr.hoi.batch import Batch
 from rmlr.model.checkpoint import CARD_FILE, load_card, load_checkpoint
 from rmlr.model.network import needed_pose
 from rmlr.model.scoring import concatenate, score_triplets
+from rmlr.study.nodes import PredictNode
 from rmlr.study.run import run
-from rmlr.study.settings import PredictNode
 
 log = logging.getLogger(__name__)
 

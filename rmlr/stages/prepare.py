@@ -13,8 +13,8 @@ from rmlr.data.records import (
 )
 from rmlr.data.release import COUNTS, check_counts, check_own, count_overhanging, in_folders
 from rmlr.data.vcoco import read_vcoco
+from rmlr.study.nodes import PrepareNode
 from rmlr.study.run import run
-from rmlr.study.settings import PrepareNode
 
 log = logging.getLogger(__name__)
 

@@ -28,8 +28,8 @@ from rmlr.model.separation import (
     find_interactions,
     join,
 )
+from rmlr.study.nodes import SeparationNode
 from rmlr.study.run import run
-from rmlr.study.settings import SeparationNode
 
 EDGES = ("x1", "y1", "x2", "y2")
 QUESTIONS = {"verb": "different", "place": "elsewhere"}  # what a distance may tell: which pairs lie apart from the same

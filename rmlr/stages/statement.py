@@ -31,8 +31,10 @@ from rmlr.evaluation.resampling import (
 )
 from rmlr.report.pages import Block, Heading, Items, Sheet, Source, Text, html_page, html_part
 from rmlr.stages.table import METRICS, POINT, Row, aligned, read_metrics, read_rows
+from rmlr.study.nodes import Claimed, StatementNode
 from rmlr.study.run import run
-from rmlr.study.settings import Claim, Claimed, Resampling, Split, StatementNode
+from rmlr.study.section import Split
+from rmlr.study.settings import Claim, Resampling
 
 Verdict = Literal["agrees", "disagrees", "cannot be told apart", "not measured"]
 VERDICTS: tuple[Verdict, ...] = ("agrees", "disagrees", "cannot be told apart", "not measured")

@@ -11,8 +11,9 @@ from typing import Literal
 
 from rmlr.evaluation.hicodet import full_of
 from rmlr.report.pages import Sheet, Text, html_page
+from rmlr.study.nodes import MeasuredRow, Source, TableNode
 from rmlr.study.run import run
-from rmlr.study.settings import MeasuredRow, Section, Source, TableNode
+from rmlr.study.section import Section
 
 
 @dataclass(frozen=True, slots=True)

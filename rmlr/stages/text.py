@@ -5,8 +5,8 @@ from pathlib import Path
 
 from rmlr.data.records import load_annotations, load_vocabulary
 from rmlr.model.text import collect, embed, load_encoder
+from rmlr.study.nodes import TextNode
 from rmlr.study.run import run
-from rmlr.study.settings import TextNode
 
 log = logging.getLogger(__name__)
 

@@ -23,8 +23,9 @@ from rmlr.model.checkpoint import Card, save_checkpoint
 from rmlr.model.losses import TERMS, means
 from rmlr.model.network import build, build_objective, needed_pose
 from rmlr.model.text import EMBEDDINGS_FILE, INDEX_FILE, TextEmbeddings
+from rmlr.study.nodes import TrainNode
 from rmlr.study.run import run
-from rmlr.study.settings import Losses, TrainNode
+from rmlr.study.settings import Losses
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from rmlr.study.settings import Section
+from rmlr.study.section import Section
 from rmlr.study.tracking import Tracker
 
 log = logging.getLogger(__name__)

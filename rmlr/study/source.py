@@ -10,8 +10,9 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1]
 
 # What changes no number: the version, what surrounds a stage, and the types of a settings file, whose content counts
-# anyway. Who changes how `rmlr.study.run` seeds must remove the results by hand.
-NOT_COUNTED = ("rmlr", "rmlr.study.run", "rmlr.study.settings", "rmlr.study.source", "rmlr.study.tracking")
+# anyway. After a change of how `rmlr.study.run` seeds, the results must be removed by hand.
+_TYPES = ("section", "settings", "figures", "params", "nodes", "plan")
+NOT_COUNTED = ("rmlr", *(f"rmlr.study.{name}" for name in (*_TYPES, "run", "source", "tracking")))
 
 
 def code_digest(stage: str) -> str:

@@ -16,7 +16,7 @@ from rmlr.hoi import Vocabulary
 from rmlr.learning.inference import load
 from rmlr.model.published import CLASSES
 from rmlr.model.upt import VCOCO_VERBS, load_upt_weights
-from rmlr.study.settings import Study
+from rmlr.study.plan import Study
 
 from ..upt_layout import random_head
 

@@ -14,18 +14,9 @@ from rmlr.commands.cost import cost
 from rmlr.stages.text import text
 from rmlr.stages.train import train
 from rmlr.study import run
-from rmlr.study.settings import (
-    Alignment,
-    Encoder,
-    Losses,
-    Network,
-    Study,
-    TextNode,
-    Train,
-    TrainNode,
-    TransformerSizes,
-    Variant,
-)
+from rmlr.study.nodes import TextNode, TrainNode
+from rmlr.study.plan import Study
+from rmlr.study.settings import Alignment, Encoder, Losses, Network, Train, TransformerSizes, Variant
 
 from ..stages import conftest as stages
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from rmlr.fetch.sources import Place, Sources, gives, load_sources, measure, needed
-from rmlr.study.settings import Study
+from rmlr.study.plan import Study
 
 ROOT = Path(__file__).parents[2]
 RAW = Path("data/raw")

@@ -14,7 +14,8 @@ from rmlr.data.features import FeatureWriter, Index, ShardBuilder
 from rmlr.data.records import save_annotations, save_vocabulary
 from rmlr.hoi import NO_BOX, Annotation, Vocabulary
 from rmlr.hoi.batch import Instances
-from rmlr.study.settings import ImageSize, Section, Selection, View
+from rmlr.study.section import Section
+from rmlr.study.settings import ImageSize, Selection, View
 
 SPLITS = {"train": range(100, 116), "val": range(200, 204), "test": range(300, 306)}
 CHANNELS, TOKEN_DIM, DETECTOR = 4, 5, "d" * 64

@@ -17,12 +17,12 @@ from rmlr.hoi import Annotation, Vocabulary
 from rmlr.model.detector import WEIGHTS_FILE, load_detector, save_detector
 from rmlr.stages import detector as stage
 from rmlr.stages.detector import Average, Lesson, Photos, detector, distinct, targets
+from rmlr.study.nodes import DetectorNode
 from rmlr.study.run import Record
 from rmlr.study.settings import (
     Augment,
     Detector,
     DetectorArchitecture,
-    DetectorNode,
     DetectorSchedule,
     Features,
     ImageSize,

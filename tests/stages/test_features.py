@@ -16,7 +16,8 @@ from rmlr.hoi import Annotation, Vocabulary
 from rmlr.model.detector import FrozenDetector, build_detector, load_detector, save_detector, weights_digest
 from rmlr.stages import features as stage
 from rmlr.stages.features import features
-from rmlr.study.settings import DetectorArchitecture, Features, FeaturesNode, ImageSize, Selection
+from rmlr.study.nodes import FeaturesNode
+from rmlr.study.settings import DetectorArchitecture, Features, ImageSize, Selection
 
 VOCABULARY = Vocabulary(
     dataset="vcoco", objects=("ball", "person"), person=1, verbs=("hold obj",), hois=((0, 0),), actions=("hold",)

@@ -17,17 +17,17 @@ from rmlr.data.records import save_annotations, save_vocabulary
 from rmlr.detections.triplets import save_triplets
 from rmlr.hoi import Triplets, Vocabulary
 from rmlr.stages import figure as stage
-from rmlr.study.settings import (
+from rmlr.study.figures import (
     AnyFigure,
     CurvesFigure,
     DifferencesFigure,
     ExamplesFigure,
-    FigureNode,
     PlacesFigure,
     PrecisionRecallFigure,
     SeparationFigure,
-    Study,
 )
+from rmlr.study.nodes import FigureNode
+from rmlr.study.plan import Study
 
 from .conftest import BOXES, SPLITS, VOCABULARY, annotation, verb_of
 

@@ -15,7 +15,8 @@ from rmlr.model.pose import JointNetwork, load_pose_network
 from rmlr.stages import joints as stage
 from rmlr.stages.draw import draw
 from rmlr.stages.joints import joints, measure
-from rmlr.study.settings import DrawNode, JointsNode, PoseArchitecture, PoseSchedule, World
+from rmlr.study.nodes import DrawNode, JointsNode
+from rmlr.study.settings import PoseArchitecture, PoseSchedule, World
 from rmlr.world.joints import CROWDPOSE
 
 ARCHITECTURE = PoseArchitecture(

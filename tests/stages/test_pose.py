@@ -27,7 +27,9 @@ from rmlr.stages.pose import pose
 from rmlr.stages.predict import predict
 from rmlr.stages.text import text
 from rmlr.stages.train import train
-from rmlr.study.settings import Pose, PoseNode, Study
+from rmlr.study.nodes import PoseNode
+from rmlr.study.plan import Study
+from rmlr.study.settings import Pose
 
 from .conftest import VIEW, VOCABULARY
 

@@ -13,7 +13,8 @@ from rmlr.detections.triplets import load_triplets
 from rmlr.model.checkpoint import Card, load_card, load_checkpoint, save_checkpoint
 from rmlr.model.network import build
 from rmlr.stages.predict import predict
-from rmlr.study.settings import Alignment, Losses, Network, Prediction, PredictNode, Train, TransformerSizes, Variant
+from rmlr.study.nodes import PredictNode
+from rmlr.study.settings import Alignment, Losses, Network, Prediction, Train, TransformerSizes, Variant
 
 from .conftest import BOXES, CHANNELS, DETECTOR, TOKEN_DIM, VIEW, VOCABULARY, write_features
 

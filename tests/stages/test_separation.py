@@ -12,7 +12,8 @@ from rmlr.data.records import save_annotations, save_vocabulary
 from rmlr.model.checkpoint import save_checkpoint
 from rmlr.model.network import build
 from rmlr.stages.separation import separation
-from rmlr.study.settings import Separation, SeparationNode
+from rmlr.study.nodes import SeparationNode
+from rmlr.study.settings import Separation
 
 from .conftest import BOXES, CHANNELS, TOKEN_DIM, VOCABULARY, annotation
 from .test_predict import CARD

@@ -13,7 +13,8 @@ from rmlr.detections.triplets import load_triplets, save_triplets
 from rmlr.evaluation import hicodet, vcoco
 from rmlr.hoi import Triplets
 from rmlr.stages.statement import Judge, order_of, statement, times_page
-from rmlr.study.settings import Claim, Claimed, MeasuredRow, Resampling, Source, StatementNode, TableNode
+from rmlr.study.nodes import Claimed, MeasuredRow, Source, StatementNode, TableNode
+from rmlr.study.settings import Claim, Resampling
 
 from .conftest import BOXES, VOCABULARY, annotation, verb_of
 

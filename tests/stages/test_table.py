@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from rmlr.stages.table import HICODET, METRICS, Notes, contradiction, escaped, read_paper, read_rows, table
-from rmlr.study.settings import MeasuredRow, Source, Study, TableNode
+from rmlr.study.nodes import MeasuredRow, Source, TableNode
+from rmlr.study.plan import Study
 
 ROOT = Path(__file__).parents[2]
 

@@ -23,17 +23,8 @@ from rmlr.model.network import build_objective
 from rmlr.stages import train as stage
 from rmlr.stages.text import text
 from rmlr.stages.train import choose_share, train
-from rmlr.study.settings import (
-    Alignment,
-    Encoder,
-    Losses,
-    Network,
-    TextNode,
-    Train,
-    TrainNode,
-    TransformerSizes,
-    Variant,
-)
+from rmlr.study.nodes import TextNode, TrainNode
+from rmlr.study.settings import Alignment, Encoder, Losses, Network, Train, TransformerSizes, Variant
 
 from .conftest import DETECTOR, VOCABULARY, write_features
 

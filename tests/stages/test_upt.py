@@ -11,18 +11,8 @@ from rmlr.detections.triplets import load_triplets
 from rmlr.model.checkpoint import load_card, load_checkpoint
 from rmlr.stages.predict import predict
 from rmlr.stages.train import train
-from rmlr.study.settings import (
-    Alignment,
-    Losses,
-    Network,
-    Prediction,
-    PredictNode,
-    Train,
-    TrainNode,
-    TransformerSizes,
-    Upt,
-    Variant,
-)
+from rmlr.study.nodes import PredictNode, TrainNode
+from rmlr.study.settings import Alignment, Losses, Network, Prediction, Train, TransformerSizes, Upt, Variant
 
 UNUSED = TransformerSizes(layers=1, dim=8, heads=2, ffn_dim=8, dropout=0.1)
 SIZES = Upt(code_dims=[8], dim=16, layers=2, heads=4, ffn_dim=8, dropout=0.0)

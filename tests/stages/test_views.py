@@ -29,19 +29,18 @@ from rmlr.model.detector import FrozenDetector, build_detector, load_detector, s
 from rmlr.stages import features as features_stage
 from rmlr.stages.features import features
 from rmlr.stages.train import train
+from rmlr.study.nodes import FeaturesNode, TrainNode
 from rmlr.study.settings import (
     Alignment,
     Augment,
     DetectorArchitecture,
     Features,
-    FeaturesNode,
     ImageSize,
     Losses,
     Network,
     Online,
     Selection,
     Train,
-    TrainNode,
     TransformerSizes,
     Variant,
     View,

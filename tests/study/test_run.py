@@ -10,8 +10,8 @@ import pytest
 from filelock import FileLock
 
 from rmlr.study import run as run_module
+from rmlr.study.nodes import EvaluateNode
 from rmlr.study.run import Progress, digest, run, take_one, visible_gpus
-from rmlr.study.settings import EvaluateNode
 
 NODE = EvaluateNode(code="abc", split="test")
 
@@ -84,7 +84,7 @@ def test_a_second_writer_waits_for_the_first(settings, tmp_path, caplog):
     out = tmp_path / "out"
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from rmlr.study.run import run; from rmlr.study.settings import EvaluateNode\n"
+        "from rmlr.study.run import run; from rmlr.study.nodes import EvaluateNode\n"
         "settings, out = map(Path, sys.argv[1:])\n"
         "with run('evaluate', EvaluateNode.load(settings), settings=settings, out=out) as record:\n"
         "    (record.folder / 'made.txt').write_text('first'); print('in', flush=True); time.sleep(0.6)\n"

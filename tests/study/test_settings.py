@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rmlr.study.settings import CostNode, FeaturesNode, Run, Study, TableNode, TrainNode
+from rmlr.study.nodes import CostNode, FeaturesNode, TableNode, TrainNode
+from rmlr.study.params import Run
+from rmlr.study.plan import Study
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 

@@ -16,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from rmlr.study.nodes import EvaluateNode, TrainNode
+from rmlr.study.plan import Study
 from rmlr.study.run import run
-from rmlr.study.settings import EvaluateNode, Section, Study, TrainNode
+from rmlr.study.section import Section
 from rmlr.study.tracking import Tracker, _rows_of_runs, _runs_behind, tracking_uri
 
 NODE = EvaluateNode(code="abc", split="test")
@@ -28,7 +30,7 @@ STAGES = """
 import sys
 from pathlib import Path
 from rmlr.study.run import run
-from rmlr.study.settings import EvaluateNode, TrainNode
+from rmlr.study.nodes import EvaluateNode, TrainNode
 seed, wanted = int(sys.argv[1]), sys.argv[2:]
 folder, data = Path(f"tiny/runs/shared/rmlr/{seed}"), Path("tiny/vcoco/prepare")
 settings = Path("train.yaml")

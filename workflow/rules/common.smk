@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from rmlr.study.run import visible_gpus
-from rmlr.study.settings import Study
+from rmlr.study.plan import Study
 from rmlr.study.source import code_digest
 
 sys.path.insert(0, f"{workflow.basedir}/workflow")

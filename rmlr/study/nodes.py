@@ -1,0 +1,171 @@
+"""What one stage of one run reads: the content of its `settings.yaml`, resolved from `params.yaml`.
+
+`code` is the digest of the package files that the stage runs (`rmlr.study.source`).
+"""
+
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from rmlr.study.figures import (
+    Figure,
+)
+from rmlr.study.section import DatasetName, NaturalInt, Section, Split
+from rmlr.study.settings import (
+    Alignment,
+    Claim,
+    CostScene,
+    Detector,
+    Encoder,
+    Features,
+    HicodetRelease,
+    ImageSize,
+    Losses,
+    Network,
+    Online,
+    Pose,
+    PoseArchitecture,
+    PoseSchedule,
+    Prediction,
+    Resampling,
+    Selection,
+    Separation,
+    Train,
+    Variant,
+    VcocoRelease,
+    World,
+)
+
+
+class DrawNode(Section):
+    code: str
+    world: World
+
+
+class PrepareNode(Section):
+    code: str
+    dataset: DatasetName
+    vcoco: VcocoRelease
+    hicodet: HicodetRelease
+
+
+class DetectorNode(Section):
+    code: str
+    detector: Detector
+    features: Features  # the share of true pairs that survives its selection is a metric of the detector
+
+
+class FeaturesNode(Section):
+    code: str
+    image: ImageSize
+    features: Features
+
+
+class JointsNode(Section):
+    code: str
+    architecture: PoseArchitecture
+    schedule: PoseSchedule
+
+
+class PoseNode(Section):
+    code: str
+    pose: Pose
+
+
+class TextNode(Section):
+    code: str
+    encoder: Encoder
+
+
+class TrainNode(Section):
+    code: str
+    variant: Variant
+    network: Network
+    alignment: Alignment
+    losses: Losses
+    train: Train
+    online: Online | None = None  # None: from cached features
+    tags: dict[str, str]  # group, run, variant, dataset, backbone, encoder, profile: for the tracker
+
+    @model_validator(mode="after")
+    def _upt_has_sizes(self) -> "TrainNode":
+        if self.variant.network == "upt" and self.network.upt is None:
+            raise ValueError("variant upt needs its sizes: give network.upt in the profile")
+        return self
+
+
+class PredictNode(Section):
+    code: str
+    prediction: Prediction
+
+
+class EvaluateNode(Section):
+    code: str
+    split: Split
+
+
+class CostNode(Section):
+    code: str
+    cost: CostScene
+    network: Network
+    selection: Selection
+    prediction: Prediction
+    variants: dict[str, Variant]  # upt, rmlr
+
+
+class Source(Section):
+    """What feeds cells of a row: a run over all its seeds, or the stage `cost`."""
+
+    run: str  # GROUP/NAME, or `cost`
+    measures: Literal["vcoco", "hicodet", "cost"]  # which of the table's columns
+    detector: str  # as printed; empty for `cost`
+    encoder: str  # likewise; empty where nothing is learnt from text
+    leaks: bool  # its detector has learnt from the test photos
+
+
+class MeasuredRow(Section):
+    row: dict[str, str]
+    sources: list[Source]
+
+
+class TableNode(Section):
+    code: str
+    profile: str
+    drawn: bool  # measured on the drawn world, not on photos
+    title: str
+    note: str | None
+    rows: list[MeasuredRow]
+    controls: list[MeasuredRow]
+    seeds: list[NaturalInt]
+
+
+class SeparationNode(Section):
+    code: str
+    split: Split
+    separation: Separation
+
+
+class FigureNode(Section):
+    code: str
+    split: Split  # that was predicted
+    figure: Figure
+    seeds: list[NaturalInt]  # of the runs that are shown
+
+
+class Claimed(Section):
+    """A table, and what the paper takes from it."""
+
+    table: TableNode
+    claims: list[Claim]
+
+
+class StatementNode(Section):
+    code: str
+    profile: str
+    drawn: bool  # measured on the drawn world, not on photos
+    split: Split
+    seeds: list[NaturalInt]
+    resampling: Resampling
+    tables: dict[str, Claimed]
+    places: list[str]  # runs, GROUP/NAME, of which the stage separation says how alike people are; first seed
+    made_with: dict[str, Any]  # the profile, its runs and their variants, for a reader

@@ -1,0 +1,286 @@
+"""The study: `params.yaml`, whole, and its resolution into the nodes that stages read."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from rmlr.study.figures import (
+    AnyFigure,
+    Figure,
+    FirstSeedFigure,
+    PlacesFigure,
+    SeparationFigure,
+)
+from rmlr.study.nodes import (
+    Claimed,
+    CostNode,
+    DetectorNode,
+    DrawNode,
+    EvaluateNode,
+    FeaturesNode,
+    FigureNode,
+    JointsNode,
+    MeasuredRow,
+    PoseNode,
+    PredictNode,
+    PrepareNode,
+    SeparationNode,
+    Source,
+    StatementNode,
+    TableNode,
+    TextNode,
+    TrainNode,
+)
+from rmlr.study.params import Profile, Run, Table, TableRow
+from rmlr.study.section import Section
+from rmlr.study.settings import (
+    CostScene,
+    Online,
+    Resampling,
+    Separation,
+    Variant,
+    View,
+)
+
+
+class Study(Section):
+    """`params.yaml`, whole."""
+
+    profile: str
+    profiles: dict[str, Profile]
+    variants: dict[str, Variant]
+    runs: dict[str, dict[str, Run]]  # group, name
+    tables: dict[str, Table]
+    separation: Separation
+    figures: dict[str, Figure]
+    statement: Resampling
+
+    def nodes(self, profile: str, code: Mapping[str, str]) -> dict[str, Section]:
+        """Every node of a profile's study: its folder below `results/PROFILE`, and the settings that its stage reads.
+
+        `code` gives each stage's digest (`rmlr.study.source`). Raises ValueError where a name refers to nothing.
+        """
+        chosen = _find(self.profiles, profile, "profile")
+        nodes: dict[str, Section] = {}
+        if chosen.world is not None:
+            nodes["world/draw"] = DrawNode(code=code["draw"], world=chosen.world)
+        for dataset in chosen.train:
+            nodes[f"{dataset}/prepare"] = PrepareNode(
+                code=code["prepare"], dataset=dataset, vcoco=chosen.vcoco, hicodet=chosen.hicodet
+            )
+            for encoder, section in chosen.encoders.items():
+                nodes[f"{dataset}/text/{encoder}"] = TextNode(code=code["text"], encoder=section)
+        if chosen.pose is not None and chosen.pose.architecture is not None and chosen.pose.schedule is not None:
+            nodes["pose/joints"] = JointsNode(
+                code=code["joints"], architecture=chosen.pose.architecture, schedule=chosen.pose.schedule
+            )
+        for detector, section in chosen.detectors.items():
+            nodes[f"detector/{detector}"] = DetectorNode(
+                code=code["detector"], detector=section, features=chosen.features.with_views(1)
+            )
+        for backbone, by_dataset in chosen.backbones.items():
+            for dataset in chosen.train:
+                where = f"profiles.{profile}.backbones.{backbone}.{dataset}"
+                section = _find(chosen.detectors, by_dataset.detector(dataset), where)
+                for split, views in chosen.cached_views(dataset).items():
+                    nodes[f"{dataset}/features/{backbone}/{split}"] = FeaturesNode(
+                        code=code["features"], image=section.image, features=chosen.features.with_views(views)
+                    )
+                    if chosen.pose is not None:
+                        nodes[f"pose/{dataset}/{backbone}/{split}"] = PoseNode(code=code["pose"], pose=chosen.pose)
+        for name, run in self.runs_in(profile).items():
+            train = self._train_node(chosen, profile, name, run, code["train"])
+            for seed in chosen.seeds:
+                folder = f"runs/{name}/{seed}"
+                nodes[f"{folder}/train"] = train
+                nodes[f"{folder}/predict"] = PredictNode(code=code["predict"], prediction=chosen.prediction)
+                nodes[f"{folder}/evaluate"] = EvaluateNode(code=code["evaluate"], split=chosen.prediction.split)
+        nodes["cost"] = self.cost_node(chosen.cost, code["cost"], f"profiles.{profile}.cost.sizes")
+        for name, table in self.tables.items():
+            nodes[f"tables/{name}"] = TableNode(
+                code=code["table"],
+                profile=profile,
+                drawn=chosen.world is not None,
+                title=table.title,
+                note=table.note,
+                rows=self._measured(profile, table.rows, f"tables.{name}.rows"),
+                controls=self._measured(profile, table.controls, f"tables.{name}.controls"),
+                seeds=chosen.seeds,
+            )
+        for name, figure in self.figures_in(profile).items():
+            split, seeds = chosen.prediction.split, chosen.seeds
+            seeds = seeds[:1] if isinstance(figure, FirstSeedFigure) else seeds
+            nodes[f"figures/{name}"] = FigureNode(code=code["figure"], split=split, figure=figure, seeds=seeds)
+            if isinstance(figure, SeparationFigure | PlacesFigure):
+                for run in figure.runs.values():
+                    nodes[f"separation/{run}/{seeds[0]}"] = SeparationNode(
+                        code=code["separation"], split=split, separation=self.separation
+                    )
+        nodes["statement"] = self._statement(profile, code["statement"], nodes)
+        return nodes
+
+    def _statement(self, profile: str, code: str, nodes: Mapping[str, Section]) -> StatementNode:
+        """What is said of all tables, and by which numbers they were made."""
+        chosen, made = self.profiles[profile], self.runs_in(profile)
+        tables = {name: nodes[f"tables/{name}"] for name in self.tables}
+        variants = {run.variant: self.variants[run.variant] for run in made.values()}
+        return StatementNode(
+            code=code,
+            profile=profile,
+            drawn=chosen.world is not None,
+            split=chosen.prediction.split,
+            seeds=chosen.seeds,
+            resampling=self.statement,
+            tables={
+                name: Claimed(table=node, claims=self.tables[name].claims)
+                for name, node in tables.items()
+                if isinstance(node, TableNode)
+            },
+            places=[
+                next(iter(figure.runs.values()))
+                for figure in self.figures_in(profile).values()
+                if isinstance(figure, SeparationFigure)
+            ],
+            made_with={
+                "profile": chosen.model_dump(mode="json"),
+                "variants": {name: variant.model_dump(mode="json") for name, variant in variants.items()},
+                "runs": {name: run.model_dump(mode="json", exclude={"profiles"}) for name, run in made.items()},
+            },
+        )
+
+    def figures_in(self, profile: str) -> dict[str, AnyFigure]:
+        """The figures of a profile: those all of whose runs it makes."""
+        for name, figure in self.figures.items():
+            self._check_figure(name, figure)
+        made = self.runs_in(profile)
+        return {name: figure for name, figure in self.figures.items() if made.keys() >= set(figure.runs.values())}
+
+    def _check_figure(self, name: str, figure: AnyFigure) -> None:
+        """ValueError unless its runs are as many as it shows, and of one data set."""
+        where = f"figures.{name}.runs"
+        wanted = {"separation": 1, "places": 1, "differences": 2}.get(figure.kind)
+        if not figure.runs or len(figure.runs) != (wanted or len(figure.runs)):
+            raise ValueError(
+                f"params.yaml, {where}: a figure of kind {figure.kind} shows {wanted or 'at least one'} run(s), "
+                f"got {len(figure.runs)}"
+            )
+        datasets = {self.run(run, f"{where}, '{label}'").dataset for label, run in figure.runs.items()}
+        if len(datasets) > 1:
+            raise ValueError(f"params.yaml, {where}: one figure shows one data set, got runs of {sorted(datasets)}")
+
+    def run(self, name: str, where: str) -> Run:
+        """The run `GROUP/NAME`; `where` names the place that refers to it."""
+        return _find(self._all_runs(), name, where)
+
+    def runs_in(self, profile: str) -> dict[str, Run]:
+        """The runs that a profile makes, by GROUP/NAME: those on its data sets."""
+        named, datasets = self._all_runs().items(), _find(self.profiles, profile, "profile").train
+        is_made = {name: self._is_in(profile, run.profiles, f"runs.{name}") for name, run in named}
+        return {name: run for name, run in named if is_made[name] and run.dataset in datasets}
+
+    def cost_node(self, cost: CostScene, code: str, where: str) -> CostNode:
+        """What Table 4 is measured with; `where` names the place that refers to its profile."""
+        sizes = _find(self.profiles, cost.sizes, where)
+        return CostNode(
+            code=code,
+            cost=cost,
+            network=sizes.network,
+            selection=sizes.features.selection,
+            prediction=sizes.prediction,
+            variants={name: _find(self.variants, name, "variants for Table 4") for name in ("upt", "rmlr")},
+        )
+
+    def _all_runs(self) -> dict[str, Run]:
+        return {f"{group}/{name}": run for group, runs in self.runs.items() for name, run in runs.items()}
+
+    def _is_in(self, profile: str, profiles: list[str] | None, where: str) -> bool:
+        for name in profiles or []:
+            _find(self.profiles, name, f"{where}.profiles")
+        return profiles is None or profile in profiles
+
+    def _measured(self, profile: str, rows: list[TableRow], where: str) -> list[MeasuredRow]:
+        """The rows that a profile measures, with what feeds them."""
+        made, found = self.runs_in(profile), []
+        for row in rows:
+            place = f"{where}, row {', '.join(row.row.values())}"
+            for name in row.runs:
+                if name != "cost":
+                    self.run(name, place)
+            is_fed = self._is_in(profile, row.profiles, place)
+            sources = [self._source(profile, name) for name in row.runs if is_fed and (name == "cost" or name in made)]
+            if len({source.measures for source in sources}) < len(sources):
+                raise ValueError(f"params.yaml, {place}: {', '.join(row.runs)}: two of them are of one data set")
+            if sources:
+                found.append(MeasuredRow(row=row.row, sources=sources))
+        return found
+
+    def _source(self, profile: str, name: str) -> Source:
+        if name == "cost":
+            return Source(run=name, measures="cost", detector="", encoder="", leaks=False)
+        run, chosen = self.run(name, ""), self.profiles[profile]
+        aligns = self.variants[run.variant].aligns
+        return Source(
+            run=name,
+            measures=run.dataset,
+            detector=chosen.backbones[run.backbone].name,
+            encoder=chosen.encoders[run.encoder].name if aligns else "",
+            leaks=chosen.has_seen_test(run),
+        )
+
+    def _train_node(self, profile: Profile, profile_name: str, full_name: str, run: Run, code: str) -> TrainNode:
+        group, _, name = full_name.partition("/")
+        where = f"runs.{group}.{name}"
+        _find(profile.backbones, run.backbone, f"{where}.backbone")
+        _find(profile.encoders, run.encoder, f"{where}.encoder")
+        named = run.model_dump(include={"variant", "dataset", "backbone", "encoder"})
+        content = {
+            "code": code,
+            "variant": _find(self.variants, run.variant, f"{where}.variant").model_dump(),
+            "network": profile.network.model_dump(),
+            "alignment": profile.alignment.model_dump(),
+            "losses": profile.losses.model_dump(),
+            "train": _find(profile.train, run.dataset, f"{where}.dataset").model_dump(),
+            "online": self._online(profile, run),
+            "tags": {"profile": profile_name, "group": group, "run": name, **named},
+        }
+        if content["variant"]["network"] != "upt":
+            content["network"]["upt"] = None
+        for path, value in run.overrides.items():
+            *parents, last = path.split(".")
+            section = content
+            for parent in parents:
+                section = section.get(parent) if isinstance(section, dict) else None
+            if not isinstance(section, dict) or last not in section or parents[:1] in ([], ["tags"]):
+                raise ValueError(
+                    f"{where}.overrides: '{path}' is not a number of a run. Give a dotted path below "
+                    "variant, network, alignment, losses or train, such as `train.epochs: 5`"
+                )
+            section[last] = value
+        node = TrainNode.check(content, f"{where}, with its overrides")
+        if node.variant.pose and profile.pose is None:
+            raise ValueError(
+                f"{where}: its variant reads a pose network, and profile {profile_name} has none. Give profiles."
+                f"{profile_name}.pose a weights file, such as MMPose's res50_crowdpose_256x192-c6a526b6_20201227.pth, "
+                "or sizes and a schedule to train one on joints that the data set knows"
+            )
+        return node
+
+    def _online(self, profile: Profile, run: Run) -> dict[str, Any] | None:
+        """How a run sees photos while it learns, where the profile caches no views of them."""
+        rule = profile.features
+        if rule.views:
+            return None
+        detector = profile.backbones[run.backbone].detector(run.dataset)
+        image = _find(profile.detectors, detector, f"backbones.{run.backbone}.{run.dataset}").image
+        assert rule.augment is not None
+        view = View(image=image, selection=rule.selection, map=rule.map)
+        return Online(view=view, augment=rule.augment).model_dump()
+
+
+Value = TypeVar("Value")
+
+
+def _find(table: Mapping[Any, Value], name: str, where: str) -> Value:
+    """An entry by name; ValueError says where it was named and what there is."""
+    if name not in table:
+        raise ValueError(f"params.yaml, {where}: there is no '{name}'. There are: {', '.join(table)}")
+    return table[name]

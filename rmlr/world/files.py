@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rmlr.world.chance import Dice, Stream
+from rmlr.world.composition import CUSTOMS, RARITIES, draw_scene
 from rmlr.world.joints import CROWDPOSE, CROWDPOSE_BONES, OUTSIDE, crowdpose_joints
 from rmlr.world.scene import (
     BONES,
-    CUSTOMS,
     HIT,
     HOLD,
     JOINTS,
@@ -26,16 +27,12 @@ from rmlr.world.scene import (
     LOOK,
     PERSON,
     PUSH,
-    RARITIES,
     RIDE,
     SWING,
     THROW,
     Deed,
-    Dice,
     Entity,
     Scene,
-    Stream,
-    draw_scene,
 )
 
 SPLITS = ("train", "val", "test")

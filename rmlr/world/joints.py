@@ -4,7 +4,8 @@ People are drawn in profile, so both shoulders are one point, and so are both hi
 from the way they face: the near one is the right one of who faces right.
 """
 
-from rmlr.world.scene import FIELD, HEAD, Person, Scene
+from rmlr.world.geometry import FIELD
+from rmlr.world.scene import HEAD, Person, Scene
 
 CROWDPOSE = (
     "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip",

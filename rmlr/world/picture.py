@@ -11,7 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from rmlr.world.scene import FIELD, FOOT, HAND, HEAD, RIDE, Box, Dice, Person, Scene, Stream, Thing
+from rmlr.world.chance import Dice, Stream
+from rmlr.world.geometry import FIELD, Box
+from rmlr.world.scene import FOOT, HAND, HEAD, RIDE, Person, Scene, Thing
 
 Colour = tuple[int, int, int]
 Looks = dict[str, Colour]  # of one person

@@ -14,6 +14,8 @@ import yaml
 from PIL import Image
 
 from rmlr.stages.draw import draw
+from rmlr.world.chance import Dice, Stream
+from rmlr.world.composition import CUSTOMS, RARITIES, draw_scene
 from rmlr.world.files import (
     HICO_CLASSES,
     HICO_OBJECTS,
@@ -30,7 +32,6 @@ from rmlr.world.files import (
 from rmlr.world.joints import CROWDPOSE, CROWDPOSE_BONES, crowdpose_joints
 from rmlr.world.picture import paint
 from rmlr.world.scene import (
-    CUSTOMS,
     HIT,
     HOLD,
     JOINTS,
@@ -38,13 +39,9 @@ from rmlr.world.scene import (
     KINDS,
     LOOK,
     PUSH,
-    RARITIES,
     RIDE,
     SWING,
     THROW,
-    Dice,
-    Stream,
-    draw_scene,
 )
 
 SIZE = 128
@@ -133,6 +130,26 @@ def test_the_world_is_the_one_that_was_published(tmp_path):
     assert hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16] == "2970df83317d8497"
     painted = b"".join(paint(picture.scene).tobytes() for picture in pictures)
     assert hashlib.sha256(painted).hexdigest()[:16] == "cbea73d8cb0daf55"
+
+
+@pytest.mark.parametrize(
+    ("seed", "told"),
+    [(0, "94cd19dd3f15a81e"), (1, "fd303248e350fd3b"), (7, "aa38dc7d9f4a79bc"), (2023, "b9faab560511bf03")],
+)
+def test_every_seed_gives_the_same_files_and_pixels_as_ever(tmp_path, elsewhere, seed, told):
+    sizes = {"train": 128, "val": 64, "test": 96}
+    pictures = [
+        picture
+        for split, size in sizes.items()
+        for picture in elsewhere.map(partial(draw_picture, seed, size), orders(split, 25), chunksize=25)
+    ]
+    write_files(tmp_path, pictures)
+    found = hashlib.sha256()
+    for path in sorted(path for path in tmp_path.rglob("*") if path.is_file()):
+        found.update(path.read_bytes())
+    for image in elsewhere.map(paint, [picture.scene for picture in pictures[::4]], chunksize=25):
+        found.update(image.tobytes())
+    assert found.hexdigest()[:16] == told
 
 
 def test_a_picture_does_not_depend_on_how_many_are_drawn():

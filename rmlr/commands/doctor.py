@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rmlr.fetch.download import AGENT
-from rmlr.fetch.sources import Item, Place, Source, by_hand, load_sources, named_weights, needed
+from rmlr.fetch.place import Place, by_hand
+from rmlr.fetch.sources import Item, Source, load_sources, named_weights, needed
 from rmlr.study.plan import Study
 from rmlr.study.run import visible_gpus
 

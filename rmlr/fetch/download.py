@@ -13,7 +13,6 @@ import time
 import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -22,7 +21,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rmlr.fetch.sources import UNPUBLISHED, Hub, Item
+from rmlr.fetch.sources import UNPUBLISHED, Item
 from rmlr.study.files import FULL, disk_full
 from rmlr.study.run import Progress
 
@@ -83,7 +82,7 @@ class Patience:
 def download(item: Item, target: Path, patience: Patience, seen: str | None) -> str:
     """Get a file from the first of its mirrors that has it; which one it was.
 
-    Goes on from what an earlier call left. `seen` is the SHA-256 of an earlier fetch, where none is published.
+    Resumes what an earlier call left. `seen` is the SHA-256 of an earlier fetch, where none is published.
     ValueError names every mirror and what was wrong with it.
     """
     if seen is not None and len(item.sha256) < 64:
@@ -341,7 +340,7 @@ def _retry_after(headers: Any) -> float:
 
 
 def _from_drive(file_id: str, part: Path, item: Item, patience: Patience) -> None:
-    """By gdown, which knows Drive's pages; it keeps a part of its own and goes on from there."""
+    """By gdown, which knows Drive's pages; it keeps a part of its own and resumes from there."""
     if item.bytes is not None and _length(part) == item.bytes:
         return
     try:
@@ -374,91 +373,3 @@ def _from_drive(file_id: str, part: Path, item: Item, patience: Patience) -> Non
     (folder / "file").replace(part)
     _note(part).write_text(json.dumps({"url": f"drive:{file_id}", "validator": None}))
     shutil.rmtree(folder, ignore_errors=True)
-
-
-SUPERSEDED = (".h5", ".msgpack", ".ot", ".onnx", ".tflite", ".mlmodel")  # weights of other frameworks
-PICKLES = (".bin", ".pth", ".pt")  # left out where the same weights are there as safetensors
-
-
-def hub_files(siblings: list[Any]) -> list[Any]:
-    """The files of a hub's folder that transformers reads with torch."""
-    top = [file for file in siblings if "/" not in file.rfilename and not file.rfilename.startswith(".")]
-    top = [file for file in top if not file.rfilename.endswith((*SUPERSEDED, ".md"))]
-    if any(file.rfilename.endswith(".safetensors") for file in top):
-        top = [file for file in top if not file.rfilename.endswith(PICKLES)]
-    return top
-
-
-def download_hub(hub: Hub, cache: Path, patience: Patience, seen: str | None, room: Callable[[int], None]) -> str:
-    """Put a folder of the hub into a cache of the hub's own layout, every file checked; its commit.
-
-    The commit is the table's, else the one `seen` by an earlier fetch, else what the revision points at now.
-    """
-    try:
-        from huggingface_hub import HfApi, errors, hf_hub_download
-        from huggingface_hub.utils import disable_progress_bars
-    except ImportError as error:
-        raise ValueError("the hub needs huggingface_hub: pip install 'rmlr[fetch]'") from error
-    disable_progress_bars()
-    wanted = hub.commit or seen
-    where = f"{hub.repository} at {wanted or hub.revision}"
-
-    def patiently(what: Callable[[], Any]) -> Any:
-        problem: Exception | None = None
-        for attempt in range(patience.attempts):
-            try:
-                return what()
-            except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-                raise ValueError(f"the hub has no {where}: {_first_line(error)}") from error
-            except Exception as error:  # whichever package the client stands on has errors of its own
-                if isinstance(error, OSError) and error.errno in FULL:
-                    raise disk_full(error, cache) from error
-                problem = error
-            time.sleep(min(patience.pause * 2**attempt, LONGEST_WAIT) if attempt + 1 < patience.attempts else 0)
-        raise ValueError(f"{where}: given up after {patience.attempts} attempts: {_first_line(problem)}") from problem
-
-    api = HfApi()
-    info = patiently(
-        lambda: api.model_info(
-            hub.repository, revision=wanted or hub.revision, files_metadata=True, timeout=patience.timeout
-        )
-    )
-    files = hub_files(info.siblings or [])
-    if not files or not info.sha:
-        raise ValueError(f"{where}: the hub lists no file of it")
-    if wanted and info.sha != wanted:
-        raise ValueError(f"{where}: the hub answers with commit {info.sha}")
-    room(sum(file.size or 0 for file in files))
-    said, done = MegabytesOf(hub.repository, sum(file.size or 0 for file in files), 0), 0
-    for file in files:
-        for again in (False, True):
-            given = {"revision": info.sha, "cache_dir": cache, "force_download": again}
-            path = Path(patiently(lambda file=file, given=given: hf_hub_download(
-                hub.repository, file.rfilename, etag_timeout=patience.timeout, **given)))  # fmt: skip
-            expected = file.lfs.sha256 if file.lfs else file.blob_id
-            found = sha256(path) if file.lfs else git_blob(path)
-            if found == expected:
-                break
-        else:
-            path.resolve().unlink()
-            raise ValueError(f"{where}: {file.rfilename} has checksum {found}, the hub's list says {expected}")
-        done += file.size or 0
-        said(done)
-    name_commit(cache, hub, info.sha)
-    return info.sha
-
-
-def hub_folder(cache: Path, hub: Hub) -> Path:
-    """Where the hub's cache has a repository."""
-    return cache / f"models--{hub.repository.replace('/', '--')}"
-
-
-def name_commit(cache: Path, hub: Hub, commit: str) -> None:
-    """Let a revision mean a commit, in this cache."""
-    path = hub_folder(cache, hub) / "refs" / hub.revision
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(commit)
-
-
-def _first_line(error: BaseException | None) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -18,9 +18,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rmlr.fetch.sources import Place, load_sources
+from rmlr.fetch.place import Place
+from rmlr.fetch.sources import load_sources, needed
 from rmlr.stages.fetch import fetch
 from rmlr.study.files import write_whole
+from rmlr.study.plan import Study
 
 from ..web import Server
 
@@ -431,7 +433,7 @@ def test_a_kill_among_the_renames_ends_in_the_same_place(world, server, monkeypa
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", until_the_cut)
-        patched.setattr("rmlr.stages.fetch.write_whole", no_receipt)
+        patched.setattr("rmlr.fetch.fetcher.write_whole", no_receipt)
         with pytest.raises(PowerCut):
             world.fetch()
     assert len(done) == allowed
@@ -463,13 +465,11 @@ def test_what_was_staged_for_another_entry_of_the_table_is_not_used(world, serve
 def test_of_two_at_once_one_waits_and_finds_it_done(world, server):
     body = zipped(PHOTOS)
     world.photos(server.put("/p.zip", body, "slow 4000"), **facts(body))
-    first = world.start("photos")
-    wait_until(lambda: (world.raw / ".fetch/photos/p.zip.part").exists(), first)
-    second = world.start("photos")
-    said = [process.communicate()[1] for process in (first, second)]
-    assert [first.returncode, second.returncode] == [0, 0]
-    assert "another process is fetching it" in said[1]
-    assert "is there" in said[1]
+    both = [world.start("photos") for _ in range(2)]
+    said = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    (waited,) = (one for one in said if "another process is fetching it" in one)
+    assert "is there" in waited
     assert server.count()["/p.zip"] == 1
 
 
@@ -723,3 +723,74 @@ def test_a_folder_that_does_not_exist_is_no_place_to_look(world):
     world.photos("http://127.0.0.1:1/p.zip")
     with pytest.raises(ValueError, match=r"--have .*nowhere: is no folder"):
         world.fetch(have=[world.folder / "nowhere"])
+
+
+# ---- what is damaged, and what is away
+
+
+def test_a_link_to_a_disk_that_is_not_mounted_is_named_and_kept(world, server, tmp_path):
+    body = zipped(PHOTOS)
+    world.photos(server.put("/p.zip", body), **facts(body))
+    world.raw.mkdir()
+    (world.raw / "images").symlink_to(tmp_path / "disk")
+    with pytest.raises(ValueError, match=r"images: is a link to .*disk, which is not there\. Mount that disk"):
+        world.fetch()
+    assert (world.raw / "images").is_symlink()
+    assert not server.asked
+    (tmp_path / "disk").mkdir()
+    world.fetch()
+    assert len(list((tmp_path / "disk/p").iterdir())) == len(PHOTOS)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"{}",
+        b'{"source": 1}',
+        b'{"source": "a", "time": "b", "made": [1]}',
+        b"\xff",
+        b'{"made": {"../x": [1, 2]}}',
+    ],
+)
+def test_a_damaged_receipt_is_made_again_from_its_copy(world, server, damage):
+    body = zipped(PHOTOS)
+    world.photos(server.put("/p.zip", body), **facts(body))
+    world.fetch()
+    receipt = Place(world.raw).receipt("photos")
+    whole = receipt.read_bytes()
+    receipt.write_bytes(damage)
+    world.fetch()
+    assert receipt.read_bytes() == whole
+    assert server.count()["/p.zip"] == 1
+
+
+def test_damaged_notes_of_an_earlier_fetch_are_named_with_what_to_do(world, server):
+    body = zipped(PHOTOS)
+    world.photos(server.put("/p.zip", body), **facts(body))
+    plan = Place(world.raw).work("photos") / "p.zip.plan.json"
+    plan.parent.mkdir(parents=True)
+    plan.write_text('{"entry": "", "about": {}, "renames": [["../../mine", "x"]]}')
+    with pytest.raises(ValueError, match=r"plan\.json: renames\.0\.0: expected the name .*Remove the folder .*photos"):
+        world.fetch()
+    shutil.rmtree(plan.parent)
+    kept = Place(world.raw).kept("photos")
+    kept.write_text("[]")
+    with pytest.raises(ValueError, match=r"photos\.ok: .*Remove it and give the same command again"):
+        world.fetch()
+    kept.unlink()
+    world.fetch()
+
+
+def test_own_data_are_not_fetched_but_weights_for_them_are(tmp_path):
+    """The published releases belong to profiles that name them."""
+    content = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
+    content["profiles"]["paper"]["vcoco"]["release"] = "own"
+    study, table = Study.model_validate(content), load_sources(None)
+    wanted = needed(table, study, "paper", Path("data/raw"))
+    published = {name for name, source in table.items() if source.serves == ["vcoco"]}
+    assert published
+    assert not published & wanted.keys()
+    assert {"hicodet", "hub-mobilebert", "upt-detr-r50-vcoco"} <= wanted.keys()
+    given = {"rows": next(iter(table.values())).model_copy(update={"serves": ["vcoco"], "release": None})}
+    assert list(needed(given, study, "paper", Path("data/raw"))) == ["rows"], "a table of one's own serves own data"

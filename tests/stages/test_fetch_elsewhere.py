@@ -15,7 +15,7 @@ import requests
 import yaml
 
 from rmlr.fetch.download import git_blob
-from rmlr.fetch.sources import Place
+from rmlr.fetch.place import Place
 from rmlr.stages.fetch import fetch
 
 from ..web import Server
@@ -250,6 +250,11 @@ def test_a_cache_that_the_user_has_is_checked_and_linked(model, tmp_path):
     weights.write_bytes(b"Weights" * 1000)
     assert "has not the checksum" in model.fetch("--have", str(mine), fails=True)
     weights.write_bytes(FILES["model.safetensors"])
+    model.raw.mkdir(exist_ok=True)
+    (model.raw / "checksums.json").write_text(json.dumps({"encoder": {"commit": COMMIT}}))
+    reference = mine / "models--some--encoder/refs/main"
+    reference.write_text(LATER)  # what the user's own programs take
     model.fetch("--have", str(mine))
+    assert reference.read_text() == LATER, "the user's cache is as it was"
     assert len(model.server.asked) == asked
     assert model.load(READ).stdout.strip() == '{"a": 1}'

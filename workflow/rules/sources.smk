@@ -4,7 +4,8 @@ A folder that the user names (`--config raw=FOLDER`) is the user's own: nothing 
 are. With `--config raw=FOLDER sources=TABLE` it is filled from another table of sources.
 """
 
-from rmlr.fetch.sources import Place, gives, load_sources, named_weights, needed
+from rmlr.fetch.place import Place
+from rmlr.fetch.sources import gives, load_sources, named_weights, needed
 
 FETCHES = not CHOSEN.world and ("raw" not in config or "sources" in config)
 SOURCES = load_sources(Path(config["sources"]) if "sources" in config else None) if FETCHES else {}
@@ -50,6 +51,4 @@ if FETCHES:
         os.environ.update(HF_HUB_OFFLINE="1")  # a revision means the commit that was fetched, today and later
 if MAY_WRITE:
     for name in NEEDED:
-        receipt = Place(Path(RAW)).read_receipt(name)
-        is_current = receipt is not None and receipt["source"] == SOURCES[name].digest
-        want(fetch_settings(name), f"{SOURCES[name].digest}\n", made=is_current)
+        want(fetch_settings(name), f"{SOURCES[name].digest}\n", made=Place(Path(RAW)).has_receipt(name, SOURCES[name]))

@@ -31,21 +31,48 @@ def ranked_average_precision(is_hit: Bool[np.ndarray, " t"], positives: int, int
     """`average_precision` of detections that stand in descending order of score already."""
     if not positives:
         return float("nan")
-    hits = np.flatnonzero(is_hit)
-    true_positives = np.arange(1, len(hits) + 1)
-    # Precision falls between hits, so the envelope at any recall is the best precision at a hit from there on.
-    envelope = np.maximum.accumulate((true_positives / (hits + 1))[::-1])[::-1]
     if interpolation == "all_points":
-        return float(envelope.sum() / positives)
-    first = np.searchsorted(true_positives / positives, RECALLS[interpolation])  # the first hit of at least that recall
-    return float(np.append(envelope, 0.0)[first].sum() / len(first))
+        return float(envelope_at_hits(is_hit).sum() / positives)
+    recalls = RECALLS[interpolation]
+    return float(envelope_at_recalls(is_hit, positives, recalls).sum() / len(recalls))
 
 
-def rank_by_score(classes: Int[np.ndarray, " t"], scores: Float[np.ndarray, " t"]) -> Int[np.ndarray, " t"]:
-    """Rows grouped by ascending class (0 or more), in each by descending score; equal scores keep their order."""
-    by_score = np.argsort(-scores, kind="stable")
-    narrow = classes.astype(np.min_scalar_type(int(classes.max(initial=0))))  # NumPy sorts 16 bits or less by radix
-    return by_score[np.argsort(narrow[by_score], kind="stable")]
+def envelope_at_hits(is_hit: Bool[np.ndarray, " t"]) -> Float[np.ndarray, " _"]:
+    """At every hit of ranked detections, the best precision from there on.
+
+    Precision falls between hits, so that is the precision envelope at all recalls up to the hit's own.
+    """
+    hits = np.flatnonzero(is_hit)
+    return np.maximum.accumulate((np.arange(1, len(hits) + 1) / (hits + 1))[::-1])[::-1]
+
+
+def envelope_at_recalls(
+    is_hit: Bool[np.ndarray, " t"], positives: int, recalls: Float[np.ndarray, " r"]
+) -> Float[np.ndarray, " r"]:
+    """The precision envelope of ranked detections at some recalls; 0 at a recall that they do not reach."""
+    envelope = envelope_at_hits(is_hit)
+    first = np.searchsorted(
+        np.arange(1, len(envelope) + 1) / positives, recalls
+    )  # the first hit of at least that recall
+    return np.append(envelope, 0.0)[first]
+
+
+def rank_by_score(
+    classes: Int[np.ndarray, " t"], images: Int[np.ndarray, " t"], scores: Float[np.ndarray, " t"]
+) -> Int[np.ndarray, " t"]:
+    """Rows grouped by ascending class, in each by descending score; equal scores by image, then in their own order.
+
+    So both official programs meet them: they collect the detections image by image. `classes` and `images` are 0 or
+    more; an image is its index in the split.
+    """
+    order = _argsort(images)
+    order = order[np.argsort(-scores[order], kind="stable")]
+    return order[_argsort(classes[order])]
+
+
+def _argsort(numbers: Int[np.ndarray, " t"]) -> Int[np.ndarray, " t"]:
+    """A stable sort of numbers of 0 or more; NumPy sorts 16 bits or less by radix, which is much faster."""
+    return np.argsort(numbers.astype(np.min_scalar_type(int(numbers.max(initial=0)))), kind="stable")
 
 
 def known_mean(values: Float[np.ndarray, " n"]) -> float:

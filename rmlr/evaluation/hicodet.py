@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from rmlr.evaluation.average_precision import Interpolation, known_mean, rank_by_score, ranked_average_precision
+from rmlr.evaluation.average_precision import known_mean, rank_by_score
 from rmlr.evaluation.matching import (
     MIN_IOU,
     Headline,
@@ -23,7 +23,7 @@ from rmlr.evaluation.matching import (
     best_candidate,
     first_claims,
     image_of_rows,
-    join,
+    join_annotations,
     overlap,
 )
 from rmlr.hoi import Annotation, Triplets, Vocabulary
@@ -87,9 +87,9 @@ class HoiScores:
             f"{self.dropped} rows whose verb and object make no class were dropped"
         )
 
-    def rows(self) -> list[dict[str, object]]:
-        """One row per class, for a table."""
-        columns = {
+    def columns(self) -> dict[str, Sequence]:
+        """Of a table with one row per class."""
+        return {
             "hoi": self.names,
             "is_rare": self.is_rare.tolist(),
             "default": self.default.tolist(),
@@ -100,7 +100,6 @@ class HoiScores:
             "detections": self.detections.tolist(),
             "known_object_detections": self.known_object_detections.tolist(),
         }
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,17 +111,6 @@ class TruePairs:
     object_boxes: Float[np.ndarray, "g 4"]
     positives: Int[np.ndarray, " h"]
     holds_object: Bool[np.ndarray, "b o"]  # Known Object's images
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Judged:
-    """Rows grouped by ascending class, in descending order of score within it."""
-
-    truth: TruePairs
-    hoi: Int[np.ndarray, " t"]
-    image: Int[np.ndarray, " t"]
-    is_hit: Bool[np.ndarray, " t"]  # by the annotations of the image
-    is_known: Bool[np.ndarray, " t"]  # counts under Known Object
 
 
 def full_of(rare: float, nonrare: float, rare_classes: int, nonrare_classes: int) -> float:
@@ -145,30 +133,18 @@ def evaluate(
     `image_objects` has, by image id, the objects that an image holds by HICO's labels of whole images. A class without
     a positive has AP 0 and stays in the means, as officially; the test set has none.
     """
-    rows = judge(annotations, vocabulary, triplets, image_objects)
-    known = rows.hoi[rows.is_known]
-    settings = {"default": (rows.hoi, rows.is_hit), "known_object": (known, rows.is_hit[rows.is_known])}
-    grids: dict[str, Interpolation] = {"": "step", "_linspace": "linspace"}
-    classes = range(len(vocabulary.hois))
-    ap = {}
-    for setting, (hoi_of_row, is_right) in settings.items():
-        bounds = np.searchsorted(hoi_of_row, np.arange(len(vocabulary.hois) + 1))
-        for suffix, grid in grids.items():
-            values = [
-                ranked_average_precision(is_right[bounds[c] : bounds[c + 1]], int(rows.truth.positives[c]), grid)
-                for c in classes
-            ]
-            ap[setting + suffix] = np.nan_to_num(np.array(values, dtype=np.float64))
-    is_rare = np.zeros(len(classes), dtype=bool)
-    is_rare[list(vocabulary.rare)] = True
+    default, known_object = rank(annotations, vocabulary, triplets, image_objects)
     return HoiScores(
-        names=tuple(f"{vocabulary.verbs[verb]} {vocabulary.objects[object_]}" for verb, object_ in vocabulary.hois),
-        is_rare=is_rare,
-        **ap,
-        positives=rows.truth.positives,
-        detections=np.bincount(rows.hoi, minlength=len(classes)),
-        known_object_detections=np.bincount(known, minlength=len(classes)),
-        dropped=len(triplets.verb) - len(rows.hoi),
+        names=default.names,
+        is_rare=np.isin(np.arange(len(default.names)), vocabulary.rare),
+        default=default.average_precision(),
+        known_object=known_object.average_precision(),
+        default_linspace=default.average_precision("linspace"),
+        known_object_linspace=known_object.average_precision("linspace"),
+        positives=default.positives(),
+        detections=default.detections(),
+        known_object_detections=known_object.detections(),
+        dropped=len(triplets.verb) - len(default.row_class),
         is_image_level=image_objects is not None,
     )
 
@@ -178,49 +154,44 @@ def rank(
     vocabulary: Vocabulary,
     triplets: Triplets,
     image_objects: Mapping[int, Sequence[int]] | None = None,
-) -> tuple[Ranking, ...]:
-    """Default and Known Object, as `evaluate` judges them on the official recall grid, for resampling."""
-    rows = judge(annotations, vocabulary, triplets, image_objects)
+) -> tuple[Ranking, Ranking]:
+    """Default and Known Object, matched: for AP and for resampling. Rows that are of no class are dropped."""
+    image, truth = image_of_rows(triplets, annotations), gather_pairs(annotations, vocabulary, image_objects)
+    hoi = vocabulary.hoi_of[triplets.object_category, triplets.verb]
+    is_class = np.flatnonzero(hoi >= 0)
+    ranked = is_class[rank_by_score(hoi[is_class], image[is_class], triplets.score[is_class])]
+    hoi, image = hoi[ranked], image[ranked]
+    is_hit = _judge(truth, hoi * len(annotations) + image, triplets, ranked)
+    is_known = truth.holds_object[image, triplets.object_category[ranked]]
+    positive_class, positive_image = np.divmod(truth.group, max(len(annotations), 1))
     is_rare = np.isin(np.arange(len(vocabulary.hois)), vocabulary.rare)
     sets = {"full": np.ones_like(is_rare), "rare": is_rare, "nonrare": ~is_rare}
-    group = rows.truth.group
-    positive_class, positive_image = np.divmod(group, len(annotations)) if annotations else (group, group)
-    return tuple(
-        Ranking(
+
+    def setting(name: str, title: str, counts: np.ndarray) -> Ranking:
+        return Ranking(
             names=tuple(f"{vocabulary.verbs[verb]} {vocabulary.objects[object_]}" for verb, object_ in vocabulary.hois),
             headlines=tuple(
-                Headline(f"hicodet_{setting}_{name}", f"{title} {name.replace('nonrare', 'non-rare')}", classes)
-                for name, classes in sets.items()
+                Headline(f"hicodet_{name}_{part}", f"{title} {part.replace('nonrare', 'non-rare')}", classes)
+                for part, classes in sets.items()
             ),
             interpolation="step",
             without_positive=0.0,
-            row_class=rows.hoi[counts],
-            row_image=rows.image[counts],
-            is_hit=rows.is_hit[counts],
+            row_class=hoi[counts],
+            row_image=image[counts],
+            is_hit=is_hit[counts],
             positive_class=positive_class,
             positive_image=positive_image,
         )
-        for setting, title, counts in (
-            ("default", "Default", np.ones_like(rows.is_known)),
-            ("known_object", f"Known Object{'' if image_objects is not None else ' (visible pairs)'}", rows.is_known),
-        )
+
+    by_pairs = " (visible pairs)" if image_objects is None else ""
+    return (
+        setting("default", "Default", np.ones_like(is_known)),
+        setting("known_object", f"Known Object{by_pairs}", is_known),
     )
 
 
-def judge(
-    annotations: Sequence[Annotation],
-    vocabulary: Vocabulary,
-    triplets: Triplets,
-    image_objects: Mapping[int, Sequence[int]] | None,
-) -> Judged:
-    """The rows of a table that are of a class, each with whether it is right."""
-    image = image_of_rows(triplets, annotations)
-    hoi = vocabulary.hoi_of[triplets.object_category, triplets.verb]
-    is_class = np.flatnonzero(hoi >= 0)
-    ranked = is_class[rank_by_score(hoi[is_class], triplets.score[is_class])]
-    hoi, image = hoi[ranked], image[ranked]
-    truth = gather_pairs(annotations, vocabulary, image_objects)
-    group = hoi * len(annotations) + image
+def _judge(truth: TruePairs, group: np.ndarray, triplets: Triplets, ranked: np.ndarray) -> np.ndarray:
+    """Whether each of the ranked rows of `triplets` is right; `group` is its class and image, as in `truth`."""
     first = np.searchsorted(truth.group, group)
     count = np.searchsorted(truth.group, group, side="right") - first
     human_boxes, object_boxes = triplets.human_boxes[ranked], triplets.object_boxes[ranked]
@@ -230,8 +201,7 @@ def judge(
         return np.minimum(human_iou, overlap(object_boxes[rows], truth.object_boxes[pairs], pixel=PIXEL))
 
     pair, similarity = best_candidate(first, count, pair_iou)
-    is_hit = first_claims(np.where(similarity >= MIN_IOU, pair, -1))
-    return Judged(truth, hoi, image, is_hit, truth.holds_object[image, triplets.object_category[ranked]])
+    return first_claims(np.where(similarity >= MIN_IOU, pair, -1))
 
 
 def gather_pairs(
@@ -241,20 +211,15 @@ def gather_pairs(
 
     Raises ValueError on an annotated (verb, object class) that is no class of the vocabulary.
     """
-    lengths = np.array([len(annotation.boxes) for annotation in annotations], dtype=np.int64)
-    counts = np.array([len(annotation.interactions) for annotation in annotations], dtype=np.int64)
-    boxes = join([annotation.boxes for annotation in annotations], (0, 4), np.float64)
-    labels = join([annotation.labels for annotation in annotations], (0,), np.int64)
-    interactions = join([annotation.interactions for annotation in annotations], (0, 3), np.int64)
-    image = np.arange(len(annotations)).repeat(counts)
-    offset = (np.cumsum(lengths) - lengths).repeat(counts)
-    human, verb, object_ = interactions[:, 0] + offset, interactions[:, 1], interactions[:, 2] + offset
-    hoi = vocabulary.hoi_of[labels[object_], verb]
+    known = join_annotations(annotations)
+    human, verb, object_ = known.interactions.T
+    image, labels = known.image[human], known.labels[object_]
+    hoi = vocabulary.hoi_of[labels, verb]
     if (hoi < 0).any():
         wrong = int(np.argmax(hoi < 0))
         raise ValueError(
             f"image {annotations[image[wrong]].image_id}: '{vocabulary.verbs[verb[wrong]]}' of "
-            f"'{vocabulary.objects[labels[object_[wrong]]]}' is annotated but is no class of the vocabulary. "
+            f"'{vocabulary.objects[labels[wrong]]}' is annotated but is no class of the vocabulary. "
             "Are annotations and vocabulary of one release?"
         )
     group = hoi * len(annotations) + image
@@ -263,11 +228,11 @@ def gather_pairs(
         holds_object = labelled_objects(annotations, image_objects, len(vocabulary.objects))
     else:
         holds_object = np.zeros((len(annotations), len(vocabulary.objects)), dtype=bool)
-        holds_object[image, labels[object_]] = True
+        holds_object[image, labels] = True
     return TruePairs(
         group=group[order],
-        human_boxes=boxes[human[order]],
-        object_boxes=boxes[object_[order]],
+        human_boxes=known.boxes[human[order]],
+        object_boxes=known.boxes[object_[order]],
         positives=np.bincount(hoi, minlength=len(vocabulary.hois)),
         holds_object=holds_object,
     )

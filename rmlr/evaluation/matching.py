@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from rmlr.evaluation.average_precision import Interpolation
-from rmlr.hoi import Agents, Annotation, Triplets
+from rmlr.evaluation.average_precision import Interpolation, ranked_average_precision
+from rmlr.hoi import NO_BOX, Agents, Annotation, Triplets
 
 MIN_IOU = 0.5  # at least, in both official programs, whatever their texts say
 
@@ -27,9 +27,10 @@ class Headline:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranking:
-    """Triplets under one setting of a benchmark, matched: all that AP needs, and which image each part of it is from.
+    """Detections under one setting of a benchmark, matched: all that AP needs, and which image each part of it is from.
 
-    Rows are those that count, grouped by ascending class, in each by descending score.
+    Rows are those that count, in the order of `rank_by_score`: grouped by ascending class, in each by descending score,
+    equal scores by image and then by row.
     """
 
     names: tuple[str, ...]  # of the classes
@@ -42,15 +43,78 @@ class Ranking:
     positive_class: Int[np.ndarray, " g"]
     positive_image: Int[np.ndarray, " g"]
 
+    def positives(self) -> Int[np.ndarray, " c"]:
+        """How many every class has."""
+        return np.bincount(self.positive_class, minlength=len(self.names))
+
+    def detections(self) -> Int[np.ndarray, " c"]:
+        """How many rows of every class count."""
+        return np.bincount(self.row_class, minlength=len(self.names))
+
+    def hits_of_classes(self) -> list[Bool[np.ndarray, " _"]]:
+        """`is_hit` of the rows of every class."""
+        return np.split(self.is_hit, np.cumsum(self.detections())[:-1]) if self.names else []
+
+    def average_precision(self, interpolation: Interpolation | None = None) -> Float[np.ndarray, " c"]:
+        """AP of every class, by the benchmark's interpolation or by another one."""
+        ap = [
+            ranked_average_precision(hits, int(count), interpolation or self.interpolation)
+            for hits, count in zip(self.hits_of_classes(), self.positives(), strict=True)
+        ]
+        return np.where(self.positives() > 0, np.array(ap, dtype=np.float64), self.without_positive)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Annotated:
+    """The annotations of all images, joined: interactions and actions point into one list of boxes."""
+
+    image: Int[np.ndarray, " k"]  # of each box, index among the annotations
+    boxes: Float[np.ndarray, "k 4"]
+    labels: Int[np.ndarray, " k"]
+    is_listed: Bool[np.ndarray, " k"]
+    interactions: Int[np.ndarray, "m 3"]  # human box, verb, object box or NO_BOX
+    actions: Int[np.ndarray, "q 2"]  # human box, action
+
+
+def join_annotations(annotations: Sequence[Annotation]) -> Annotated:
+    """All images in one, in their order; of no image, empty arrays."""
+    lengths = np.array([len(annotation.boxes) for annotation in annotations], dtype=np.int64)
+    first = np.cumsum(lengths) - lengths  # box of each image
+
+    def join(parts: Sequence[np.ndarray], columns: tuple[int, ...], dtype: type) -> np.ndarray:
+        return np.concatenate([np.empty((0, *columns), dtype), *parts]).astype(dtype, copy=False)
+
+    def offsets(parts: Sequence[np.ndarray]) -> np.ndarray:
+        return first.repeat(np.array([len(part) for part in parts], dtype=np.int64))
+
+    interactions = join(rows := [a.interactions for a in annotations], (3,), np.int64).copy()
+    interactions[:, 0] += offsets(rows)
+    interactions[:, 2] += np.where(interactions[:, 2] == NO_BOX, 0, offsets(rows))
+    actions = join(rows := [a.actions for a in annotations], (2,), np.int64).copy()
+    actions[:, 0] += offsets(rows)
+    return Annotated(
+        image=np.arange(len(annotations)).repeat(lengths),
+        boxes=join([a.boxes for a in annotations], (4,), np.float64),
+        labels=join([a.labels for a in annotations], (), np.int64),
+        is_listed=join([a.is_listed for a in annotations], (), bool),
+        interactions=interactions,
+        actions=actions,
+    )
+
 
 def image_of_rows(table: Triplets | Agents, annotations: Sequence[Annotation]) -> Int[np.ndarray, " t"]:
     """Index of each row's image among `annotations`.
 
-    Raises ValueError on an image that is not among them. Differs: the official V-COCO program passes over such rows,
-    which hides predictions made for another split.
+    Raises ValueError on an image that is not among them, and on annotations that hold an image twice. Differs: the
+    official V-COCO program passes over rows of other images, which hides predictions made for another split.
     """
     ids = np.array([annotation.image_id for annotation in annotations], dtype=np.int64)
     order = np.argsort(ids)
+    if (is_repeated := np.diff(ids[order]) == 0).any():
+        raise ValueError(
+            f"image {ids[order][int(np.argmax(is_repeated))]} stands more than once among the {len(ids)} annotated "
+            "images; expected one record of each. Prepare the annotations again"
+        )
     place = np.searchsorted(ids, table.image_id, sorter=order).clip(max=max(len(ids) - 1, 0))
     image = order[place] if len(ids) else place
     is_unknown = ids[image] != table.image_id if len(ids) else np.ones(len(place), dtype=bool)
@@ -61,11 +125,6 @@ def image_of_rows(table: Triplets | Agents, annotations: Sequence[Annotation]) -
             f"{len(ids)} annotated images; {int(is_unknown.sum())} row(s) like it. Were they of another split?"
         )
     return image
-
-
-def join(parts: Sequence[np.ndarray], empty: tuple[int, ...], dtype: type) -> np.ndarray:
-    """The arrays of all images in one; of shape `empty` where there is no image."""
-    return np.concatenate([np.empty(empty, dtype), *parts]).astype(dtype, copy=False)
 
 
 def overlap(

@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
+from rmlr.evaluation.average_precision import envelope_at_recalls
 from rmlr.evaluation.matching import Ranking
 
 
@@ -11,13 +12,8 @@ def precision_at(ranking: Ranking, recalls: Float[np.ndarray, " r"]) -> Float[np
 
     What V-COCO averages over all recalls, and HICO-DET over eleven. NaN for a class without a positive.
     """
-    positives = np.bincount(ranking.positive_class, minlength=len(ranking.names))
-    bounds = np.searchsorted(ranking.row_class, np.arange(len(ranking.names) + 1))
-    curves = np.full((len(ranking.names), len(recalls)), np.nan)
-    for index in np.flatnonzero(positives):
-        hits = np.flatnonzero(ranking.is_hit[bounds[index] : bounds[index + 1]])
-        found = np.arange(1, len(hits) + 1)
-        envelope = np.maximum.accumulate((found / (hits + 1))[::-1])[::-1]
-        first = np.searchsorted(found / positives[index], recalls)  # the first hit of at least that recall
-        curves[index] = np.append(envelope, 0.0)[first]
-    return curves
+    curves = [
+        envelope_at_recalls(is_hit, int(positives), recalls) if positives else np.full(len(recalls), np.nan)
+        for is_hit, positives in zip(ranking.hits_of_classes(), ranking.positives(), strict=True)
+    ]
+    return np.array(curves, dtype=np.float64).reshape(-1, len(recalls))

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from rmlr.evaluation.average_precision import known_mean, rank_by_score, ranked_average_precision
+from rmlr.evaluation.average_precision import known_mean, rank_by_score
 from rmlr.evaluation.matching import (
     MIN_IOU,
     Headline,
@@ -27,7 +27,7 @@ from rmlr.evaluation.matching import (
     best_candidate,
     first_claims,
     image_of_rows,
-    join,
+    join_annotations,
     overlap,
 )
 from rmlr.hoi import NO_BOX, Agents, Annotation, Triplets, Vocabulary
@@ -40,9 +40,7 @@ class RoleScores:
     """AP_role of every action-role, the headline's first: fractions, NaN where the split holds no positive."""
 
     verbs: tuple[str, ...]
-    headline: (
-        int  # so many of `verbs`, from the first, are in the literature's mean (24); all are in the program's (25)
-    )
+    headline: int  # how many of `verbs`, from the first, are in the literature's mean (24); the program's has all (25)
     ap_role_1: Float[np.ndarray, " v"]
     ap_role_2: Float[np.ndarray, " v"]
     positives: Int[np.ndarray, " v"]  # annotated persons who do it, with or without an object box
@@ -71,9 +69,9 @@ class RoleScores:
             f"{metrics['vcoco_ap_role_1_all_roles']:.2%}, {metrics['vcoco_ap_role_2_all_roles']:.2%}"
         )
 
-    def rows(self) -> list[dict[str, object]]:
-        """One row per action-role, for a table."""
-        columns = {
+    def columns(self) -> dict[str, Sequence]:
+        """Of a table with one row per action-role."""
+        return {
             "verb": self.verbs,
             "in_headline": [index < self.headline for index in range(len(self.verbs))],
             "ap_role_1": self.ap_role_1.tolist(),
@@ -82,7 +80,6 @@ class RoleScores:
             "detections": self.detections.tolist(),
             "ignored": self.ignored.tolist(),
         }
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,16 +111,15 @@ class AgentScores:
             f"mean over {metrics['vcoco_actions']:.0f} of {len(self.actions)} actions (those with a positive)"
         )
 
-    def rows(self) -> list[dict[str, object]]:
-        """One row per action, for a table."""
-        columns = {
+    def columns(self) -> dict[str, Sequence]:
+        """Of a table with one row per action."""
+        return {
             "action": self.actions,
             "ap_agent": self.ap_agent.tolist(),
             "positives": self.positives.tolist(),
             "detections": self.detections.tolist(),
             "ignored": self.ignored.tolist(),
         }
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,122 +135,107 @@ class People:
     object_boxes: Float[np.ndarray, "n v 4"]  # NaN where the annotated verb has none
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Judgement:
-    """What each row of a table is worth, under either scenario."""
-
-    image: Int[np.ndarray, " t"]  # index among the annotations
-    is_ignored: Bool[np.ndarray, " t"]
-    is_hit_1: Bool[np.ndarray, " t"]
-    is_hit_2: Bool[np.ndarray, " t"]
-
-
 def evaluate(annotations: Sequence[Annotation], vocabulary: Vocabulary, triplets: Triplets) -> RoleScores:
     """AP_role of a table of triplets over all images of `annotations`, also those without a positive or a person."""
-    verbs = vocabulary.verbs + vocabulary.unscored_verbs
-    people = gather_people(annotations, vocabulary)
-    positives = people.does.sum(axis=0)
-    judgement = judge(people, image_of_rows(triplets, annotations), triplets)
-
-    ranked = rank_by_score(triplets.verb, triplets.score)
-    ranked = ranked[~judgement.is_ignored[ranked]]
-    verb = triplets.verb[ranked]
+    scenario_1, scenario_2 = rank(annotations, vocabulary, triplets)
+    detections = np.bincount(triplets.verb, minlength=len(scenario_1.names))
     return RoleScores(
-        verbs=verbs,
+        verbs=scenario_1.names,
         headline=len(vocabulary.verbs),
-        ap_role_1=precision_of_classes(verb, judgement.is_hit_1[ranked], positives),
-        ap_role_2=precision_of_classes(verb, judgement.is_hit_2[ranked], positives),
-        positives=positives,
-        detections=np.bincount(triplets.verb, minlength=len(verbs)),
-        ignored=np.bincount(triplets.verb[judgement.is_ignored], minlength=len(verbs)),
+        ap_role_1=scenario_1.average_precision(),
+        ap_role_2=scenario_2.average_precision(),
+        positives=scenario_1.positives(),
+        detections=detections,
+        ignored=detections - scenario_1.detections(),
     )
 
 
 def evaluate_agents(annotations: Sequence[Annotation], vocabulary: Vocabulary, agents: Agents) -> AgentScores:
     """Agent AP of a table of agents over all images of `annotations`, also those without a positive or a person."""
-    people = gather_people(annotations, vocabulary)
-    positives = people.acts.sum(axis=0)
-    person, human_iou, is_ignored = nearest_persons(people, image_of_rows(agents, annotations), agents.human_boxes)
-
-    ranked = rank_by_score(agents.action, agents.score)
-    ranked = ranked[~is_ignored[ranked]]
-    person, action = person[ranked], agents.action[ranked]
-    rows = np.flatnonzero(human_iou[ranked] >= MIN_IOU)
-    rows = rows[people.acts[person[rows], action[rows]]]
-    claim = np.full(len(ranked), -1)
-    claim[rows] = person[rows] * len(positives) + action[rows]
+    ranking = rank_agents(annotations, vocabulary, agents)
+    detections = np.bincount(agents.action, minlength=len(ranking.names))
     return AgentScores(
-        actions=vocabulary.actions,
-        ap_agent=precision_of_classes(action, first_claims(claim), positives),
-        positives=positives,
-        detections=np.bincount(agents.action, minlength=len(positives)),
-        ignored=np.bincount(agents.action[is_ignored], minlength=len(positives)),
+        actions=ranking.names,
+        ap_agent=ranking.average_precision(),
+        positives=ranking.positives(),
+        detections=detections,
+        ignored=detections - ranking.detections(),
     )
 
 
-def precision_of_classes(
-    classes: Int[np.ndarray, " t"], is_hit: Bool[np.ndarray, " t"], positives: Int[np.ndarray, " c"]
-) -> Float[np.ndarray, " c"]:
-    """AP of every class, of rows that stand grouped by ascending class, in each by descending score."""
-    bounds = np.searchsorted(classes, np.arange(len(positives) + 1))
-    ap = [
-        ranked_average_precision(is_hit[bounds[index] : bounds[index + 1]], int(count), "all_points")
-        for index, count in enumerate(positives)
-    ]
-    return np.array(ap, dtype=np.float64)
-
-
-def rank(annotations: Sequence[Annotation], vocabulary: Vocabulary, triplets: Triplets) -> tuple[Ranking, ...]:
-    """Scenario 1 and 2, as `evaluate` judges them, for resampling."""
+def rank(annotations: Sequence[Annotation], vocabulary: Vocabulary, triplets: Triplets) -> tuple[Ranking, Ranking]:
+    """Scenario 1 and 2, matched: for AP and for resampling."""
     verbs = vocabulary.verbs + vocabulary.unscored_verbs
-    people = gather_people(annotations, vocabulary)
-    judgement = judge(people, image_of_rows(triplets, annotations), triplets)
-    ranked = rank_by_score(triplets.verb, triplets.score)
-    ranked = ranked[~judgement.is_ignored[ranked]]
-    person, verb = np.nonzero(people.does)
-    return tuple(
-        Ranking(
-            names=verbs,
-            headlines=(
-                Headline(
-                    f"vcoco_ap_role_{scenario}",
-                    f"AP_role scenario {scenario}",
-                    np.arange(len(verbs)) < len(vocabulary.verbs),
-                ),
-            ),
-            interpolation="all_points",
-            without_positive=float("nan"),
-            row_class=triplets.verb[ranked],
-            row_image=judgement.image[ranked],
-            is_hit=is_hit[ranked],
-            positive_class=verb,
-            positive_image=np.arange(len(annotations)).repeat(people.count)[person],
-        )
-        for scenario, is_hit in ((1, judgement.is_hit_1), (2, judgement.is_hit_2))
-    )
-
-
-def judge(people: People, image: Int[np.ndarray, " t"], triplets: Triplets) -> Judgement:
-    """Match rows with persons: which rows do not count, and which are right under scenario 1 and under 2."""
-    object_boxes, verb = triplets.object_boxes, triplets.verb
+    people, image = gather_people(annotations, vocabulary), image_of_rows(triplets, annotations)
     person, human_iou, is_ignored = nearest_persons(people, image, triplets.human_boxes)
-    rows = np.flatnonzero(human_iou >= MIN_IOU)
-    rows = rows[people.does[person[rows], verb[rows]]]
-    rows = rows[np.argsort(-triplets.score[rows], kind="stable")]
-    person, verb, object_boxes = person[rows], verb[rows], object_boxes[rows]
+    ranked = rank_by_score(triplets.verb, image, triplets.score)
+    ranked = ranked[~is_ignored[ranked]]
+    person, verb, object_boxes = person[ranked], triplets.verb[ranked], triplets.object_boxes[ranked]
+    claim = claims(people.does, person, human_iou[ranked], verb)
 
-    truth = people.object_boxes[person, verb]
+    rows = np.flatnonzero(claim >= 0)
+    truth, object_boxes = people.object_boxes[person[rows], verb[rows]], object_boxes[rows]
     has_no_object = np.isnan(truth).all(axis=1)
     says_no_object = np.isnan(object_boxes).all(axis=1) | (object_boxes == 0).all(axis=1)
     is_right_object = overlap(object_boxes, truth, pixel=PIXEL) >= MIN_IOU
-    claim = person * people.does.shape[1] + verb
-    hits = []
-    for is_right_without in (says_no_object, True):  # scenario 1, 2
-        is_right = np.where(has_no_object, is_right_without, is_right_object)
-        is_hit = np.zeros(len(image), dtype=bool)
-        is_hit[rows[first_claims(np.where(is_right, claim, -1))]] = True
-        hits.append(is_hit)
-    return Judgement(image, is_ignored, *hits)
+
+    def scenario(number: int, is_right_without: np.ndarray | bool) -> Ranking:
+        of_scenario = claim.copy()
+        of_scenario[rows[~np.where(has_no_object, is_right_without, is_right_object)]] = -1
+        name, title = f"vcoco_ap_role_{number}", f"AP_role scenario {number}"
+        headline = Headline(name, title, np.arange(len(verbs)) < len(vocabulary.verbs))
+        return _ranking(verbs, (headline,), verb, image[ranked], of_scenario, people, people.does)
+
+    return scenario(1, says_no_object), scenario(2, True)
+
+
+def rank_agents(annotations: Sequence[Annotation], vocabulary: Vocabulary, agents: Agents) -> Ranking:
+    """Agents, matched."""
+    people, image = gather_people(annotations, vocabulary), image_of_rows(agents, annotations)
+    person, human_iou, is_ignored = nearest_persons(people, image, agents.human_boxes)
+    ranked = rank_by_score(agents.action, image, agents.score)
+    ranked = ranked[~is_ignored[ranked]]
+    claim = claims(people.acts, person[ranked], human_iou[ranked], agents.action[ranked])
+    headline = Headline("vcoco_ap_agent", "agent AP", np.ones(len(vocabulary.actions), dtype=bool))
+    return _ranking(vocabulary.actions, (headline,), agents.action[ranked], image[ranked], claim, people, people.acts)
+
+
+def claims(
+    does: Bool[np.ndarray, "n c"],
+    person: Int[np.ndarray, " t"],
+    human_iou: Float[np.ndarray, " t"],
+    classes: Int[np.ndarray, " t"],
+) -> Int[np.ndarray, " t"]:
+    """The truth that each row is about, a number of its person and class; -1 where it is wrong of the person."""
+    rows = np.flatnonzero(human_iou >= MIN_IOU)
+    rows = rows[does[person[rows], classes[rows]]]
+    claim = np.full(len(person), -1)
+    claim[rows] = person[rows] * does.shape[1] + classes[rows]
+    return claim
+
+
+def _ranking(
+    names: tuple[str, ...],
+    headlines: tuple[Headline, ...],
+    row_class: np.ndarray,
+    row_image: np.ndarray,
+    claim: np.ndarray,
+    people: People,
+    does: np.ndarray,
+) -> Ranking:
+    """Ranked rows, each right if it is the first to claim its truth; a positive is a person who `does` a class."""
+    person, positive_class = np.nonzero(does)
+    return Ranking(
+        names=names,
+        headlines=headlines,
+        interpolation="all_points",
+        without_positive=float("nan"),
+        row_class=row_class,
+        row_image=row_image,
+        is_hit=first_claims(claim),
+        positive_class=positive_class,
+        positive_image=np.arange(len(people.count)).repeat(people.count)[person],
+    )
 
 
 def nearest_persons(
@@ -285,38 +266,27 @@ def gather_people(annotations: Sequence[Annotation], vocabulary: Vocabulary) -> 
     what it does, unless it is then wider and higher than 0. An object whose box is dropped counts as without a box
     (there the program stops; the released annotations have none).
     """
-    num_verbs = len(vocabulary.verbs + vocabulary.unscored_verbs)
-    lengths = np.array([len(annotation.boxes) for annotation in annotations], dtype=np.int64)
-    offsets = np.cumsum(lengths) - lengths
-    edges = join([annotation.boxes for annotation in annotations], (0, 4), np.float64)
-    labels = join([annotation.labels for annotation in annotations], (0,), np.int64)
-    is_listed = join([annotation.is_listed for annotation in annotations], (0,), bool)
-    limits = (
-        np.array([(a.width, a.height) * 2 for a in annotations], dtype=np.float64).reshape(-1, 4).repeat(lengths, 0)
-    )
-    boxes = np.concatenate([edges[:, :2], np.maximum(edges[:, 2:] - 1, edges[:, :2])], axis=1).clip(0, limits - 1)
+    known = join_annotations(annotations)
+    limits = np.array([(a.width, a.height) * 2 for a in annotations], dtype=np.float64).reshape(-1, 4)[known.image]
+    low, high = known.boxes[:, :2], known.boxes[:, 2:]
+    boxes = np.concatenate([low, np.maximum(high - 1, low)], axis=1).clip(0, limits - 1)
     # COCO's boxes have two decimals; what is less comes from adding a width to a corner and taking it away again.
     is_kept = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]) > 1e-3
 
-    is_person = is_kept & (labels == vocabulary.person)
-    image = np.arange(len(annotations)).repeat(lengths)
-    count = np.bincount(image[is_person], minlength=len(annotations))
+    is_person = is_kept & (known.labels == vocabulary.person)
+    count = np.bincount(known.image[is_person], minlength=len(annotations))
     person_of_box = np.where(is_person, np.cumsum(is_person) - 1, -1)
 
-    actions = join([a.actions for a in annotations], (0, 2), np.int64)
-    person = person_of_box[actions[:, 0] + offsets.repeat(np.array([len(a.actions) for a in annotations], dtype=int))]
+    person, action = person_of_box[known.actions[:, 0]], known.actions[:, 1]
     acts = np.zeros((is_person.sum(), len(vocabulary.actions)), dtype=bool)
-    acts[person[person >= 0], actions[person >= 0, 1]] = True
+    acts[person[person >= 0], action[person >= 0]] = True
 
-    interactions = join([a.interactions for a in annotations], (0, 3), np.int64)
-    offset = offsets.repeat(np.array([len(a.interactions) for a in annotations], dtype=np.int64))
-    person, verb = person_of_box[interactions[:, 0] + offset], interactions[:, 1]
-    object_ = interactions[:, 2] + offset
-    does = np.zeros((is_person.sum(), num_verbs), dtype=bool)
+    person, verb, object_ = person_of_box[known.interactions[:, 0]], known.interactions[:, 1], known.interactions[:, 2]
+    does = np.zeros((is_person.sum(), len(vocabulary.verbs + vocabulary.unscored_verbs)), dtype=bool)
     object_boxes = np.full((*does.shape, 4), np.nan)
-    is_matched = person >= 0
-    does[person[is_matched], verb[is_matched]] = True
-    has_box = np.flatnonzero(is_matched & (interactions[:, 2] != NO_BOX))
+    does[person[person >= 0], verb[person >= 0]] = True
+    has_box = np.flatnonzero((person >= 0) & (object_ != NO_BOX))
     has_box = has_box[is_kept[object_[has_box]]]
     object_boxes[person[has_box], verb[has_box]] = boxes[object_[has_box]]
-    return People(np.cumsum(count) - count, count, boxes[is_person], is_listed[is_person], acts, does, object_boxes)
+    first, is_listed = np.cumsum(count) - count, known.is_listed[is_person]
+    return People(first, count, boxes[is_person], is_listed, acts, does, object_boxes)

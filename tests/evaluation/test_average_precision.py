@@ -86,10 +86,11 @@ def test_the_recall_grids_differ_at_six_and_seven_tenths_only():
 
 
 @given(arrays.arrays(np.int64, st.integers(0, 30), elements=st.integers(0, 300)), st.data())
-def test_ranking_groups_by_class_and_falls_in_score_and_keeps_ties(classes, data):
+def test_ranking_groups_by_class_and_falls_in_score_and_takes_equal_scores_by_image(classes, data):
+    images = data.draw(arrays.arrays(np.int64, len(classes), elements=st.sampled_from([0, 1, 70_000])))
     scores = data.draw(arrays.arrays(np.float32, len(classes), elements=st.sampled_from([0.25, 0.5, 0.75])))
-    expected = sorted(range(len(classes)), key=lambda row: (classes[row], -scores[row], row))
-    assert rank_by_score(classes, scores).tolist() == expected
+    expected = sorted(range(len(classes)), key=lambda row: (classes[row], -scores[row], images[row], row))
+    assert rank_by_score(classes, images, scores).tolist() == expected
 
 
 def test_the_mean_leaves_nan_out():

@@ -73,6 +73,24 @@ def test_ap_role_and_ap_agent_are_those_of_the_official_program(vcoco_cases, spl
     assert (metrics["vcoco_roles"], metrics["vcoco_all_roles"], metrics["vcoco_actions"]) == (24, 25, 26)
 
 
+def interleaved(rows: Triplets | Agents, seed: int) -> Triplets | Agents:
+    """The rows in an order in which images alternate; those of one image keep their order."""
+    places = np.argsort(np.random.default_rng(seed).permutation(rows.image_id), kind="stable")
+    order = np.empty_like(places)
+    order[places] = np.argsort(rows.image_id, kind="stable")
+    return type(rows)(*(getattr(rows, name)[order] for name in rows.__slots__))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ap_with_tied_scores_is_that_of_the_official_program_in_any_order_of_images(vcoco_cases, seed):
+    """The program walks image by image, and sorts stably here; its own sort leaves equal scores in any order."""
+    images, words = vcoco_cases.splits["test"], vcoco_cases.vocabulary
+    triplets, agents = (interleaved(rows, seed) for rows in load_vcoco(vcoco_cases, "test"))
+    assert (np.diff(triplets.image_id) < 0).sum() > 100
+    scores, agent_scores = vcoco.evaluate(images, words, triplets), vcoco.evaluate_agents(images, words, agents)
+    meets(scores, agent_scores, official("vcoco")["test, sorted stably"], 1e-6)
+
+
 def test_ap_with_tied_scores_is_near_one_of_the_official_answers(vcoco_cases):
     images, words, expected = vcoco_cases.splits["test"], vcoco_cases.vocabulary, official("vcoco")["test"]
     triplets, agents = load_vcoco(vcoco_cases, "test")
@@ -102,6 +120,18 @@ def test_the_official_vcoco_program_says_what_is_recorded(vcoco_cases, vcoco_pro
     write_vcoco_results(tmp_path / "d.pkl", *load_vcoco(vcoco_cases, split), vcoco_cases.vocabulary)
     said = record.run_official(checkout, GOLDEN / "vcoco", split, tmp_path / "d.pkl")
     assert {name: pytest.approx(ap, abs=1e-9) for name, ap in said.items()} == official("vcoco")[split]
+
+
+def test_the_official_vcoco_program_says_what_is_recorded_of_equal_scores_in_any_order(
+    vcoco_cases, vcoco_program, tmp_path
+):
+    record, checkout = vcoco_program
+    rows = (interleaved(rows, 0) for rows in load_vcoco(vcoco_cases, "test"))
+    write_vcoco_results(tmp_path / "d.pkl", *rows, vcoco_cases.vocabulary)
+    patches = record.PATCHES + record.STABLE
+    said = record.run_official(checkout, GOLDEN / "vcoco", "test", tmp_path / "d.pkl", patches)
+    expected = official("vcoco")["test, sorted stably"]
+    assert {name: pytest.approx(ap, abs=1e-9) for name, ap in said.items()} == expected
 
 
 class CacheTemplate(dict):
@@ -185,6 +215,24 @@ def test_hicodet_ap_is_that_of_the_official_program(hicodet_case):
     assert metrics["hicodet_known_object_rare"] == pytest.approx(
         np.mean(np.array(expected["known_object"])[rare]), abs=1e-6
     )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_hicodet_ap_is_that_of_the_official_program_in_any_order_of_images(hicodet_case, tmp_path, seed):
+    """The program reads image by image: the files are the same, whatever the order of the table."""
+    vocabulary, images, table, labels, expected = hicodet_case
+    mixed = interleaved(table, seed)
+    assert (np.diff(mixed.image_id) < 0).sum() > 10
+    scores = hicodet.evaluate(images, vocabulary, mixed, labels)
+    assert scores.default == pytest.approx(expected["default"], abs=1e-6)
+    assert scores.known_object == pytest.approx(expected["known_object"], abs=1e-6)
+    read = []
+    for name, rows in (("grouped", table), ("mixed", mixed)):
+        image_ids = [image.image_id for image in images]
+        write_hicodet_results(tmp_path / name, rows, vocabulary, image_ids)
+        read.append(read_hicodet_results(tmp_path / name, vocabulary, image_ids))
+    for name in Triplets.__slots__:
+        assert np.array_equal(getattr(read[0], name), getattr(read[1], name))
 
 
 def test_files_of_results_score_as_the_table_that_they_were_written_from(hicodet_case, tmp_path):

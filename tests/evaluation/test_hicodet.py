@@ -83,6 +83,20 @@ def test_rows_that_make_no_class_are_dropped_and_counted(scene, build_table: Tab
     assert scores.detections.tolist() == [0, 0, 2]
 
 
+def test_equal_scores_count_by_image_in_the_order_of_the_split_and_then_by_row(scene, pairs, build_table: Table):
+    empty, wrong, right = pairs(2), hold(0.5, image_id=2), [hold(0.5), hold(0.5, BEN, CAN)]
+    for rows in ([wrong, *right], [right[0], wrong, right[1]], [*right, wrong]):
+        assert ap([scene, empty], build_table(*rows)) == pytest.approx(1)
+        assert ap([empty, scene], build_table(*rows)) == pytest.approx(2 / 3)
+    assert ap([scene], build_table(hold(0.5, ANNA, CAN), *right)) == pytest.approx(2 / 3)
+    assert ap([scene], build_table(*right, hold(0.5, ANNA, CAN))) == pytest.approx(1)
+
+
+def test_an_image_that_is_annotated_twice_is_an_error_that_names_it(scene, build_table: Table):
+    with pytest.raises(ValueError, match="image 1 stands more than once among the 2 annotated images"):
+        hicodet.evaluate([scene, scene], VOCABULARY, build_table(hold(0.9)))
+
+
 def test_images_without_a_row_count_except_under_known_object(scene, pairs, build_table: Table):
     table = build_table(hold(0.95, image_id=2), hold(0.9), hold(0.8, BEN, CAN))
     scores = hicodet.evaluate([scene, pairs(2)], VOCABULARY, table)
@@ -162,9 +176,10 @@ def test_the_summary_names_setting_and_rule(scene, build_table: Table):
 
 
 def test_the_table_has_a_row_per_class(scene, build_table: Table):
-    rows = hicodet.evaluate([scene], VOCABULARY, build_table(hold(0.9))).rows()
-    assert [row["hoi"] for row in rows] == ["hold bicycle", "ride bicycle", "hold cup"]
-    assert [row["is_rare"] for row in rows] == [False, True, False]
+    columns = hicodet.evaluate([scene], VOCABULARY, build_table(hold(0.9))).columns()
+    assert list(columns["hoi"]) == ["hold bicycle", "ride bicycle", "hold cup"]
+    assert columns["is_rare"] == [False, True, False]
+    assert {len(column) for column in columns.values()} == {3}
 
 
 # ---- what must always hold, on random worlds
@@ -187,11 +202,12 @@ def slow_ap(
         return width * height / (sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)) - width * height)
 
     taken, outcome = set(), []
-    for image, human, object_, _, _ in sorted((row for row in rows if row[3] == hoi), key=lambda row: -row[4]):
+    of_class = (row for row in rows if row[3] == hoi)
+    for image, human, object_, _, _ in sorted(of_class, key=lambda row: (-row[4], row[0])):  # stable, image by image
         if not holds(image, HOIS[hoi][1]):
             continue
-        of_class = [(index, row) for index, row in enumerate(images[image]) if row[2] == hoi]
-        similarity = [(min(iou(human, row[0]), iou(object_, row[1])), -index) for index, row in of_class]
+        pairs = [(index, row) for index, row in enumerate(images[image]) if row[2] == hoi]
+        similarity = [(min(iou(human, row[0]), iou(object_, row[1])), -index) for index, row in pairs]
         best, negative = max(similarity, default=(0.0, 0))
         is_right = best >= 0.5 and (image, -negative) not in taken
         if is_right:
@@ -208,7 +224,7 @@ def slow_ap(
 def test_both_settings_are_the_specification_word_by_word(pairs, build_table: Table, images, found, chance, unseen):
     order = list(range(len(found)))
     chance.shuffle(order)
-    rows = [(row[0] % len(images), *row[1:], (rank + 1) / 100) for row, rank in zip(found, order, strict=True)]
+    rows = [(row[0] % len(images), *row[1:], (rank // 3 + 1) / 100) for row, rank in zip(found, order, strict=True)]
     annotations = [
         pairs(number, *[(human, object_, *HOIS[hoi]) for human, object_, hoi in image])
         for number, image in enumerate(images)

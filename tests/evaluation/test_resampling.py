@@ -58,9 +58,15 @@ def golden(case: str):
 
 
 def copied(images, table: Triplets, weights: np.ndarray):
-    """A test set that really holds each image so many times, and its table, the copies of a row side by side."""
+    """A test set that really holds each image so many times, and its table, the copies of a row side by side.
+
+    Scores are replaced by places, so that of equal ones only copies are left; the evaluators take them by image.
+    """
     ids = np.array([image.image_id for image in images])
     place = np.argsort(ids)[np.searchsorted(np.sort(ids), table.image_id)]
+    rank = np.empty(len(place))
+    rank[np.lexsort((place, -table.score))] = np.arange(len(place))
+    table = replace(table, score=-rank)
     times = weights[place]
     row = np.arange(len(times)).repeat(times)
     copy = np.arange(len(row)) - (np.cumsum(times) - times).repeat(times)
@@ -250,7 +256,8 @@ def drawn_methods(
         image = np.append(positive_image[is_found], wrong_image)
         row_class = np.append(positive_class[is_found], draw.integers(classes, size=len(wrong_image)))
         is_hit = np.arange(len(image)) < is_found.sum()
-        order = rank_by_score(row_class, draw.normal(size=len(image)) + is_hit * (quality + ease[image]))
+        score = draw.normal(size=len(image)) + is_hit * (quality + ease[image])
+        order = rank_by_score(row_class, image, score)
         positives = np.stack([positive_class, positive_image], axis=1)
         methods.append(ranking(row_class[order], image[order], is_hit[order], positives, classes=classes))
     return methods

@@ -174,10 +174,11 @@ def test_the_summary_names_scenario_and_number_of_roles(scene, build_table: Tabl
 
 
 def test_the_table_has_a_row_per_role(scene, build_table: Table):
-    rows = vcoco.evaluate([scene], VOCABULARY, build_table(hold(0.9))).rows()
-    assert [row["verb"] for row in rows] == ["hold obj", "sit instr", "point instr"]
-    assert [row["in_headline"] for row in rows] == [True, True, False]
-    assert rows[0]["ap_role_1"] == 0.5
+    columns = vcoco.evaluate([scene], VOCABULARY, build_table(hold(0.9))).columns()
+    assert list(columns["verb"]) == ["hold obj", "sit instr", "point instr"]
+    assert columns["in_headline"] == [True, True, False]
+    assert columns["ap_role_1"][0] == 0.5
+    assert {len(column) for column in columns.values()} == {3}
 
 
 # ---- agents
@@ -271,6 +272,17 @@ def test_of_agents_with_equal_scores_the_later_row_counts_as_the_lower(standing)
     assert agent_ap([standing], people(wrong, right)) == 0.25
 
 
+def test_equal_scores_count_by_image_in_the_order_of_the_split(scene, standing, build_image: Build, build_table: Table):
+    other = build_image(2, [ANNA], [PERSON])  # listed, does nothing
+    rows = [hold(0.5), hold(0.5, image_id=2), hold(0.5, BEN, None)]
+    agents = [stands(0.5), stands(0.5, image_id=2), stands(0.5, BEN)]
+    for order in ([0, 1, 2], [1, 0, 2], [2, 0, 1]):
+        table, doing = build_table(*[rows[k] for k in order]), people(*[agents[k] for k in order])
+        assert ap([scene, other], table) == (1, 1)
+        assert ap([other, scene], table) == pytest.approx((2 / 3, 2 / 3))
+        assert (agent_ap([standing, other], doing), agent_ap([other, standing], doing)) == pytest.approx((1, 2 / 3))
+
+
 def test_without_agents_the_score_is_zero_and_without_images_nan(standing):
     empty = vcoco.evaluate_agents([standing], VOCABULARY, people())
     assert empty.metrics() == {"vcoco_ap_agent": 0, "vcoco_actions": 2}
@@ -278,7 +290,7 @@ def test_without_agents_the_score_is_zero_and_without_images_nan(standing):
     assert math.isnan(metrics["vcoco_ap_agent"])
     assert metrics["vcoco_actions"] == 0
     words = replace(VOCABULARY, actions=())
-    assert vcoco.evaluate_agents([acting(standing)], words, people()).rows() == []
+    assert vcoco.evaluate_agents([acting(standing)], words, people()).columns()["action"] == ()
 
 
 def test_an_agent_in_an_unknown_image_is_an_error_that_names_it(standing):
@@ -288,9 +300,10 @@ def test_an_agent_in_an_unknown_image_is_an_error_that_names_it(standing):
 
 def test_the_table_of_agents_has_a_row_per_action_and_the_summary_says_over_how_many(standing):
     scores = vcoco.evaluate_agents([standing], VOCABULARY, people(stands(0.9)))
-    rows = scores.rows()
-    assert [row["action"] for row in rows] == ["hold", "sit", "stand", "point"]
-    assert rows[STAND] == {"action": "stand", "ap_agent": 0.5, "positives": 2, "detections": 1, "ignored": 0}
+    columns = scores.columns()
+    assert list(columns["action"]) == ["hold", "sit", "stand", "point"]
+    row = {name: column[STAND] for name, column in columns.items()}
+    assert row == {"action": "stand", "ap_agent": 0.5, "positives": 2, "detections": 1, "ignored": 0}
     assert "agent AP 25.00%" in scores.summary()
     assert "mean over 2 of 4 actions" in scores.summary()
 
@@ -355,7 +368,9 @@ def area(outcome: list[bool], positives: int) -> float:
 def slow_ap_role(images: list[tuple], rows: list[tuple], verb: int, scenario: int) -> float:
     """The protocol as the specification words it (section 1.3 and 1.4), one detection at a time."""
     taken, outcome = set(), []
-    for image_id, human, row_verb, _, object_, _ in sorted(rows, key=lambda row: -row[5]):
+    for image_id, human, row_verb, _, object_, _ in sorted(
+        rows, key=lambda row: (-row[5], row[0])
+    ):  # stable, image by image
         if row_verb != verb:
             continue
         _, boxes, _, interactions, listed = images[image_id]
@@ -383,7 +398,7 @@ def slow_ap_role(images: list[tuple], rows: list[tuple], verb: int, scenario: in
 def slow_ap_agent(images: list[tuple], actions: list[list[tuple]], rows: list[tuple], action: int) -> float:
     """The rule of agents, one detection at a time."""
     taken, outcome = set(), []
-    for image_id, human, row_action, _ in sorted(rows, key=lambda row: -row[3]):
+    for image_id, human, row_action, _ in sorted(rows, key=lambda row: (-row[3], row[0])):
         if row_action != action:
             continue
         person = nearest(human, images[image_id])
@@ -401,9 +416,17 @@ def slow_ap_agent(images: list[tuple], actions: list[list[tuple]], rows: list[tu
     return area(outcome, sum(a == action for image in actions for _, a in image))
 
 
-@given(worlds())
-def test_ap_role_is_the_specification_word_by_word(build_image: Build, build_table: Table, world):
+def tied(rows: list[tuple], chance) -> list[tuple]:
+    """Rows in any order, three of one score."""
+    rows = [(*row[:-1], round(100 * row[-1]) // 3) for row in rows]
+    chance.shuffle(rows)
+    return rows
+
+
+@given(worlds(), st.randoms())
+def test_ap_role_is_the_specification_word_by_word(build_image: Build, build_table: Table, world, chance):
     images, rows = world
+    rows = tied(rows, chance)
     annotations = [build_image(*image[:4], listed=image[4]) for image in images]
     scores = vcoco.evaluate(annotations, VOCABULARY, build_table(*rows))
     for scenario, got in ((1, scores.ap_role_1), (2, scores.ap_role_2)):
@@ -444,9 +467,10 @@ def annotate(build_image: Build, images: list[tuple], actions: list[list[tuple]]
     ]
 
 
-@given(agent_worlds())
-def test_ap_agent_is_the_rule_word_by_word(build_image: Build, world):
+@given(agent_worlds(), st.randoms())
+def test_ap_agent_is_the_rule_word_by_word(build_image: Build, world, chance):
     images, actions, rows = world
+    rows = tied(rows, chance)
     scores = vcoco.evaluate_agents(annotate(build_image, images, actions), VOCABULARY, people(*rows))
     expected = [slow_ap_agent(images, actions, rows, action) for action in range(4)]
     assert scores.ap_agent == pytest.approx(expected, abs=1e-9, nan_ok=True)

@@ -95,7 +95,8 @@ class Annotation:
 class Triplets:
     """Scored predictions of any number of images, one row each: our neutral table (a Parquet file, docs/evaluation.md).
 
-    Row order carries no meaning except between equal scores: the later row counts as the lower one.
+    Row order carries no meaning except between equal scores of one image: the later row counts as the lower one.
+    Between images, equal scores rank in the order of the split.
     """
 
     image_id: Int[np.ndarray, " t"]
@@ -110,7 +111,7 @@ class Triplets:
 class Agents:
     """Scored predictions of what single people do, one row each: what V-COCO's agent AP is computed from.
 
-    As of triplets, of equal scores the later row counts as the lower one.
+    Equal scores rank as those of triplets.
     """
 
     image_id: Int[np.ndarray, " t"]

@@ -3,6 +3,8 @@
 FILE.parquet            our table of triplets
 FILE.pkl, FILE.pickle   V-COCO's official list, which carries agent scores as well
 FOLDER                  HICO-DET's official detections_01.mat ... detections_80.mat, or one detections.mat
+
+A path in any other form is refused with the list of these.
 """
 
 from collections.abc import Sequence
@@ -13,7 +15,11 @@ from rmlr.detections.triplets import load_agents, load_triplets, save_agents, sa
 from rmlr.detections.vcoco import read_vcoco_results, write_vcoco_results
 from rmlr.hoi import Agents, Triplets, Vocabulary
 
-PICKLES = (".pkl", ".pickle")
+TABLE, PICKLES = ".parquet", (".pkl", ".pickle")
+FORMS = (
+    f"FILE{TABLE} (a table, for either dataset), FILE{' or FILE'.join(PICKLES)} (V-COCO's official list), or a folder "
+    "of HICO-DET's official .mat files. See docs/evaluation.md"
+)
 
 
 def load_detections(
@@ -26,6 +32,9 @@ def load_detections(
     is_vcoco = vocabulary.dataset == "vcoco"
     if agents is not None and not is_vcoco:
         raise ValueError(f"{agents}: agent AP is V-COCO's; the annotations are of {vocabulary.dataset}. Leave it out")
+    if not path.is_dir() and path.suffix not in (TABLE, *PICKLES):
+        what = "is in no form that is read" if path.exists() else "no such file or folder"
+        raise ValueError(f"{path}: {what}; expected {FORMS}")
     if path.suffix in PICKLES:
         if not is_vcoco:
             raise ValueError(f"{path}: a pickle is V-COCO's form; the annotations are of {vocabulary.dataset}")
@@ -33,9 +42,13 @@ def load_detections(
             raise ValueError(f"{agents}: {path} has agent scores of its own. Give only one of both")
         return read_vcoco_results(path, vocabulary, image_ids)
     if path.is_dir():
+        if path.suffix == TABLE:
+            raise ValueError(f"{path}: is a folder; expected a table in a single file")
         if is_vcoco:
             raise ValueError(f"{path}: a folder of .mat files is HICO-DET's form; the annotations are of V-COCO")
         return read_hicodet_results(path, vocabulary, image_ids), None
+    if agents is not None and agents.suffix != TABLE:
+        raise ValueError(f"{agents}: agent scores are read from a table, FILE{TABLE}. See docs/evaluation.md")
     table = load_triplets(path, vocabulary=vocabulary, image_ids=image_ids)
     return table, agents and load_agents(agents, vocabulary=vocabulary, image_ids=image_ids)
 

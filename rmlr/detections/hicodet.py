@@ -7,6 +7,9 @@ reads a single detections.mat, whose `all_boxes` has all classes.
 
 It finds a class in its file by the place of the object's first one: the classes of an object must stand in a row, as
 HICO-DET's do.
+
+`cache_hico` of UPT and PViC numbers its files by HICO's own, alphabetical order of objects instead. Each file has as
+many rows as its object has classes; these counts tell which numbering a folder is in. We write the official one.
 """
 
 import logging
@@ -19,7 +22,7 @@ from jaxtyping import Float, Int
 
 from rmlr.detections.triplets import check_triplets
 from rmlr.hoi import Triplets, Vocabulary
-from rmlr.study.matlab import read_variables, write_cells
+from rmlr.study.matlab import read_shape, read_variables, write_cells
 from rmlr.study.run import Progress
 
 log = logging.getLogger(__name__)
@@ -57,8 +60,7 @@ def read_hicodet_results(folder: Path, vocabulary: Vocabulary, image_ids: Sequen
 def write_hicodet_results(folder: Path, triplets: Triplets, vocabulary: Vocabulary, image_ids: Sequence[int]) -> None:
     """Write a table as the files, one an object, into `folder`, which appears whole or not at all.
 
-    Rows keep their order within a cell. Between images the official program ranks equal scores by the order of
-    `image_ids`, ours by the table's. Rows whose verb and object make no class have no place: the log counts them.
+    Rows keep their order within a cell. Rows whose verb and object make no class have no place: the log counts them.
     """
     check_triplets("triplets", triplets, vocabulary=vocabulary, image_ids=image_ids)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -112,7 +114,7 @@ def _find_files(folder: Path, vocabulary: Vocabulary) -> dict[Path, Int[np.ndarr
     """The files of a folder in their order, with the classes that each holds."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: is no folder; expected one that holds {_name(1)}, ... or {ALL}")
-    expected = {_name(number): object_ for number, object_ in enumerate(file_order(vocabulary), start=1)}
+    expected = [_name(number) for number in range(1, len(vocabulary.objects) + 1)]
     found = {path.name for path in folder.glob("detections_*.mat")}
     if (folder / ALL).exists():
         if found:
@@ -120,13 +122,43 @@ def _find_files(folder: Path, vocabulary: Vocabulary) -> dict[Path, Int[np.ndarr
                 f"{folder}: holds both {ALL} and {min(found)}. Which are the results? Remove the other ones"
             )
         return {folder / ALL: np.arange(len(vocabulary.hois))}
-    if wrong := sorted(found ^ expected.keys()):
+    if wrong := sorted(found ^ set(expected)):
         what = "is missing" if wrong[0] in expected else "is not expected"
         raise ValueError(
             f"{folder}: {wrong[0]} {what}; expected {_name(1)} to {_name(len(expected))}, one for each object, "
             f"or a single {ALL}; there are {len(found)} files"
         )
-    return {folder / name: _classes(vocabulary, object_) for name, object_ in expected.items()}
+    files = [folder / name for name in expected]
+    return {
+        path: _classes(vocabulary, object_) for path, object_ in zip(files, _numbering(files, vocabulary), strict=True)
+    }
+
+
+def _numbering(files: Sequence[Path], vocabulary: Vocabulary) -> list[int]:
+    """The object of each file. An object has one row for each of its classes, and these counts tell the numbering."""
+    official, own = file_order(vocabulary), list(range(len(vocabulary.objects)))
+    orders = {
+        "the official order of objects (COCO's)": official,
+        "HICO's own, alphabetical order of objects, as written by cache_hico of UPT and PViC": own,
+    }
+    rows = np.array([read_shape(path, VARIABLE)[0] for path in files])
+    counts = {name: np.array([len(_classes(vocabulary, each)) for each in order]) for name, order in orders.items()}
+    fitting = [name for name in orders if np.array_equal(counts[name], rows)]
+    if not fitting:
+        nearest = max(orders, key=lambda name: (counts[name] == rows).sum())
+        number = int(np.argmax(counts[nearest] != rows))
+        object_ = vocabulary.objects[orders[nearest][number]]
+        raise ValueError(
+            f"{files[number]}: {VARIABLE} has {rows[number]} rows; expected {counts[nearest][number]}, one for each "
+            f"class of '{object_}', by {nearest}. Are the results of another dataset?"
+        )
+    if len(fitting) > 1 and official != own:
+        raise ValueError(
+            f"{files[0].parent}: the files fit both {' and '.join(orders)}, since the objects have as many classes in "
+            f"either. Give a single {ALL} of all classes, or a table (docs/evaluation.md)"
+        )
+    log.info("%s: files are numbered by %s", files[0].parent, fitting[0])
+    return orders[fitting[0]]
 
 
 def _read_file(path: Path, hois: Int[np.ndarray, " c"], vocabulary: Vocabulary, image_ids: Sequence[int]) -> Triplets:
@@ -151,6 +183,8 @@ def _read_file(path: Path, hois: Int[np.ndarray, " c"], vocabulary: Vocabulary, 
     for number, content in enumerate(cells.ravel()):
         if not content.size:
             continue
+        if not isinstance(content, np.ndarray):
+            raise ValueError(f"{path}: {describe(number)} is a sparse matrix; expected a full one")
         if content.dtype.kind not in "iuf" or content.ndim != 2 or content.shape[1] != COLUMNS:
             size = " x ".join(map(str, content.shape))
             raise ValueError(

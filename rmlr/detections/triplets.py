@@ -12,9 +12,15 @@ Agents, what single people do, which V-COCO scores as well:
 Boxes are edges in pixels of the original image and may leave it. A V-COCO row without an object has four NaN; one with
 an object may have the category -1, unknown: V-COCO's own form does not tell it and its score does not use it.
 
+That is what is written. What is read may have wider or narrower numbers, such as pandas writes, as long as they lose
+nothing: floats of 64 bits, any integers, whole numbers stored as floats; and nulls in the columns of the object, which
+stand for NaN, in its category for -1. Floats that need 64 bits keep them for HICO-DET, as in its official program, and
+are rounded to 32 for V-COCO, as by its official program.
+
 `check_triplets` and `check_agents` hold the rules, for these tables and for whatever else rows are read from.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +44,9 @@ SCHEMA = pa.schema(
 )
 AGENT_SCHEMA = pa.schema(_IMAGE + _PERSON + [("action", pa.int64()), ("score", pa.float32())])
 
+# What a null stands for. Other columns have none.
+MISSING = dict.fromkeys(OBJECT, np.nan) | {"object_category": -1}
+
 Faults = Iterator[tuple[Any, str]]  # which rows are wrong, what is wrong with them
 
 
@@ -58,7 +67,8 @@ def load_triplets(
 
     Raises one ValueError that names file, row (from 0) and column on anything that the format does not allow.
     """
-    columns = _read(path, SCHEMA, "triplets")
+    is_rounded = vocabulary is not None and vocabulary.dataset == "vcoco"
+    columns = _read(path, SCHEMA, "triplets", is_rounded)
     triplets = Triplets(
         image_id=columns["image_id"],
         human_boxes=np.stack([columns[name] for name in HUMAN], axis=1),
@@ -73,7 +83,7 @@ def load_triplets(
 
 def load_agents(path: Path, *, vocabulary: Vocabulary | None = None, image_ids: Sequence[int] | None = None) -> Agents:
     """Read and check a table of agents, as `load_triplets` does."""
-    columns = _read(path, AGENT_SCHEMA, "agents")
+    columns = _read(path, AGENT_SCHEMA, "agents", is_rounded=True)
     agents = Agents(
         image_id=columns["image_id"],
         human_boxes=np.stack([columns[name] for name in HUMAN], axis=1),
@@ -131,30 +141,68 @@ def _write(path: Path, columns: dict[str, np.ndarray], schema: pa.Schema) -> Non
         parquet.write_table(pa.Table.from_arrays(arrays, schema=schema), aside)
 
 
-def _read(path: Path, schema: pa.Schema, what: str) -> dict[str, np.ndarray]:
+def _read(path: Path, schema: pa.Schema, what: str, is_rounded: bool) -> dict[str, np.ndarray]:
+    """The columns of a file, which must be those of the schema; numbers that need 64 bits are rounded to 32 or not."""
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; expected a Parquet table of {what}")
+        raise ValueError(
+            f"{path}: {'is no file' if path.exists() else 'no such file'}; expected a Parquet table of {what}"
+        )
+    faults: list[str] = []
     try:
         with parquet.ParquetFile(path) as file:
-            found = {field.name: field.type for field in file.schema_arrow}
-            expected = {field.name: field.type for field in schema}
-            faults = [f"column '{name}' is missing ({type_})" for name, type_ in expected.items() if name not in found]
-            faults += [f"column '{name}' is not of this table" for name in found if name not in expected]
-            faults += [
-                f"column '{name}' is {found[name]}, expected {type_}"
-                for name, type_ in expected.items()
-                if name in found and found[name] != type_
-            ]
-            if faults:
-                raise ValueError(f"{path}: {'; '.join(faults)}. See docs/evaluation.md for the format")
-            table = file.read()
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: not a whole Parquet file ({error})") from error
-    for name in schema.names:
-        if table.column(name).null_count:
-            row = table.column(name).is_null().index(True).as_py()
-            raise ValueError(f"{path}: {name_row(row)}: column '{name}' is empty (null)")
-    return {name: table.column(name).to_numpy() for name in schema.names}
+            faults = _column_faults(file.schema_arrow, schema)
+            table = None if faults else file.read()
+    except Exception as error:  # Arrow fails on a damaged file in many ways
+        raise ValueError(f"{path}: not a whole Parquet file ({error}). Write or get it again") from error
+    if table is None:
+        raise ValueError(f"{path}: {'; '.join(faults)}. See docs/evaluation.md for the format")
+    return {field.name: _numbers(path, table.column(field.name), field, is_rounded) for field in schema}
+
+
+def _column_faults(found: pa.Schema, schema: pa.Schema) -> list[str]:
+    """What is wrong with the columns of a file: names and types."""
+    count = Counter(found.names)
+    faults = [f"column '{field.name}' is missing ({field.type})" for field in schema if not count[field.name]]
+    faults += [f"column '{name}' stands {times} times" for name, times in count.items() if times > 1]
+    unknown = [name for name in count if name not in schema.names]
+    faults += [f"column '{name}' is not of this table" for name in unknown]
+    if any(name.startswith("__index_level_") for name in unknown):
+        faults[-1] += " (pandas leaves its index out by `to_parquet(..., index=False)`)"
+    for field in schema:
+        types = [type_ for name, type_ in zip(found.names, found.types, strict=True) if name == field.name]
+        is_read = (pa.types.is_integer, pa.types.is_floating)
+        if field.name in MISSING:
+            is_read += (pa.types.is_null,)
+        if types and not any(test(types[0]) for test in is_read):
+            kind = "whole numbers of at most 64 bits" if pa.types.is_integer(field.type) else "numbers"
+            faults.append(f"column '{field.name}' is {types[0]}, expected {kind} ({field.type})")
+    return faults
+
+
+def _numbers(path: Path, column: pa.ChunkedArray, field: pa.Field, is_rounded: bool) -> np.ndarray:
+    """A column in the type of its field; floats of 64 bits stay so where 32 lose digits, unless they `is_rounded`."""
+    wanted, is_null = np.dtype(field.type.to_pandas_dtype()), column.is_null().to_numpy()
+    if is_null.any() and field.name not in MISSING:
+        raise ValueError(f"{path}: {name_row(int(np.argmax(is_null)))}: column '{field.name}' is empty (null)")
+    if is_null.all() and len(is_null):  # of no type at all where pandas has None alone
+        return np.full(len(is_null), MISSING[field.name], dtype=wanted)
+    column = column.cast(pa.float32()) if pa.types.is_float16(column.type) else column
+    found = (column.fill_null(0) if is_null.any() else column).to_numpy()
+    if wanted.kind == "i" and found.dtype.kind == "f":
+        most = 2.0 ** (np.finfo(found.dtype).nmant + 1)  # a float holds every whole number up to here
+        is_lost, expected = ~((found == np.floor(found)) & (np.abs(found) <= most)), "a whole number, stored exactly"
+    elif wanted.kind == "i":
+        is_lost, expected = found > np.iinfo(wanted).max, "a whole number of 64 bits with a sign"
+    else:
+        is_lost, expected = (np.abs(found.astype(np.float64)) > 2.0**53) & (found.dtype.kind != "f"), "at most 2^53"
+    if is_lost.any():
+        row = int(np.argmax(is_lost))
+        raise ValueError(f"{path}: {name_row(row)}: column '{field.name}' holds {found[row]}, expected {expected}")
+    with np.errstate(over="ignore"):  # what is too large for 32 bits is infinite, and refused as such
+        values = found.astype(wanted)
+    if wanted.kind == "f" and not is_rounded and not np.array_equal(values, found, equal_nan=found.dtype.kind == "f"):
+        values = found.astype(np.float64)
+    return np.where(is_null, MISSING[field.name], values).astype(values.dtype) if is_null.any() else values
 
 
 def _refuse(source: Path | str, rows: Triplets | Agents, faults: Faults, describe_row: Callable[[int], str]) -> None:
@@ -169,9 +217,12 @@ def _refuse(source: Path | str, rows: Triplets | Agents, faults: Faults, describ
 def _triplet_faults(triplets: Triplets, vocabulary: Vocabulary | None, image_ids: Sequence[int] | None) -> Faults:
     human, object_ = triplets.human_boxes, triplets.object_boxes
     has_object = ~np.isnan(object_).all(axis=1)
-    yield np.isnan(triplets.score), "the score is NaN"
+    yield from _score_faults(triplets)
     yield ~np.isfinite(human).all(axis=1), "the human box is not four finite numbers"
-    yield has_object & ~np.isfinite(object_).all(axis=1), "the object box is neither four finite numbers nor four NaN"
+    yield (
+        has_object & ~np.isfinite(object_).all(axis=1),
+        "the object box is neither four finite numbers nor four NaN (or null)",
+    )
     for name, boxes in (("human", human), ("object", object_)):
         yield _is_inverted(boxes), f"the {name} box is inverted; expected x1 <= x2 and y1 <= y2"
     if vocabulary is not None:
@@ -188,13 +239,18 @@ def _triplet_faults(triplets: Triplets, vocabulary: Vocabulary | None, image_ids
 
 
 def _agent_faults(agents: Agents, vocabulary: Vocabulary | None, image_ids: Sequence[int] | None) -> Faults:
-    yield np.isnan(agents.score), "the score is NaN"
+    yield from _score_faults(agents)
     yield ~np.isfinite(agents.human_boxes).all(axis=1), "the human box is not four finite numbers"
     yield _is_inverted(agents.human_boxes), "the human box is inverted; expected x1 <= x2 and y1 <= y2"
     if vocabulary is not None:
         num_actions = len(vocabulary.actions)
         yield (agents.action < 0) | (agents.action >= num_actions), f"the action is not in 0..{num_actions - 1}"
     yield from _image_faults(agents, image_ids)
+
+
+def _score_faults(rows: Triplets | Agents) -> Faults:
+    yield np.isnan(rows.score), "the score is NaN"
+    yield np.isinf(rows.score), "the score is infinite; expected a finite number, in any range"
 
 
 def _is_inverted(boxes: Float[np.ndarray, "t 4"]) -> Bool[np.ndarray, " t"]:

@@ -89,8 +89,8 @@ def write_vcoco_results(path: Path, triplets: Triplets, agents: Agents | None, v
     """Write the list; scores and boxes are rounded to 32 bits, the class of objects is lost.
 
     Rows of the same image and person box share an item where they can: one item holds a verb once, and the items of one
-    verb's rows stand in the order of these rows, within an image and among equal scores. So the official program meets
-    every verb's scores in the order of the table.
+    image and verb stand in the order of the rows. So the official program, which goes image by image, meets equal
+    scores in the order of the table.
     """
     role_keys, agent_keys = _keys(path, vocabulary)
     rows = _triplet_rows(path, triplets, vocabulary, role_keys)
@@ -130,25 +130,24 @@ def _collector_at_rest() -> Iterator[None]:
             gc.enable()
 
 
-# ---- writing: rows (key, image, person box, score, value of the key)
+# ---- writing: rows (key, image, person box, value of the key)
 
 
 def _items(rows: Iterable[tuple], absent: dict[str, Any]) -> tuple[list[dict], list[str]]:
     """Rows as items, which have the values of `absent` under all other keys; and the keys that no row has."""
     items: list[dict[str, Any]] = []
     items_of: dict[tuple, list[int]] = {}  # of an image and person box
-    last_in_image: dict[tuple, int] = {}  # the last item with a key, in an image
-    last_of_score: dict[tuple, int] = {}  # and with a score, in all images
-    for key, image_id, human_box, score, value in rows:
-        earliest = 1 + max(last_in_image.get((key, image_id), -1), last_of_score.get((key, score), -1))
+    last: dict[tuple, int] = {}  # the last item with a key, in an image
+    for key, image_id, human_box, value in rows:
+        earliest = 1 + last.get((key, image_id), -1)
         own = items_of.setdefault((image_id, human_box), [])
         place = bisect_left(own, earliest)
         if place == len(own):
             own.append(len(items))
             items.append({"image_id": image_id, "person_box": list(human_box), **absent})
         items[own[place]][key] = value
-        last_in_image[key, image_id] = last_of_score[key, score] = own[place]
-    present = {key for key, _ in last_in_image}
+        last[key, image_id] = own[place]
+    present = {key for key, _ in last}
     return items, [key for key in absent if key not in present]
 
 
@@ -157,7 +156,7 @@ def _triplet_rows(path: Path, triplets: Triplets, vocabulary: Vocabulary, keys: 
     human_boxes, object_boxes, scores = _narrow(triplets.human_boxes, triplets.object_boxes, triplets.score)
     columns = (triplets.image_id.tolist(), human_boxes, triplets.verb.tolist(), object_boxes, scores)
     for image_id, human_box, verb, object_box, score in zip(*columns, strict=True):
-        yield keys[verb], image_id, tuple(human_box), score, [*object_box, score]
+        yield keys[verb], image_id, tuple(human_box), [*object_box, score]
 
 
 def _agent_rows(path: Path, agents: Agents, vocabulary: Vocabulary, keys: Sequence[str]) -> Iterator[tuple]:
@@ -165,7 +164,7 @@ def _agent_rows(path: Path, agents: Agents, vocabulary: Vocabulary, keys: Sequen
     human_boxes, scores = _narrow(agents.human_boxes, agents.score)
     columns = (agents.image_id.tolist(), human_boxes, agents.action.tolist(), scores)
     for image_id, human_box, action, score in zip(*columns, strict=True):
-        yield keys[action], image_id, tuple(human_box), score, score
+        yield keys[action], image_id, tuple(human_box), score
 
 
 def _narrow(*arrays: np.ndarray) -> list[list]:
@@ -272,7 +271,8 @@ def _as_sequence(value: Any) -> Sequence:
 def _load(path: Path) -> list[dict]:
     """The list of dictionaries in a pickle, in which nothing was run."""
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; expected V-COCO's pickle of detections")
+        what = "is no file" if path.exists() else "no such file"
+        raise ValueError(f"{path}: {what}; expected V-COCO's pickle of detections")
     try:
         with path.open("rb") as file:
             content = _Unpickler(file, encoding="latin1").load()  # the encoding of Python 2's bytes, as NumPy wants it

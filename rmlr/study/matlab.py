@@ -1,20 +1,45 @@
 """MATLAB's files of version 7 and older, by SciPy."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.io import loadmat, savemat, whosmat
-from scipy.io.matlab import MatReadWarning
 
 HDF5 = b"MATLAB 7.3"  # how a file of version 7.3 begins, which is another format
+
+Found = TypeVar("Found")
 
 
 def read_variables(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Some variables of a file. ValueError where the file or one of them cannot be had, with what to do."""
+    from scipy.io import loadmat
+
+    found = _ask(path, lambda: loadmat(path, appendmat=False, variable_names=names))
+    if missing := [name for name in names if name not in found]:
+        read_shape(path, missing[0])  # raises, as it is not listed
+    return {name: found[name] for name in names}
+
+
+def read_shape(path: Path, name: str) -> tuple[int, ...]:
+    """The shape of a variable, of which no more is read than that. ValueError as of `read_variables`."""
+    from scipy.io import whosmat
+
+    listed = {other: shape for other, shape, _ in _ask(path, lambda: whosmat(path, appendmat=False))}
+    if name not in listed:
+        raise ValueError(f"{path}: has no variable '{name}', but {', '.join(listed) or 'none at all'}")
+    return listed[name]
+
+
+def _ask(path: Path, read: Callable[[], Found]) -> Found:
+    """What SciPy reads of a file; ValueError where it is no MATLAB file of version 7 or older, or is damaged."""
+    from scipy.io.matlab import MatReadWarning
+
     try:
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise ValueError(f"{path}: is no file. Is the path the right one?")
         with path.open("rb") as file:
             is_hdf5 = file.read(len(HDF5)) == HDF5
     except OSError as error:
@@ -27,17 +52,12 @@ def read_variables(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", MatReadWarning)
-            found = loadmat(path, appendmat=False, variable_names=names)
-            listed = [name for name, *_ in whosmat(path, appendmat=False)] if set(names) - set(found) else []
-    except Exception as error:  # in a damaged file SciPy stumbles anywhere, over anything
+            return read()
+    except Exception as error:  # SciPy fails on a damaged file in any way
         raise ValueError(
             f"{path}: is no whole MATLAB file of version 7 or older ({type(error).__name__}: {error}). Make or get it "
             "again; in MATLAB or Octave save it with the option '-v7'"
         ) from error
-    for name in names:
-        if name not in found:
-            raise ValueError(f"{path}: has no variable '{name}', but {', '.join(listed) or 'none at all'}")
-    return {name: found[name] for name in names}
 
 
 def write_cells(
@@ -47,6 +67,8 @@ def write_cells(
 
     `cell`, ascending, counts down the columns, as MATLAB does. Takes 10 microseconds a cell, empty or not.
     """
+    from scipy.io import savemat
+
     cells = np.empty(shape[0] * shape[1], dtype=object)
     cells[:] = [np.zeros((0, 0))] * len(cells)  # one and the same: most are empty
     filled, first = np.unique(cell, return_index=True)

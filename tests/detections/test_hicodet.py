@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 from scipy.io import loadmat, savemat
 
 from rmlr.data.hicodet import read_classes, read_file
@@ -61,7 +62,8 @@ def write_cells(path, shape, **cells):
     """A file as other people write theirs: by SciPy, a cell named by its class and image, from 1, as in `c2_1`."""
     content = np.empty(shape, dtype=object)
     for place in np.ndindex(*shape):
-        content[place] = np.array(cells.get(f"c{place[0] + 1}_{place[1] + 1}", np.zeros((0, 0))))
+        cell = cells.get(f"c{place[0] + 1}_{place[1] + 1}", np.zeros((0, 0)))
+        content[place] = cell if sparse.issparse(cell) else np.array(cell)
     savemat(path, {"all_boxes": content})
 
 
@@ -178,13 +180,13 @@ rows = st.tuples(
     st.sampled_from(IMAGES),
     st.integers(0, 3),
     st.integers(0, 2),
-    st.sampled_from([0.0, 0.1, 0.5, 1e-30, -7.25]) | st.floats(width=32, allow_nan=False),
+    st.sampled_from([0.0, 0.1, 0.5, 1e-30, -7.25]) | st.floats(width=32, allow_nan=False, allow_infinity=False),
     corners,
     corners,
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)  # it writes files
 @given(st.lists(rows, max_size=12))
 def test_what_is_written_comes_back_exactly_in_the_order_of_the_files(tmp_path_factory, found):
     folder = tmp_path_factory.mktemp("round") / "results"
@@ -271,6 +273,8 @@ def bad(place, value):
     ("content", "message"),
     [
         (bad(8, np.nan), r"row 2: the score is NaN"),
+        (bad(8, np.inf), r"row 2: the score is infinite"),
+        (sparse.csc_array(np.array([GOOD], dtype=float)), r"is a sparse matrix; expected a full one"),
         (bad(0, np.nan), r"row 2: the human box is not four finite numbers"),
         (bad(7, np.inf), r"row 2: the object box is neither four finite"),
         (bad(2, -1.5), r"row 2: the human box is inverted"),
@@ -294,13 +298,84 @@ def test_a_box_of_no_width_is_not_inverted(folder):
     assert read_hicodet_results(folder, VOCABULARY, IMAGES).human_boxes[1].tolist() == [0, 0, 0, 10]
 
 
-@pytest.mark.parametrize(("shape", "found"), [((2, 4), "2 x 4"), ((1, 3), "1 x 3"), ((3, 2), "3 x 2")])
-def test_a_wrong_number_of_classes_or_images_is_refused(folder, shape, found):
-    write_cells(folder / FILES[2], shape)
+def test_a_wrong_number_of_images_is_refused(folder):
+    write_cells(folder / FILES[2], (2, 4))
     with pytest.raises(
-        ValueError, match=rf"detections_03\.mat: .* cell array of {found}; expected .* 2 x 3, \(classes"
+        ValueError, match=r"detections_03\.mat: .* cell array of 2 x 4; expected a cell array of 2 x 3, \(classes"
     ):
         read_hicodet_results(folder, VOCABULARY, IMAGES)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_wrong_number_of_classes_is_refused(folder, number):
+    write_cells(folder / FILES[2], (number, 3))
+    with pytest.raises(
+        ValueError,
+        match=rf"detections_03\.mat: all_boxes has {number} rows; expected 2, one for each class of 'dining_table', "
+        "by the official order of objects",
+    ):
+        read_hicodet_results(folder, VOCABULARY, IMAGES)
+
+
+# ---- in HICO's own order of objects, as UPT and PViC write them
+
+
+def cache_hico(folder, vocabulary, triplets, image_ids):
+    """What `cache_hico` of UPT and PViC writes: files by the index of the object, cells by image."""
+    results = np.empty((len(vocabulary.hois), len(image_ids)), dtype=object)
+    for place in np.ndindex(*results.shape):
+        results[place] = np.zeros((0, 0))
+    hoi = vocabulary.hoi_of[triplets.object_category, triplets.verb]
+    corners = np.array([0, 0, 1, 1])
+    for row, image_id in enumerate(triplets.image_id.tolist()):
+        boxes = [triplets.human_boxes[row] - corners, triplets.object_boxes[row] - corners, [triplets.score[row]]]
+        cell = (hoi[row], image_ids.index(image_id))
+        results[cell] = np.concatenate([results[cell].reshape(-1, 9), [np.concatenate(boxes)]])
+    folder.mkdir()
+    for object_ in range(len(vocabulary.objects)):
+        own = [hoi for hoi, (_, other) in enumerate(vocabulary.hois) if other == object_]
+        savemat(folder / f"detections_{object_ + 1:02d}.mat", {"all_boxes": results[own]})
+
+
+def test_files_in_hicos_order_of_objects_are_recognised_and_said_to_be(tmp_path, caplog):
+    found = table((7, CUP, HOLD, 0.25), (12, TABLE, SET, 0.5), (3, BALLOON, RIDE, 0.75), (12, TABLE, SET, 0.125))
+    cache_hico(tmp_path / "upt", VOCABULARY, found, IMAGES)
+    write_hicodet_results(tmp_path / "official", found, VOCABULARY, IMAGES)
+    with caplog.at_level(logging.INFO, "rmlr.detections.hicodet"):
+        read = read_hicodet_results(tmp_path / "upt", VOCABULARY, IMAGES)
+        assert "upt: files are numbered by HICO's own, alphabetical order of objects" in caplog.text
+        assert sorted(rows_of(read)) == sorted(rows_of(found))
+        caplog.clear()
+        assert sorted(rows_of(read_hicodet_results(tmp_path / "official", VOCABULARY, IMAGES))) == sorted(
+            rows_of(found)
+        )
+        assert "official: files are numbered by the official order of objects (COCO's)" in caplog.text
+
+
+def test_the_two_numberings_of_the_release_differ_in_their_80_counts(real_data, tmp_path):
+    path = real_data / "annotations" / "instances_test2015.json"
+    vocabulary = read_classes(path, read_file(path))
+    hois = np.array(vocabulary.hois)[::7]
+    boxes = np.tile(np.array([1, 2, 30, 40], dtype=np.float32), (len(hois), 1))
+    image_id, score = np.resize([5, 9], len(hois)), np.linspace(0, 1, len(hois), dtype=np.float32)
+    found = Triplets(image_id, boxes, boxes + 3, hois[:, 1], hois[:, 0], score)
+    cache_hico(tmp_path / "upt", vocabulary, found, [5, 9])
+    write_hicodet_results(tmp_path / "official", found, vocabulary, [5, 9])
+    for name in ("upt", "official"):
+        assert sorted(rows_of(read_hicodet_results(tmp_path / name, vocabulary, [5, 9]))) == sorted(rows_of(found))
+
+
+def test_files_that_fit_either_numbering_are_refused_with_what_to_give_instead(tmp_path):
+    words = Vocabulary("hicodet", ("cup", "person"), 1, ("hold", "hug"), ((HOLD, 0), (1, 1)))
+    found = table((7, 0, HOLD, 0.5), (3, 1, 1, 0.25))
+    write_hicodet_results(tmp_path / "results", found, words, IMAGES)
+    with pytest.raises(
+        ValueError, match=r"results: the files fit both .*COCO's.* and HICO's own.*Give a single detections"
+    ):
+        read_hicodet_results(tmp_path / "results", words, IMAGES)
+    ordered = Vocabulary("hicodet", ("person", "cup"), 0, ("hold", "hug"), ((1, 0), (HOLD, 1)))
+    write_hicodet_results(tmp_path / "ordered", table((7, 1, HOLD, 0.5)), ordered, IMAGES)
+    assert len(read_hicodet_results(tmp_path / "ordered", ordered, IMAGES).score) == 1
 
 
 def test_what_is_no_cell_array_is_refused(folder):

@@ -70,9 +70,9 @@ def main(arguments: list[str] | None = None) -> None:
         if named is not None:
             if named not in STAGES | COMMANDS:
                 raise ValueError(f"there is no command '{named}'. There are: {', '.join(STAGES | COMMANDS)}")
-            from rmlr.study import run
+            from rmlr.study import provenance
 
-            run.whole_process = True
+            provenance.command = arguments
         command_line(named)(arguments)
     except (ValueError, OSError) as error:
         if os.environ.get("RMLR_DEBUG", "") not in ("", "0"):

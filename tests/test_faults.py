@@ -17,7 +17,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
-import rmlr.study.run
+import rmlr.study.provenance
 from rmlr.__main__ import STAGES as ALL_STAGES
 from rmlr.__main__ import main
 from rmlr.detections.triplets import save_triplets
@@ -84,7 +84,7 @@ def study(tmp_path_factory) -> Path:
         shutil.copyfile(ROOT / "paper" / name, folder / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(rmlr.study.run, "whole_process", False)
+        patch.setattr(rmlr.study.provenance, "command", None)
         for stage in STAGES:
             for split in ("train", "val", "test") if stage == "features" else (None,):
                 with pytest.raises(SystemExit) as ended:
@@ -105,7 +105,7 @@ def broken(study, tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "study"
     shutil.copytree(study, folder, ignore=shutil.ignore_patterns(".*"))
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(rmlr.study.run, "whole_process", False)
+    monkeypatch.setattr(rmlr.study.provenance, "command", None)
     return folder
 
 

@@ -1,7 +1,6 @@
 """A trained UPT, as its authors publish it, as a run's folder of ours."""
 
 import logging
-import shutil
 from collections import defaultdict
 from pathlib import Path
 
@@ -12,7 +11,9 @@ from rmlr.model.checkpoint import Card, save_checkpoint
 from rmlr.model.detector import FrozenDetector, load_published, save_detector, weights_digest
 from rmlr.model.network import build
 from rmlr.model.upt import load_upt_weights
+from rmlr.study.folder import new_folder
 from rmlr.study.nodes import FeaturesNode, PredictNode, TrainNode
+from rmlr.study.output import claim_new
 from rmlr.study.plan import Study
 from rmlr.study.settings import View
 
@@ -39,10 +40,11 @@ def adopt(
         weights: the file, such as upt-r50-hicodet.pt.
         annotations: folder made by `prepare`: the data set that it was trained for.
         run: a run of variant upt in params.yaml, as GROUP/NAME, whose settings the network has.
-        out: folder to write; gets train/, detector/ and predict/settings.yaml.
+        out: folder to write, which must not exist; gets train/, detector/ and predict/settings.yaml.
         params: the study's settings.
         profile: which block of them.
     """
+    claim_new(out, "adopt")  # before any work
     study = Study.load(params)
     seed = study.profiles[profile].seeds[0] if profile in study.profiles else 0
     nodes = study.nodes(profile, defaultdict(str))
@@ -56,8 +58,6 @@ def adopt(
     vocabulary = load_vocabulary(annotations)
     if vocabulary.dataset != node.tags["dataset"]:
         raise ValueError(f"{annotations}: is {vocabulary.dataset}, but run {run} is of {node.tags['dataset']}")
-    if out.exists():
-        raise ValueError(f"{out}: exists. Remove it, or name another folder")
     state = load_upt_weights(weights, vocabulary)
     detr = load_published(weights)
     frozen = FrozenDetector(detr, vocabulary.objects)
@@ -67,28 +67,26 @@ def adopt(
         network.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{weights}: is of other sizes than run {run} of {params}: {error}") from error
-    folder = out.with_name(f".{out.name}.part")
-    shutil.rmtree(folder, ignore_errors=True)
-    for name in ("train", "detector", "predict"):
-        (folder / name).mkdir(parents=True)
-    save_detector(detr, folder / "detector")
-    card = Card(
-        variant=node.variant,
-        network=node.network,
-        alignment=node.alignment,
-        vocabulary=vocabulary,
-        detector_digest=weights_digest(folder / "detector"),
-        view=View(image=seen.image, selection=seen.features.selection, map=seen.features.map),
-        pose_channels=None,
-        pose_digest=None,
-        text_encoder=None,
-        losses=node.losses,
-        train=node.train,
-        seed=seed,
-        versions=Card.versions_here(),
-        **sizes,
-    )
-    save_checkpoint(folder / "train", card, network, nn.Identity())  # it has no heads for text
-    (folder / "predict" / "settings.yaml").write_text(prediction.dump())
-    folder.replace(out)
+    with new_folder(out, "adopt") as folder:
+        for name in ("train", "detector", "predict"):
+            (folder / name).mkdir(parents=True)
+        save_detector(detr, folder / "detector")
+        card = Card(
+            variant=node.variant,
+            network=node.network,
+            alignment=node.alignment,
+            vocabulary=vocabulary,
+            detector_digest=weights_digest(folder / "detector"),
+            view=View(image=seen.image, selection=seen.features.selection, map=seen.features.map),
+            pose_channels=None,
+            pose_digest=None,
+            text_encoder=None,
+            losses=node.losses,
+            train=node.train,
+            seed=seed,
+            versions=Card.versions_here(),
+            **sizes,
+        )
+        save_checkpoint(folder / "train", card, network, nn.Identity())  # it has no heads for text
+        (folder / "predict" / "settings.yaml").write_text(prediction.dump())
     log.info("%s: UPT's head and detector; look at photos with `rmlr photo --run %s`", out, out)

@@ -31,7 +31,8 @@ from rmlr.evaluation.resampling import (
 )
 from rmlr.hoi import Annotation, Vocabulary
 from rmlr.study.files import read_json
-from rmlr.study.run import digest
+from rmlr.study.output import claim_file, signed
+from rmlr.study.provenance import digest
 
 log = logging.getLogger(__name__)
 
@@ -106,10 +107,12 @@ def compare(a: Path, b: Path, /, *, samples: int = 1000, seed: int = 0, out: Pat
         b: likewise; scored on the same images.
         samples: how many sets of images are drawn.
         seed: of the drawing; the same one gives the same numbers.
-        out: JSON file to write with all numbers (fractions) besides.
+        out: JSON file to write with all numbers (fractions) besides; replaces only one that an earlier call wrote.
     """
     if samples < MIN_SAMPLES:
         raise ValueError(f"--samples {samples}: expected {MIN_SAMPLES} at least, or the interval has no ends")
+    if out is not None:
+        claim_file(out, "compare")
     sides = {"A": find_evaluations(a), "B": find_evaluations(b)}
     every = [evaluation for side in sides.values() for evaluation in side]
     refuse_incomparable(*sides.values())
@@ -131,6 +134,7 @@ def compare(a: Path, b: Path, /, *, samples: int = 1000, seed: int = 0, out: Pat
     over = scope(len(images), *map(len, sides.values()))
     if out is not None:
         about = {
+            **signed("compare"),
             **{name.lower(): [said_of(evaluation) for evaluation in side] for name, side in sides.items()},
             "annotations": str(every[0].annotations),
             "dataset": vocabulary.dataset,

@@ -34,7 +34,9 @@ from rmlr.model.network import build, build_objective, needed_pose
 from rmlr.model.text import TextEmbeddings
 from rmlr.study import run
 from rmlr.study.nodes import CostNode, TrainNode
+from rmlr.study.output import claim_file, signed
 from rmlr.study.plan import Study
+from rmlr.study.provenance import Meter
 from rmlr.study.settings import CostScene
 
 log = logging.getLogger(__name__)
@@ -118,8 +120,9 @@ def cost(
         text: likewise.
         pose: likewise, of a run with the pose cue.
         steps: training steps to run.
-        out: table to write (CSV); beside it a .json with device, versions and all that was measured. With --settings a
-            folder: cost.csv, cost.json and, for `rmlr table`, metrics.json.
+        out: table to write (CSV), which replaces only one that an earlier call wrote; beside it a .json with device,
+            versions and all that was measured. With --settings a folder: cost.csv, cost.json and, for `rmlr table`,
+            metrics.json.
     """
     if passes < 1 or warmup < 0 or steps < 1 or side < 1 or min(people, things) < 0:
         given = f"--passes {passes} --warmup {warmup} --steps {steps} --side {side} --people {people} --things {things}"
@@ -128,6 +131,10 @@ def cost(
         raise ValueError(f"--settings {settings}: give --out, a folder, and not --train")
     if settings is None and out is not None and out.suffix != ".csv":
         raise ValueError(f"--out {out}: a table (CSV); its name must end with .csv")
+    if settings is None and out is not None:
+        claim_file(out.with_suffix(".json"), "cost")
+        if not out.with_suffix(".json").exists():
+            claim_file(out, "cost")  # which no earlier call made
     inputs = {"annotations": annotations, "features": features, "text": text, "pose": pose}
     named = {name: path for name, path in inputs.items() if path is not None}
     if train is not None:
@@ -403,7 +410,7 @@ def _rehearse(settings: Path, inputs: dict[str, Path], steps: int) -> tuple[int,
         stage.train(settings=settings, **inputs, seed=0, out=Path(folder, "train"))
     if torch.cuda.is_available():
         return totals[-1], times, torch.cuda.max_memory_allocated()
-    return totals[-1], times, 1e6 * run.Meter().read()["peak_memory_mb"]
+    return totals[-1], times, 1e6 * Meter().read()["peak_memory_mb"]
 
 
 class _EnoughError(Exception):
@@ -472,7 +479,10 @@ def _write(out: Path, table: list[dict[str, Any]], about: dict[str, Any]) -> Non
     writer.writeheader()
     writer.writerows(table)
     out.parent.mkdir(parents=True, exist_ok=True)
-    for path, content in ((out, written.getvalue()), (out.with_suffix(".json"), json.dumps(about, indent=2) + "\n")):
+    for path, content in (
+        (out.with_suffix(".json"), json.dumps(signed("cost") | about, indent=2) + "\n"),
+        (out, written.getvalue()),
+    ):
         aside = path.with_name(f".{path.name}.part")
         aside.write_text(content)
         aside.replace(path)

@@ -17,8 +17,8 @@ from pathlib import Path
 from rmlr.fetch.download import AGENT
 from rmlr.fetch.place import Place, by_hand
 from rmlr.fetch.sources import Item, Source, load_sources, named_weights, needed
+from rmlr.study.device import visible_gpus
 from rmlr.study.plan import Study
-from rmlr.study.run import visible_gpus
 
 PROBES = 16  # at a time
 RATES = (10, 100)  # megabytes a second, of a usual line and of a fast one

@@ -7,7 +7,6 @@ The folder is an MLflow model (flavour `pyfunc`) whose data is laid out as a run
 import importlib.metadata
 import io
 import re
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ import rmlr
 from rmlr.learning.inference import COLUMNS, MIN_SCORE, find_parts, load
 from rmlr.model.checkpoint import CARD_FILE, WEIGHTS_FILE
 from rmlr.model.detector import WEIGHTS_FILE as DETECTOR_FILE
+from rmlr.study.folder import new_folder
+from rmlr.study.output import claim_new
 from rmlr.study.tracking import tracking_uri
 
 INPUT = "image"  # the column of a request
@@ -39,8 +40,7 @@ def export(
         pose: weights file of the pose network, likewise, for a run that reads one.
         register: name under which MLflow's registry shall hold it, too: of MLFLOW_TRACKING_URI, else of `mlflow.db`.
     """
-    if out.exists():
-        raise ValueError(f"{out}: exists already. Give a folder that does not, or remove it")
+    claim_new(out, "export")  # before any work
     uri = tracking_uri()  # before mlflow is imported, for it also turns telemetry off
     try:
         import mlflow.pyfunc
@@ -50,8 +50,6 @@ def export(
     if parts.prediction is None:
         raise ValueError(f"{run}: has no predict/settings.yaml, which says how scores are made. Run `rmlr predict`")
     load(run, detector=detector, pose=pose)  # whatever does not fit is said before anything is written
-    aside = out.with_name(f".{out.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
     with tempfile.TemporaryDirectory() as scratch:
         wanted = {f"train/{name}": parts.checkpoint / name for name in (CARD_FILE, WEIGHTS_FILE)}
         wanted |= {f"detector/{name}": parts.detector / name for name in ("config.json", DETECTOR_FILE)}
@@ -69,11 +67,8 @@ def export(
             "signature": _signature(),
             "input_example": pd.DataFrame({INPUT: [_blank()]}),
         }
-        try:
-            mlflow.pyfunc.save_model(path=str(aside), **model)
-            aside.rename(out)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        with new_folder(out, "export") as folder:
+            mlflow.pyfunc.save_model(path=str(folder), **model)
         if register is not None:
             mlflow.set_tracking_uri(uri)
             try:

@@ -10,25 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from rmlr.study.output import (
-    ABOUT,
-    MADE,
-    Made,
-    begin,
-    beside,
-    claim,
-    claim_file,
-    claim_new,
-    claim_shared,
-    discard,
-    finish,
-    new_folder,
-    only_writer,
-    publish,
-    recover,
-    settle,
-    signed,
-)
+from rmlr.study.folder import begin, discard, finish, new_folder, only_writer, publish, recover, settle
+from rmlr.study.made import ABOUT, MADE, Made
+from rmlr.study.output import beside, claim, claim_file, claim_new, claim_shared, signed
 
 
 def make(place: Path, *names: str, maker: str = "evaluate", text: str = "made") -> None:

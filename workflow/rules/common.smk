@@ -6,7 +6,7 @@ import sys
 from hashlib import sha256
 from pathlib import Path
 
-from rmlr.study.run import visible_gpus
+from rmlr.study.device import visible_gpus
 from rmlr.study.plan import Study
 from rmlr.study.source import code_digest
 
@@ -329,7 +329,7 @@ IS_MAIN = workflow.is_main_process
 MAY_WRITE = IS_MAIN and lock()
 if MAY_WRITE:
     write_settings()
-    if gpus := visible_gpus():  # a job takes its own (rmlr/study/run.py); with this, the others need not start to wait
+    if gpus := visible_gpus():  # a job takes its own (rmlr/study/device.py); with this, the others need not start to wait
         workflow.global_resources.setdefault("gpu", len(gpus))
     study_log = listen(RESULTS)
 

@@ -1,0 +1,177 @@
+"""How a result appears: written into a hidden folder, which takes its place when it is whole. A kill loses nothing."""
+
+import errno
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from rmlr.study.files import FULL, disk_full
+from rmlr.study.made import ABOUT, MADE, Made, is_finished, listed, made_by, names_below, of_older_version, stage_of
+from rmlr.study.output import SIBLINGS, beside, claim_new, must_be_ours
+
+log = logging.getLogger(__name__)
+
+FULL_IN_WORDS = (os.strerror(errno.ENOSPC), "failed writing file", "unexpected pos")  # safetensors; torch.save
+
+
+@contextmanager
+def only_writer(place: Path) -> Iterator[None]:
+    """Hold the folder's lock; wait for another process that writes it, such as one whose scheduler was killed."""
+    lock = FileLock(beside(place, "lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.warning("%s: another process is making it; waiting for its end", place)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def begin(place: Path, maker: str) -> Path:
+    """An empty hidden folder beside `place` to write into. Call it under the lock, after `claim`."""
+    recover(place, maker)
+    _list_older(place, maker)
+    folder = beside(place, "part")
+    folder.mkdir()
+    Made(folder, maker).mark()
+    return folder
+
+
+def finish(folder: Path, maker: str) -> None:
+    """List all that was made in a folder from `begin`. What a stage writes after it, is `run.json`."""
+    Made(folder, maker).add(name for name in names_below(folder) if name != MADE)
+
+
+def publish(folder: Path, place: Path, maker: str) -> None:
+    """Put a finished folder in the place of an older one; at every moment what stands there is whole, or nothing.
+
+    ValueError, and nothing changed, if something foreign has come into the older one.
+    """
+    if place.is_dir() and any(place.iterdir()):
+        if foreign := made_by(place, maker).foreign():
+            raise ValueError(
+                f"{place}: {listed(foreign)} was put there in the meantime. Move it away and give the same command "
+                f"again: the result waits in {folder}"
+            )
+        place.rename(beside(place, "old"))
+    elif place.is_dir():
+        place.rmdir()
+    folder.rename(place)
+    _remove(beside(place, "old"), maker)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder from `begin`."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def recover(place: Path, maker: str) -> None:
+    """End what a kill cut short: an exchange of folders is completed, or undone; a folder that was begun is removed."""
+    part, old = beside(place, "part"), beside(place, "old")
+    if old.is_dir() and not place.exists() and not is_finished(part):
+        old.rename(place)
+    if is_finished(part) and (not is_finished(place) or _written(part) > _written(place)):
+        publish(part, place, maker)
+    for leftover in (part, old):
+        if not _remove(leftover, maker, begun=leftover == part):
+            raise ValueError(f"{leftover}: holds what `rmlr {maker}` did not make. Move it away")
+
+
+def settle(place: Path) -> None:
+    """Before a plan is made: end what a kill cut short, and give what an older version made its list.
+
+    Nothing happens where a process is at work, or where what lies there is not a stage's.
+    """
+    stage = next((stage for what in ("part", "old") if (stage := stage_of(beside(place, what)))), stage_of(place))
+    if stage is None:
+        return
+    is_whole = not any(beside(place, what).exists() for what in ("part", "old"))
+    if is_whole and (place / MADE).exists():
+        return
+    try:
+        for what in SIBLINGS:
+            must_be_ours(beside(place, what), what, stage)
+        with FileLock(beside(place, "lock"), timeout=0):
+            recover(place, stage)
+            _list_older(place, stage)
+    except (ValueError, OSError):
+        return  # in use, or not ours; whoever writes it will say so
+
+
+def _written(folder: Path) -> float:
+    return (folder / ABOUT).stat().st_mtime
+
+
+def _list_older(place: Path, maker: str) -> None:
+    """Give a folder of an older version its list."""
+    if place.is_dir() and not Made.read(place, maker).is_marked:
+        made = of_older_version(place, maker)
+        if made is not None:
+            names = [name for name in made.sizes if name != ABOUT]
+            made.add(names)
+
+
+def _remove(folder: Path, maker: str, *, begun: bool = False) -> bool:
+    """Remove what was made in a hidden sibling, and it; False if something else is left, with which it stays.
+
+    What was `begun` has no list yet, and is removed as a whole.
+    """
+    if not folder.is_dir():
+        return True
+    made = made_by(folder, maker)
+    if begun and made.is_marked:
+        shutil.rmtree(folder)
+        return True
+    for name in (name for name in made.sizes if name not in (MADE, ABOUT) and made.has(name)):
+        (folder / name).unlink()
+    if made.is_marked:
+        (folder / ABOUT).unlink(missing_ok=True)
+    for root, _, _ in os.walk(folder, topdown=False):
+        if root != str(folder) and not any(Path(root).iterdir()):
+            Path(root).rmdir()
+    if left := [name for name in names_below(folder) if name != MADE]:
+        log.warning("%s: is kept, for it holds what `rmlr %s` did not make: %s", folder, maker, listed(left))
+        return False
+    (folder / MADE).unlink(missing_ok=True)
+    folder.rmdir()
+    return True
+
+
+@contextmanager
+def new_folder(out: Path, maker: str, inputs: Iterable[Path] = ()) -> Iterator[Path]:
+    """Gives a path to write a folder to. It becomes `out`, which must not exist, when all is done."""
+    place = claim_new(out, maker, inputs)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with naming(out), only_writer(place):
+        folder = begin(place, maker)
+        try:
+            yield folder / place.name
+            claim_new(out, maker)
+            (folder / place.name).rename(place)
+        finally:
+            discard(folder)
+
+
+@contextmanager
+def naming(out: Path) -> Iterator[None]:
+    """Name `out` in what a full or failing disk raises: an error without a file, or one in a library's words."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if number in FULL or any(words in str(error) for words in FULL_IN_WORDS):
+            full = error if isinstance(error, OSError) else OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise disk_full(full, out) from error
+        named = isinstance(error, OSError) and error.filename is not None
+        if number is not None and not named and not isinstance(error, ConnectionError | TimeoutError):
+            raise OSError(number, os.strerror(number), str(out)) from error
+        raise

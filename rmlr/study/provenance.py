@@ -1,0 +1,162 @@
+"""What a stage was given, ran on and took: digests of inputs, versions, time and memory."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rmlr.study.device import processes
+
+PACKAGES = ("rmlr", "torch", "transformers", "numpy")  # whose versions run.json keeps
+PACKAGE = Path(__file__).parents[1]
+SMALL_FILE = 1 << 20  # bytes: larger inputs are known by name and size alone
+
+
+command: list[str] | None = None
+"""What was given to `rmlr`, set by it: then a process is one stage, and what the imports cost counts as well."""
+
+
+class Meter:
+    """What a stage costs, its child processes included."""
+
+    def __init__(self) -> None:
+        now, cpu = time.time(), _cpu_seconds()
+        self._since = (_process_start(), 0.0) if command is not None else (now, cpu)
+
+    def read(self) -> dict[str, float]:
+        """Seconds since the start, and the largest memory of any process so far."""
+        since, cpu = self._since
+        kilobytes = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        return {
+            "wall_seconds": round(time.time() - since, 2),
+            "cpu_seconds": round(_cpu_seconds() - cpu, 2),
+            "peak_memory_mb": round(kilobytes / (1024 if sys.platform != "darwin" else 1 << 20), 1),
+        }
+
+
+def _cpu_seconds() -> float:
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def _process_start() -> float:
+    """When this process began, in seconds since the epoch."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, AttributeError):  # no /proc
+        return time.time() - time.process_time()
+
+
+def digest(path: Path) -> dict[str, Any]:
+    """What an input is, cheaply: names and sizes of all its files, and the content of small ones that say what made it.
+
+    `run.json` is left out, for it says when. Pictures and weights are known by name and size.
+    """
+    files = [file for file in visible_files(path) if file.name != "run.json"]
+    found, size = hashlib.sha256(), 0
+    for file in files:
+        length = file.stat().st_size
+        size += length
+        found.update(f"{file.relative_to(path.parent)}\0{length}\n".encode())
+        if length <= SMALL_FILE and (file == path or file.suffix in (".json", ".yaml", ".csv", ".ids")):
+            found.update(file.read_bytes())
+    return {"files": len(files), "bytes": size, "sha256": found.hexdigest()}
+
+
+def visible_files(path: Path) -> list[Path]:
+    """All files of a folder, or the one that `path` is, without what is hidden, in order of their names."""
+    if path.is_file():
+        return [] if path.name.startswith(".") else [path]
+    found = (file for file in path.rglob("*") if file.is_file())
+    return sorted(file for file in found if not any(name.startswith(".") for name in file.relative_to(path).parts))
+
+
+def identity(
+    stage: str,
+    seed: int | None,
+    settings: str,
+    node: Mapping[str, Any],
+    inputs: Sequence[Path],
+    apart: Sequence[Path],
+) -> str | None:
+    """Equal where this call of `rmlr` would do what an earlier one did; None where it is no call of `rmlr`.
+
+    Where in doubt it differs, and work is done twice. It holds the command with its folder, seed, settings, our code, versions,
+    and of every file that the command, the settings or `inputs` name, or that lies below such a folder: name, size, and
+    times of change, which no edit leaves as they were. What is `apart` (the output, and the settings file, whose times
+    a plan sets) is left out.
+    """
+    if command is None:
+        return None
+    about = [stage, seed, command, str(Path.cwd()), settings, processes(), versions(), platform.python_version()]
+    found = hashlib.sha256(json.dumps(about).encode())
+    for file in sorted(PACKAGE.rglob("*.py")):
+        found.update(f"{file.relative_to(PACKAGE)}\0".encode() + file.read_bytes())
+    named = [part for argument in command for part in (argument, argument.partition("=")[2])]
+    paths = {path.resolve() for path in (*inputs, *(Path(text) for text in [*named, *_texts(node)] if _is_path(text)))}
+    away = [path.resolve() for path in apart]
+    for path in sorted(paths):
+        for file in [path] if path.is_file() else visible_files(path):
+            if not any(file.is_relative_to(one) for one in away):
+                state = file.stat()
+                times = f"\0{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}\n"
+                found.update(os.fsencode(file) + times.encode())
+    return found.hexdigest()
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts of nested settings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+
+
+def _is_path(text: str) -> bool:
+    try:
+        return bool(text) and Path(text).exists()
+    except (OSError, ValueError):  # too long for one
+        return False
+
+
+def threads() -> int:
+    """How many threads compute."""
+    if "torch" in sys.modules:
+        return sys.modules["torch"].get_num_threads()
+    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that numbers depend on, those that are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> dict[str, Any] | None:
+    """Commit of the code at work, and whether files differ from it; None outside of git."""
+    git = ["git", "-C", str(PACKAGE)]
+    try:
+        found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changes = [*git, "status", "--porcelain", "--untracked-files=no"]
+        dirty = bool(subprocess.run(changes, capture_output=True, text=True, check=True).stdout.strip())
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": found, "dirty": dirty}

@@ -66,7 +66,7 @@ def digest(path: Path) -> dict[str, Any]:
     for file in files:
         length = file.stat().st_size
         size += length
-        found.update(f"{file.relative_to(path.parent)}\0{length}\n".encode())
+        found.update(os.fsencode(file.relative_to(path.parent)) + f"\0{length}\n".encode())
         if length <= SMALL_FILE and (file == path or file.suffix in (".json", ".yaml", ".csv", ".ids")):
             found.update(file.read_bytes())
     return {"files": len(files), "bytes": size, "sha256": found.hexdigest()}
@@ -90,10 +90,10 @@ def identity(
 ) -> str | None:
     """Equal where this call of `rmlr` would do what an earlier one did; None where it is no call of `rmlr`.
 
-    Where in doubt it differs, and work is done twice. It holds the command with its folder, seed, settings, our code, versions,
-    and of every file that the command, the settings or `inputs` name, or that lies below such a folder: name, size, and
-    times of change, which no edit leaves as they were. What is `apart` (the output, and the settings file, whose times
-    a plan sets) is left out.
+    Where in doubt it differs, and work is done twice. It holds the command with its folder, seed, settings, our code,
+    versions, and of every file that the command, the settings or `inputs` name, or that lies below such a folder: name,
+    size, and times of change, which no edit leaves as they were. What is `apart` (the output, and the settings file,
+    whose times a plan sets) is left out.
     """
     if command is None:
         return None

@@ -15,9 +15,10 @@ import torch
 
 from rmlr.hoi import Annotation, Vocabulary
 from rmlr.hoi.batch import Batch, Instances, Truth
+from rmlr.model.encoders import load_encoder
 from rmlr.model.network import build, build_objective
 from rmlr.model.pairs import enumerate_pairs
-from rmlr.model.text import collect, embed, load_encoder
+from rmlr.model.text import collect, embed
 from rmlr.study.plan import Study
 from rmlr.study.run import Record
 

@@ -3,25 +3,27 @@
 A shard is one safetensors file of `shard_images` images: instances concatenated, maps as rows of cells without
 padding, and how many of each belong to every image. index.json says which image is where and whose features these are.
 Beside a split's features may lie what a pose network saw: shards of the same images, maps with the same cells.
-Nothing is copied to read it: tensors of a shard are views of the file, paged in as they are used.
+Nothing is copied to read it: tensors of a shard are views of the file, paged in as they are used. Each is checked once
+(`rmlr.study.tensors`): the small ones when the cache is opened, a shard's maps when one of its images is first used.
 """
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, model_validator
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rmlr.hoi.batch import Batch, Instances
+from rmlr.study.files import Natural, PositiveInt, read_json, write_whole
 from rmlr.study.settings import Augment, View
+from rmlr.study.tensors import DIGEST, Form, TensorFile, save_tensors
 
 log = logging.getLogger(__name__)
 
@@ -33,15 +35,22 @@ class Shards(BaseModel):
     """What every index.json says."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    maker: ClassVar[str] = "rmlr features"  # the command that makes such a cache
 
     detector_digest: str  # SHA-256 of the detector's weights
     view: View  # how it was made to see
-    channels: int  # of a map
+    channels: PositiveInt  # of a map
     map_dtype: Literal["float16", "float32"]
-    shard_images: int
+    shard_images: PositiveInt
     image_ids: list[int]  # in the order of the annotations; shard k of a view holds the k-th `shard_images` of them
-    views: int  # of each image; the first is the photo as it is
+    views: PositiveInt  # of each image; the first is the photo as it is
     augment: Augment | None  # how the others came of it (`rmlr.data.augment`, seed 0)
+
+    @model_validator(mode="after")
+    def _names_each_image_once(self) -> "Shards":
+        if len(set(self.image_ids)) < len(self.image_ids):
+            raise ValueError("an image stands twice in image_ids")
+        return self
 
     @property
     def shards(self) -> list[list[int]]:
@@ -58,18 +67,44 @@ class Shards(BaseModel):
         """Of the network whose maps these are."""
         return self.detector_digest
 
+    def forms(self, cells: int | str = "cells") -> dict[str, Form]:
+        """What a shard holds; `cells` is how many its maps have, where that is known."""
+        maps = Form(getattr(torch, self.map_dtype), (cells, self.channels))
+        return {"maps": maps, "image_ids": Form(torch.int64, ("images",))}
+
 
 class Index(Shards):
     """index.json of one split."""
 
     objects: list[str]  # class of each label
-    person: int
-    token_dim: int
+    person: Natural
+    token_dim: PositiveInt
+
+    @model_validator(mode="after")
+    def _knows_the_person(self) -> "Index":
+        if self.person >= len(self.objects):
+            raise ValueError(f"person is object {self.person} of {len(self.objects)}")
+        return self
+
+    def forms(self, cells: int | str = "cells") -> dict[str, Form]:
+        """Maps and what else a shard holds of its images and of their instances."""
+        real, whole = torch.float32, torch.int64
+        return super().forms(cells) | {
+            "boxes": Form(real, ("instances", 4)),
+            "scores": Form(real, ("instances",), low=0, high=1),
+            "labels": Form(whole, ("instances",), low=0, high=len(self.objects) - 1),
+            "tokens": Form(real, ("instances", self.token_dim)),
+            "counts": Form(whole, ("images",), low=0),
+            "map_sizes": Form(whole, ("images", 2), low=1),
+            "cell_sizes": Form(real, ("images", 2), low=torch.finfo(real).tiny),
+            "image_sizes": Form(real, ("images", 2), low=1),
+        }
 
 
 class PoseIndex(Shards):
     """index.json of what a pose network saw in one split: shards as those of the features, whose cells it shares."""
 
+    maker: ClassVar[str] = "rmlr pose"
     pose_digest: str  # SHA-256 of the pose network's weights
 
     @property
@@ -105,9 +140,7 @@ class MapShardBuilder:
         """Write the shard, its images in the order given: aside, then renamed."""
         images = [self._images[image_id] for image_id in image_ids]
         columns = {name: torch.cat([image[name] for image in images]).contiguous() for name in images[0]}
-        aside = path.with_name(f".{path.name}.part")
-        save_file(columns | {"image_ids": torch.tensor(image_ids)}, aside, {"digest": self._index.digest})
-        aside.replace(path)
+        save_tensors(path, columns | {"image_ids": torch.tensor(image_ids)}, {DIGEST: self._index.digest})
 
 
 class ShardBuilder(MapShardBuilder):
@@ -139,7 +172,7 @@ class ShardBuilder(MapShardBuilder):
 
 
 class FeatureWriter:
-    """Writes a cache shard by shard into `resume`, from where an interrupted run goes on; `finish` moves it whole.
+    """Writes a cache shard by shard into `resume`, from where an interrupted run resumes; `finish` moves it whole.
 
     A shard that lies in `resume` is taken if it holds the wanted images as the same network saw them under the same
     `identity` (a digest of all else that must be equal), else everything there is made anew.
@@ -168,7 +201,7 @@ class FeatureWriter:
         """Move all shards into `folder` and write their index."""
         for shard in range(len(self.index.shards)):
             shutil.move(self._resume / shard_name(shard), folder / shard_name(shard))
-        (folder / INDEX_FILE).write_text(self.index.model_dump_json(indent=1) + "\n")
+        write_whole(folder / INDEX_FILE, self.index.model_dump_json(indent=1) + "\n")
         shutil.rmtree(self._resume)
 
     def _holds(self, shard: int, image_ids: list[int]) -> bool:
@@ -177,7 +210,7 @@ class FeatureWriter:
             return False
         try:
             with safe_open(path, "pt") as file:
-                digest = (file.metadata() or {}).get("digest")
+                digest = (file.metadata() or {}).get(DIGEST)
                 return digest == self.index.digest and file.get_tensor("image_ids").tolist() == image_ids
         except SafetensorError:
             return False
@@ -199,7 +232,7 @@ class Features:
     """The cached features of a split, read as batches; with pose maps, if `poses` names a folder for each of theirs."""
 
     def __init__(self, folders: Sequence[Path], poses: Sequence[Path] = ()) -> None:
-        self.indices = [_load_index(folder, Index, "rmlr features") for folder in folders]
+        self.indices = [_load_index(folder, Index) for folder in folders]
         first = self.indices[0]
         for folder, index in zip(folders, self.indices, strict=True):
             if any(getattr(index, name) != getattr(first, name) for name in _COMMON):
@@ -214,13 +247,18 @@ class Features:
         self.views = first.views
         self.augment = first.augment
 
-        shards = [
-            _load_shard(folder / shard_name(number), image_ids)
+        self._maps = [  # which stay on disk until used
+            _open_shard(folder, number, index)
             for folder, index in zip(folders, self.indices, strict=True)
-            for number, image_ids in enumerate(index.shards)
+            for number in range(len(index.shards))
         ]
-        self._maps = [shard.pop("maps") for shard in shards]  # stay on disk until used
-        columns = {name: torch.cat([shard[name] for shard in shards]) for name in _COLUMNS} if shards else _empty(first)
+        for shard in self._maps:
+            _check_sizes(shard)
+        columns = {
+            name: torch.cat([_nothing(form), *(shard[name] for shard in self._maps)])
+            for name, form in first.forms().items()
+            if name not in ("maps", "image_ids")
+        }
         self._instances = Instances(*(columns[name] for name in Instances.__slots__))
         self._counts, self._map_sizes = columns["counts"], columns["map_sizes"]
         self._cell_sizes, self._image_sizes = columns["cell_sizes"], columns["image_sizes"]
@@ -231,7 +269,7 @@ class Features:
         self._rows = torch.cat(parts, dim=1)  # views images: the place of each in columns
         self._cells: list[tuple[int, int, int]] = []  # of each row: shard, first cell, last cell + 1
         sizes = iter(self._map_sizes.prod(1).tolist())
-        for number, shard in enumerate(shards):
+        for number, shard in enumerate(self._maps):
             end = 0
             for _ in range(len(shard["image_ids"])):
                 start, end = end, end + next(sizes)
@@ -239,7 +277,7 @@ class Features:
 
         self.pose_channels: int | None = None
         self.pose_digest: str | None = None
-        self._poses: list[Tensor] = []
+        self._poses: list[TensorFile] = []
         for pose, folder, index in zip(poses, folders, self.indices, strict=True) if poses else ():
             self._add_pose(pose, folder, index)
 
@@ -254,7 +292,7 @@ class Features:
 
     def _add_pose(self, pose: Path, folder: Path, index: Index) -> None:
         """Take over the pose maps of one folder; ValueError where their cells are not those of its features."""
-        found = _load_index(pose, PoseIndex, "rmlr pose")
+        found = _load_index(pose, PoseIndex)
         shared = Shards.model_fields.keys() - {"channels", "map_dtype"}
         if differing := sorted(name for name in shared if getattr(found, name) != getattr(index, name)):
             raise ValueError(
@@ -264,15 +302,8 @@ class Features:
         if (self.pose_digest or found.pose_digest) != found.pose_digest:
             raise ValueError(f"{pose}: its maps are of another pose network than those of the split before")
         self.pose_channels, self.pose_digest = found.channels, found.pose_digest
-        for number, image_ids in enumerate(found.shards):
-            path, at = pose / shard_name(number), len(self._poses)
-            maps = _load_shard(path, image_ids)["maps"]
-            if maps.shape != (len(self._maps[at]), found.channels):
-                raise ValueError(
-                    f"{path}: has {len(maps)} cells of {maps.shape[1]} channels, expected {len(self._maps[at])} of "
-                    f"{found.channels}, as in {folder}. Run `rmlr pose` with these features"
-                )
-            self._poses.append(maps)
+        for number in range(len(found.shards)):
+            self._poses.append(_open_shard(pose, number, found, cells=self._maps[len(self._poses)].sizes["cells"]))
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -325,10 +356,10 @@ class Features:
         )
 
     def _padded_maps(
-        self, shards: Sequence[Tensor], channels: int, of_rows: Sequence[int], sizes: Int[Tensor, "b 2"]
+        self, shards: Sequence[Mapping[str, Tensor]], channels: int, of_rows: Sequence[int], sizes: Int[Tensor, "b 2"]
     ) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, "b h w"]]:
         height, width = sizes.amax(0).tolist() if len(sizes) else (0, 0)
-        cells = [shards[shard][start:end] for shard, start, end in (self._cells[row] for row in of_rows)]
+        cells = [shards[shard]["maps"][start:end] for shard, start, end in (self._cells[row] for row in of_rows)]
         is_padding = torch.zeros(len(sizes), height, width, dtype=torch.bool)
         if cells and all(len(rows) == height * width for rows in cells):
             maps = torch.stack(cells).float().view(-1, height, width, channels)
@@ -342,32 +373,31 @@ class Features:
 
 
 _COMMON = ("detector_digest", "objects", "view", "views", "augment")  # to all splits that are read as one
-_COLUMNS = (*Instances.__slots__, "counts", "map_sizes", "cell_sizes", "image_sizes")
 
 
-def _empty(index: Index) -> dict[str, Tensor]:
-    shapes = {"boxes": (0, 4), "tokens": (0, index.token_dim), "cell_sizes": (0, 2), "image_sizes": (0, 2)}
-    whole = {"labels": (0,), "counts": (0,), "map_sizes": (0, 2)}
-    return {name: torch.zeros(shape) for name, shape in ({"scores": (0,)} | shapes).items()} | {
-        name: torch.zeros(shape, dtype=torch.long) for name, shape in whole.items()
-    }
+def _nothing(form: Form) -> Tensor:
+    """What stands in front of all shards, for there may be none."""
+    return torch.zeros(0, *(size for size in form.shape[1:] if isinstance(size, int)), dtype=form.dtype)
 
 
-def _load_index(folder: Path, form: type[AnyIndex], maker: str) -> AnyIndex:
-    path = folder / INDEX_FILE
-    try:
-        return form.model_validate_json(path.read_text())
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}). Run `{maker}` for this split first") from error
-    except ValidationError as error:
-        raise ValueError(f"{path}: not the index of what `{maker}` makes: {error}. Make it again") from error
+def _load_index(folder: Path, form: type[AnyIndex]) -> AnyIndex:
+    return read_json(folder / INDEX_FILE, form, f"Make it with `{form.maker}`, for this split")
 
 
-def _load_shard(path: Path, image_ids: list[int]) -> dict[str, Tensor]:
-    try:
-        shard = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}). Is it cut off? Make the features again") from error
-    if shard["image_ids"].tolist() != image_ids:
-        raise ValueError(f"{path}: does not hold the images that {INDEX_FILE} names. Make the features again")
+def _open_shard(folder: Path, number: int, index: Shards, cells: int | str = "cells") -> TensorFile:
+    """A shard that holds the images that its index names; ValueError says where it does not."""
+    hint = f"Make it again with `{index.maker}`"
+    shard = TensorFile(folder / shard_name(number), hint, index.forms(cells))
+    if shard["image_ids"].tolist() != index.shards[number]:
+        raise shard.error("image_ids", f"does not name the images that {INDEX_FILE} does")
+    if shard.metadata.get(DIGEST, index.digest) != index.digest:
+        raise ValueError(f"{shard.path}: is of another network than {INDEX_FILE} says. {hint}")
     return shard
+
+
+def _check_sizes(shard: TensorFile) -> None:
+    """ValueError where instances and cells are not as many as a shard's images have."""
+    for name, images, of in (("counts", shard["counts"].double(), "instances"),
+                             ("map_sizes", shard["map_sizes"].double().prod(1), "cells")):  # fmt: skip
+        if (total := int(images.sum())) != shard.sizes[of]:
+            raise shard.error(name, f"makes {total} {of}, but the shard holds {shard.sizes[of]}")

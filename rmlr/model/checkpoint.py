@@ -10,16 +10,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from pydantic import model_validator
 from torch import nn
 
 import rmlr
 from rmlr.hoi import Vocabulary
 from rmlr.model.network import InteractionNetwork, build
+from rmlr.study.files import read_json, write_whole
 from rmlr.study.section import NaturalInt, PositiveInt, Section
 from rmlr.study.settings import Alignment, Losses, Network, Train, Variant, View
+from rmlr.study.tensors import Form, TensorFile, save_tensors
 
 CARD_FILE, WEIGHTS_FILE, ALIGNMENT_FILE = "checkpoint.json", "weights.safetensors", "alignment.safetensors"
 
@@ -43,6 +43,14 @@ class Card(Section):
     train: Train
     seed: NaturalInt
     versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _names_classes_that_there_are(self) -> "Card":
+        verbs, objects = len(self.vocabulary.verbs), len(self.vocabulary.objects)
+        pairs = [*self.vocabulary.hois, (0, self.vocabulary.person)]
+        if not all(0 <= verb < max(verbs, 1) and 0 <= object_ < objects for verb, object_ in pairs):
+            raise ValueError(f"vocabulary: hois or person name more than its {verbs} verbs and {objects} objects")
+        return self
 
     @staticmethod
     def versions_here() -> dict[str, str]:
@@ -89,45 +97,32 @@ class Card(Section):
 
 def save_checkpoint(folder: Path, card: Card, network: nn.Module, heads: nn.Module) -> None:
     """Write the card, the network's weights, and the alignment heads' if there are any."""
-    save_file(_state(network), folder / WEIGHTS_FILE)
-    if alignment := _state(heads):
-        save_file(alignment, folder / ALIGNMENT_FILE)
-    (folder / CARD_FILE).write_text(card.model_dump_json(indent=1) + "\n")
+    save_tensors(folder / WEIGHTS_FILE, network.state_dict())
+    if alignment := heads.state_dict():
+        save_tensors(folder / ALIGNMENT_FILE, alignment)
+    write_whole(folder / CARD_FILE, card.model_dump_json(indent=1) + "\n")
 
 
 def load_card(folder: Path) -> Card:
     """The card of a checkpoint; ValueError where there is none or of another form."""
-    path = folder / CARD_FILE
-    try:
-        return Card.model_validate_json(path.read_text())
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}). Is this what `rmlr train` wrote?") from error
-    except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, item['loc'])) or '(top)'}: {item['msg']}" for item in error.errors()]
-        raise ValueError(f"{path}: not the card of a checkpoint:\n" + "\n".join(lines)) from error
+    return read_json(folder / CARD_FILE, Card, "Is this what `rmlr train` wrote?")
 
 
 def load_checkpoint(folder: Path) -> InteractionNetwork:
-    """The trained network, ready to predict on the CPU; every weight must be there and of the right shape."""
-    card, path = load_card(folder), folder / WEIGHTS_FILE
-    network = build(
-        card.variant,
-        card.network,
-        channels=card.channels,
-        token_dim=card.token_dim,
-        vocabulary=card.vocabulary,
-        pose_channels=card.pose_channels,
-    )
+    """The trained network, ready to predict on the CPU; every weight must be there, of the right form, and finite."""
+    card = load_card(folder)
     try:
-        network.load_state_dict(load_file(path), strict=True)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}). Is it cut off? Train again") from error
-    except RuntimeError as error:
-        faults = [line.strip() for line in str(error).splitlines()[1:]]
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise ValueError(f"{path}: of another architecture than {CARD_FILE} says: {faults[0]}{more}") from error
+        network = build(
+            card.variant,
+            card.network,
+            channels=card.channels,
+            token_dim=card.token_dim,
+            vocabulary=card.vocabulary,
+            pose_channels=card.pose_channels,
+        )
+    except (ValueError, RuntimeError, MemoryError, OverflowError) as error:
+        raise ValueError(f"{folder / CARD_FILE}: describes a network that cannot be built ({error})") from error
+    forms = {name: Form(tensor.dtype, tuple(tensor.shape)) for name, tensor in network.state_dict().items()}
+    hint = f"Is it what `rmlr train` wrote with the {CARD_FILE} beside it? Train again"
+    network.load_state_dict(dict(TensorFile(folder / WEIGHTS_FILE, hint, forms)), strict=True)
     return network.eval().requires_grad_(False)
-
-
-def _state(module: nn.Module) -> dict:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}

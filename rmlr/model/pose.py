@@ -6,7 +6,6 @@ Weights come from MMPose's CrowdPose zoo, or from anything that names its tensor
 """
 
 import hashlib
-import pickle
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from rmlr.study.tensors import check_finite, load_pickled
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")  # of the ResNet, in torchvision's names and MMPose's
 BACKBONE_STRIDE = 32
@@ -208,26 +209,21 @@ def pose_digest(path: Path) -> str:
 
 def _read(path: Path) -> State:
     """The tensors of the file by name; where its name tells a hash, the file must have it."""
+    hint = "Download them, or correct the path: `pose.weights` of the profile in params.yaml"
     try:
         told, found = PUBLISHED_HASH.search(path.name), pose_digest(path)
-        if told and not found.startswith(told[1]):
-            raise ValueError(
-                f"{path}: its SHA-256 begins with {found[: len(told[1])]}, its name says {told[1]}. Was it cut off, or "
-                "changed? Download it again"
-            )
-        content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
+        raise ValueError(f"{path}: the pose network's weights cannot be read ({error.strerror}). {hint}") from error
+    if told and not found.startswith(told[1]):
         raise ValueError(
-            f"{path}: the pose network's weights cannot be read ({error.strerror}). Download them, or correct "
-            "the path: `pose.weights` of the profile in params.yaml"
-        ) from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{path}: not a file of weights that can be loaded safely ({str(error).splitlines()[0]})"
-        ) from error
+            f"{path}: its SHA-256 begins with {found[: len(told[1])]}, its name says {told[1]}. Was it cut off, or "
+            "changed? Download it again"
+        )
+    content = load_pickled(path, hint)
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path}: holds no `state_dict` of tensors, as MMPose's files do")
+    check_finite(path, state, hint)
     return state
 
 

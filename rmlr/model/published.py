@@ -4,21 +4,23 @@ Their own files, UPT's fine-tuned ones (fredzzhang/hicodet) and the detector wit
 """
 
 import argparse
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from rmlr.study.tensors import check_finite, load_pickled
 
 UPT_DETECTOR, UPT_HEAD = "detector.", "interaction_head."  # the two parts of a trained UPT
 BODY = "backbone.0.body."  # torchvision's ResNet
 HEADS = 8  # of attention, in every DETR published; shapes do not tell
 PROJECTIONS = "qkv"  # in the order in which in_proj_weight has them
 NO_OBJECT = 1  # the last row of the class head
+WHOLE = "Does it exist, and is it whole? Download it again"
 
 # COCO's classes by category id from 0 on, as a head of 92 rows has them; marked * what COCO never annotated.
 COCO_CLASSES: str = (
@@ -128,25 +130,16 @@ def origin_of(name: str) -> tuple[str, int | None]:
     return f"transformer.{at[1]}.layers.{at[2]}.{(ENCODER if at[1] == 'encoder' else DECODER)[at[3]]}.{kind}", None
 
 
-def read_checkpoint(path: Path) -> Any:
-    """What a file of `torch.save` holds; tensors and plain values only, or ValueError."""
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # DETR's training leaves its flags there
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path}: cannot be read as a checkpoint ({said}). Does it exist, and is it whole?") from error
-
-
 def read_published(path: Path) -> Published:
     """A DETR's file: its authors' (`model`), UPT's fine-tuned (`model_state_dict`), or a trained UPT with its DETR."""
-    content = read_checkpoint(path)
+    content = load_pickled(path, WHOLE)
     keys = list(map(str, content)) if isinstance(content, dict) else [type(content).__name__]
     state = next((content[key] for key in ("model", "model_state_dict") if key in keys), None)
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ValueError(
             f"{path}: expected a DETR's tensors under 'model' or 'model_state_dict', found {', '.join(keys)[:200]}"
         )
+    check_finite(path, state, WHOLE)
     if any(name.startswith(UPT_DETECTOR) for name in state):
         state = {name: tensor for name, tensor in state.items() if not name.startswith(UPT_HEAD)}
         state = {name.removeprefix(UPT_DETECTOR): tensor for name, tensor in state.items()}

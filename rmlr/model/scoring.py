@@ -10,7 +10,7 @@ from torch import Tensor
 from rmlr.hoi import Triplets
 from rmlr.hoi.batch import Batch
 from rmlr.model.network import InteractionNetwork
-from rmlr.model.pairs import detector_prior
+from rmlr.model.pairs import Pairs, detector_prior
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,8 @@ def score_verbs(
 ) -> ScoredVerbs:
     """Every possible verb of every pair: sigmoid(logit) (s_h s_o)^k, sorted by image, pair and verb.
 
-    Verbs that an object's class never takes are left out, and scores below `min_score`.
+    Verbs that an object's class never takes are left out, and scores below `min_score`. ValueError on a score that is
+    not finite: no threshold would keep it, so a pair would vanish.
 
     Differs: the paper is silent; k is `prior_power`, as UPT.
     """
@@ -43,9 +44,26 @@ def score_verbs(
     pairs = output.pairs
     prior = detector_prior(batch, pairs, is_valid_verb, prior_power)
     scores = output.logits.float().sigmoid() * prior  # p v
+    _check_finite(scores, batch, pairs)
     possible = is_valid_verb[batch.instances.labels[pairs.object]]
     pair, verb = (possible & (scores >= min_score)).nonzero(as_tuple=True)
     return ScoredVerbs(pairs.human[pair], pairs.object[pair], pairs.image[pair], verb, scores[pair, verb])
+
+
+def _check_finite(scores: Tensor, batch: Batch, pairs: Pairs) -> None:
+    """ValueError that names image, pair and verb of the first score that is not finite."""
+    is_bad = ~scores.isfinite()
+    if not is_bad.any():
+        return
+    pair, verb = is_bad.nonzero()[0].tolist()
+    image = int(pairs.image[pair])
+    first = int((batch.instance_image < image).sum())
+    human, object_ = (int(side[pair]) - first for side in (pairs.human, pairs.object))
+    raise ValueError(
+        f"image {int(batch.image_ids[image])}: the score of verb {verb} for its instances {human} (human) and "
+        f"{object_} (object) is {scores[pair, verb].item()}, expected a finite number. Are weights, features and "
+        "detector sound?"
+    )
 
 
 def score_triplets(

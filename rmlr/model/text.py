@@ -4,33 +4,27 @@ The text is a teacher: it is encoded once, read in training, and never needed fo
 annotations into words, `embed` encodes them, `TextEmbeddings` is what is kept.
 """
 
-import hashlib
-import importlib.util
-import json
-import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rmlr.hoi import NO_BOX, Annotation, Phrase, Vocabulary
-
-log = logging.getLogger(__name__)
+from rmlr.model.encoders import TextEncoder, Token
+from rmlr.study.files import read_json, write_whole
+from rmlr.study.section import NaturalInt, Section
+from rmlr.study.tensors import Form, TensorFile, save_tensors
 
 INDEX_FILE, EMBEDDINGS_FILE = "index.json", "embeddings.safetensors"
 SUBJECT, VERB, OBJECT = range(3)  # part of a phrase that a word belongs to; "with" of an instrument is the verb's
 
-Token = int | str
 Pooling = Literal["cls", "mean"]
 
 
@@ -93,24 +87,28 @@ class TextEmbeddings:
     def save(self, folder: Path) -> None:
         """Write embeddings.safetensors and index.json."""
         values = {name: getattr(self, name) for name in self.__slots__}
-        tensors = {name: value.contiguous() for name, value in values.items() if isinstance(value, Tensor)}
-        save_file(tensors, folder / EMBEDDINGS_FILE)
-        index = {name: value for name, value in values.items() if name not in tensors}
-        (folder / INDEX_FILE).write_text(json.dumps({"format": 1, **index}, indent=1))
+        tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+        save_tensors(folder / EMBEDDINGS_FILE, tensors)
+        index = TextIndex(**{name: value for name, value in values.items() if name not in tensors})
+        write_whole(folder / INDEX_FILE, index.model_dump_json(indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> "TextEmbeddings":
-        """Read what `save` wrote; ValueError where it is not there or of another form."""
-        path = folder / INDEX_FILE
-        try:
-            index = json.loads(path.read_text())
-            if index.pop("format") != 1:
-                raise ValueError("unknown format")
-            path = folder / EMBEDDINGS_FILE
-            fields: dict[str, Any] = {**index, **load_file(path)}
-            return cls(**fields)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:
-            raise ValueError(f"{path}: no readable text embeddings ({error}). Run `rmlr text` again") from error
+        """Read what `save` wrote; ValueError where it is not there, or damaged."""
+        hint = "Run `rmlr text` again"
+        index = read_json(folder / INDEX_FILE, TextIndex, hint)
+        file = TensorFile(folder / EMBEDDINGS_FILE, hint, index.forms())
+        for name, words in (("phrase_offsets", "phrase_words"), ("text_offsets", "text_words")):
+            steps = file[name].diff()
+            if not len(file[name]) or file[name][0] != 0 or (steps < 0).any() or file[name][-1] != len(file[words]):
+                raise file.error(name, f"does not ascend from 0 to the {len(file[words])} rows of {words}")
+        if (file["text_of_image"] >= len(file["text_offsets"]) - 1).any():
+            raise file.error(
+                "text_of_image", f"names more than the {len(file['text_offsets']) - 1} texts that there are"
+            )
+        if (file["image_ids"].diff() <= 0).any():
+            raise file.error("image_ids", "does not ascend")
+        return cls(**index.model_dump(exclude={"format"}), **file)
 
     def must_fit(self, where: Path, vocabulary: Vocabulary) -> None:
         """ValueError that names `where` these came from, if they are not of this vocabulary's verbs and objects."""
@@ -122,6 +120,33 @@ class TextEmbeddings:
             wrong = next((f"no '{text}'" for row, text in index if row < 0 or self.phrases[row] != text), None)
         if wrong is not None:
             raise ValueError(f"{where}: {wrong}. Are text and annotations of one dataset? Run `rmlr text` again")
+
+
+class TextIndex(Section):
+    """index.json: what the embeddings are of."""
+
+    format: Literal[1] = 1
+    encoder: str
+    model: str
+    revision: str | None
+    digest: str
+    cut: NaturalInt
+    phrases: list[str]
+
+    def forms(self) -> dict[str, Form]:
+        """What embeddings.safetensors holds."""
+        real, whole, phrases = torch.float32, torch.int64, len(self.phrases)
+        return {
+            "sentences": Form(real, (phrases, "dim")),
+            "phrase_of": Form(whole, ("verbs", "objects"), low=-1, high=phrases - 1),
+            "phrase_words": Form(real, ("words", "dim")),
+            "phrase_offsets": Form(whole, (phrases + 1,)),
+            "phrase_parts": Form(whole, ("words",), low=SUBJECT, high=OBJECT),
+            "text_words": Form(real, ("text_words", "dim")),
+            "text_offsets": Form(whole, ("texts_and_one",)),
+            "image_ids": Form(whole, ("images",)),
+            "text_of_image": Form(whole, ("images",), low=-1),
+        }
 
 
 # ---- what there is to encode
@@ -159,206 +184,10 @@ def collect(vocabulary: Vocabulary, annotations: Sequence[Annotation]) -> Texts:
     return Texts(list(index), phrase_of, images)
 
 
-# ---- encoders
-
-
-@runtime_checkable
-class TextEncoder(Protocol):
-    """Turns sequences of its own tokens into states."""
-
-    digest: str
-    dim: int
-    limit: int  # tokens of a text, without its frame
-    separator: tuple[Token, ...]  # between phrases
-
-    def tokens(self, phrase: Phrase) -> tuple[list[Token], list[int]]:
-        """A phrase's tokens, and the part of the phrase that each belongs to."""
-        ...
-
-    def framed(self, tokens: list[Token]) -> tuple[tuple[Token, ...], slice]:
-        """A text as the encoder wants it ([CLS] ... [SEP]), and where in it the text itself stands."""
-        ...
-
-    def states(self, batch: list[tuple[Token, ...]]) -> Float[Tensor, "b t d"]:
-        """Last hidden states of framed texts of one length."""
-        ...
-
-
-class TransformerEncoder:
-    """A frozen `transformers.AutoModel` and its tokenizer, from a folder, in float32 on the CPU."""
-
-    def __init__(self, folder: Path, digest: str):
-        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-        from transformers import AutoModel, AutoTokenizer  # here, for training must not pay for it
-        from transformers.utils import logging as talk
-
-        talk.disable_progress_bar()
-        level = talk.get_verbosity()
-        talk.set_verbosity_error()  # of what the weights hold besides, it would print a table
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model, report = AutoModel.from_pretrained(
-                folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
-            )
-        finally:
-            talk.set_verbosity(level)
-        self.digest = digest
-        if extra := len(report["unexpected_keys"]):
-            log.info("%s: left out %d tensors of heads that an encoder does not have", folder, extra)
-        if missing := sorted(key for key in report["missing_keys"] if "pooler" not in key):
-            raise ValueError(
-                f"{folder}: weights lack {missing[:3]}, {len(missing)} in all. Is this an encoder's folder?"
-            )
-        self._model = model.eval().requires_grad_(False)
-        self.dim = model.config.hidden_size
-
-        tokenizer = self._tokenizer
-        if not tokenizer.is_fast:
-            raise ValueError(
-                f"{folder}: its tokenizer does not say which characters a token stands for; use a fast one"
-            )
-        probe, bare = tokenizer("person")["input_ids"], tokenizer("person", add_special_tokens=False)["input_ids"]
-        start = next(i for i in range(len(probe)) if probe[i : i + len(bare)] == bare)
-        self._prefix, self._suffix = probe[:start], probe[start + len(bare) :]
-        self.separator = self._separator(len(bare))
-        if not self.separator:
-            raise ValueError(f"{folder}: its tokenizer has no separator (sep_token, eos_token) to join phrases with")
-        self.limit = min(tokenizer.model_max_length, self._positions()) - len(self._prefix) - len(self._suffix)
-
-    def _separator(self, length: int) -> tuple[Token, ...]:
-        """What the tokenizer puts between two texts of a pair, RoBERTa two tokens; else its separator, or its end."""
-        tokenizer = self._tokenizer
-        pair = tokenizer("person", "person")["input_ids"]
-        between = pair[len(self._prefix) + length : len(pair) - length - len(self._suffix)]
-        if between and set(between) <= set(tokenizer.all_special_ids):
-            return tuple(between)
-        return tuple(token for token in (tokenizer.sep_token_id, tokenizer.eos_token_id) if token is not None)[:1]
-
-    def _positions(self) -> int:
-        """Tokens that the position table can hold; RoBERTa's keeps those up to its padding's for itself."""
-        for name, module in self._model.named_modules():
-            if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
-                return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-        return self._tokenizer.model_max_length
-
-    def tokens(self, phrase: Phrase) -> tuple[list[Token], list[int]]:
-        encoded = self._tokenizer(str(phrase), add_special_tokens=False, return_offsets_mapping=True)
-        ends = np.cumsum([len(phrase.subject), 1 + len(phrase.verb)])  # where subject and verb end, in characters
-        last = [end - 1 for _, end in encoded["offset_mapping"]]  # a token may begin with the space before its word
-        return list(encoded["input_ids"]), np.searchsorted(ends, last, side="right").tolist()
-
-    def framed(self, tokens: list[Token]) -> tuple[tuple[Token, ...], slice]:
-        start = len(self._prefix)
-        return (*self._prefix, *tokens, *self._suffix), slice(start, start + len(tokens))
-
-    def states(self, batch: list[tuple[Token, ...]]) -> Float[Tensor, "b t d"]:
-        ids = torch.tensor(batch)
-        return self._model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
-
-
-class RandomEncoder:
-    """A control that knows no language: a seeded normal vector for each distinct word, and one for each text ([CLS]).
-
-    Mean-pooled, a phrase is a bag of its words' vectors; pooled by [CLS], it has nothing in common with another.
-    """
-
-    separator: tuple[Token, ...] = ("[SEP]",)
-
-    def __init__(self, dim: int):
-        self.dim, self.digest, self.limit = dim, f"random:{dim}", 510  # as long as BERT's
-
-    def tokens(self, phrase: Phrase) -> tuple[list[Token], list[int]]:
-        texts = (phrase.subject, phrase.verb, phrase.object or "")
-        words = [(word, part) for part, text in enumerate(texts) for word in text.split()]
-        return [word for word, _ in words], [part for _, part in words]
-
-    def framed(self, tokens: list[Token]) -> tuple[tuple[Token, ...], slice]:
-        return (" ".join(["[CLS]", *map(str, tokens)]), *tokens), slice(1, 1 + len(tokens))
-
-    def states(self, batch: list[tuple[Token, ...]]) -> Float[Tensor, "b t d"]:
-        return torch.stack([torch.stack([self._vector(str(token)) for token in text]) for text in batch])
-
-    def _vector(self, token: str) -> Float[Tensor, " d"]:
-        seed = int.from_bytes(hashlib.sha256(token.encode()).digest()[:8], "little")
-        return torch.from_numpy(np.random.default_rng(seed).standard_normal(self.dim, dtype=np.float32))
-
-
-def load_encoder(model: str, revision: str | None, sha256: str | None) -> TextEncoder:
-    """The encoder that `model` names: a local folder, `package:NAME`, `random:DIM`, or a hub id.
-
-    Its weights file must have the given sha256, where one is given. A hub id is downloaded, or taken from the hub's
-    cache (always so with HF_HUB_OFFLINE=1); nothing else touches the network.
-    """
-    kind, _, name = model.partition(":")
-    if kind == "random":
-        if not name.isdecimal() or int(name) == 0:
-            raise ValueError(f"text encoder {model!r}: expected `random:DIM` with a positive DIM, e.g. random:384")
-        return RandomEncoder(int(name))
-    if kind == "package":
-        folder = _package_folder(name)
-    elif Path(model).is_dir():
-        folder = Path(model)
-    else:
-        folder = _hub_folder(model, revision)
-    weights = next((path for path in map(folder.joinpath, WEIGHTS) if path.is_file()), None)
-    if weights is None:
-        raise ValueError(
-            f"{folder}: no weights here, expected one of {', '.join(WEIGHTS)} (save_pretrained writes one)"
-        )
-    with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if sha256 is not None and digest != sha256:
-        raise ValueError(
-            f"{weights}: sha256 is {digest}, but the settings say {sha256}. Is it the release that was meant?"
-        )
-    return TransformerEncoder(folder, digest)
-
-
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-
-
-def _package_folder(name: str) -> Path:
-    """The one folder with a config and weights inside an installed package, whose code is not run."""
-    spec = importlib.util.find_spec(name)
-    roots = list(spec.submodule_search_locations or []) if spec else []
-    if not roots:
-        raise ValueError(f"text encoder 'package:{name}': no such package is installed. Install it, or name a folder")
-    found = sorted(path.parent for root in roots for path in Path(root).rglob("model.safetensors"))
-    found = [folder for folder in found if (folder / "config.json").is_file()]
-    if len(found) != 1:
-        raise ValueError(f"text encoder 'package:{name}': expected one folder with config.json and model.safetensors "
-                         f"in {roots[0]}, found {len(found)}")  # fmt: skip
-    return found[0]
-
-
-def _hub_folder(model: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    if model.count("/") > 1 or model.startswith((".", "/", "~")):
-        raise ValueError(f"text encoder {model!r}: there is no such folder, and it is not a hub id (OWNER/NAME)")
-    try:
-        for weights in WEIGHTS:
-            folder = Path(
-                snapshot_download(model, revision=revision, allow_patterns=["*.json", "*.txt", "*.model", weights])
-            )
-            if (folder / weights).is_file():
-                break
-    except Exception as error:  # the hub client's, many kinds
-        download = f"hf download {model}" + (f" --revision {revision}" if revision else "")
-        raise ValueError(
-            f"text encoder {model!r} (revision {revision}): neither a local folder, nor in the hub's cache, nor to be "
-            f"had from the hub ({' '.join(str(error).split())}). Where there is a network, run `{download}`; or name a "
-            "folder that holds it"
-        ) from error
-    if revision != folder.name:
-        log.warning("text encoder %s, revision %s, is commit %s now: give that as its revision", model, revision,
-                    folder.name)  # fmt: skip
-    return folder
-
-
 # ---- encoding
 
 BATCH_TOKENS = 4096  # tokens encoded at once: a matter of memory, not of results
+SAME = 1e-3  # vectors of phrases that differ by less of their length are one: those of real encoders differ by a tenth
 
 
 @torch.no_grad()
@@ -416,6 +245,7 @@ def embed(
         return torch.cat([*sets, torch.zeros(0, encoder.dim)]), offsets
 
     pooled = [states[sequence][0] if pooling == "cls" else states[sequence].mean(0) for sequence, _ in alone]
+    _must_differ([str(phrase) for phrase in texts.phrases], pooled, name, pooling)
     phrase_words, phrase_offsets = concatenated([states[sequence][where] for sequence, where in alone])
     is_word = [torch.tensor([token not in encoder.separator for token in text]) for text in distinct]
     text_words, text_offsets = concatenated(
@@ -439,6 +269,28 @@ def embed(
         image_ids=torch.tensor(images, dtype=torch.long),
         text_of_image=torch.tensor([distinct.get(joined[image], -1) for image in images], dtype=torch.long),
     )
+
+
+def _must_differ(phrases: list[str], pooled: list[Tensor], name: str, pooling: Pooling) -> None:
+    """ValueError where phrases have one vector, from which nothing can be learnt.
+
+    A causal encoder's first state knows none of the words that follow it.
+    """
+    if len(phrases) < 2:
+        return
+    sentences = torch.stack(pooled)
+    spread, length = (sentences - sentences.mean(0)).norm(dim=1).max(), sentences.norm(dim=1).mean()
+    seen: dict[tuple[float, ...], str] = {}
+    twins = next(((first, phrase) for phrase, vector in zip(phrases, sentences.tolist(), strict=True)
+                  if (first := seen.setdefault(tuple(vector), phrase)) != phrase), None)  # fmt: skip
+    if spread <= SAME * length:
+        twins = phrases[0], phrases[1]
+    if twins is not None:
+        advice = "Set its pooling to mean" if pooling == "cls" else "Take another encoder"
+        raise ValueError(
+            f"text encoder {name}: '{twins[0]}' and '{twins[1]}' have one vector with pooling: {pooling}, so training "
+            f"could not tell them apart. {advice}"
+        )
 
 
 def _batches(sequences: list[tuple[Token, ...]]) -> Iterator[list[tuple[Token, ...]]]:

@@ -9,7 +9,6 @@ Differs: all images of a batch at once, and what is linear is computed once, not
 UPT trains with the dropout of its frozen detector on, a step decay and an unweighted loss.
 """
 
-import pickle
 from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,8 +22,10 @@ from torch import Tensor, nn
 from rmlr.hoi import Vocabulary
 from rmlr.hoi.batch import Batch
 from rmlr.model.pairs import GEOMETRY_DIM, Pairs, pair_geometry
+from rmlr.model.published import UPT_DETECTOR, UPT_HEAD, WHOLE
 from rmlr.model.remine import average_cells, fully_connected
 from rmlr.model.transformer import EncoderLayer, Layout
+from rmlr.study.tensors import check_finite, load_pickled
 
 BRANCHES = 16  # of a fusion
 NORM_EPSILON = 1e-12  # of all layer norms but the cooperative layers' first, which has torch's
@@ -206,8 +207,6 @@ class CompetitiveReasoning(nn.Module):
 
 # ---- published weights
 
-HEAD, DETECTOR = "interaction_head.", "detector."
-
 # In the order of fredzzhang/vcoco. HICO-DET's verbs are alphabetical.
 VCOCO_VERBS: str = (
     "hold obj, sit instr, ride instr, look obj, hit instr, hit obj, eat obj, eat instr, jump instr, lay instr, "
@@ -250,19 +249,16 @@ def load_upt_weights(path: Path, vocabulary: Vocabulary) -> dict[str, Tensor]:
 
 def _read_head(path: Path) -> dict[str, Tensor]:
     """The interaction head's tensors by their names within it."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path}: cannot be read as a checkpoint ({said}). Does it exist, and is it whole?") from error
+    content = load_pickled(path, WHOLE)
     state = content.get("model_state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{path}: expected UPT's 'model_state_dict' of tensors, found {found[:200]}")
-    foreign = [name for name in state if not name.startswith((HEAD, DETECTOR))]
+    foreign = [name for name in state if not name.startswith((UPT_HEAD, UPT_DETECTOR))]
     if foreign:
-        raise ValueError(f"{path}: expected tensors of {HEAD}* and {DETECTOR}* only, found{_some(foreign)}")
-    return {name.removeprefix(HEAD): tensor for name, tensor in state.items() if name.startswith(HEAD)}
+        raise ValueError(f"{path}: expected tensors of {UPT_HEAD}* and {UPT_DETECTOR}* only, found{_some(foreign)}")
+    check_finite(path, state, WHOLE)
+    return {name.removeprefix(UPT_HEAD): tensor for name, tensor in state.items() if name.startswith(UPT_HEAD)}
 
 
 def _origins(given: Collection[str]) -> dict[str, list[str]]:

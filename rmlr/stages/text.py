@@ -4,7 +4,8 @@ import logging
 from pathlib import Path
 
 from rmlr.data.records import load_annotations, load_vocabulary
-from rmlr.model.text import collect, embed, load_encoder
+from rmlr.model.encoders import load_encoder
+from rmlr.model.text import collect, embed
 from rmlr.study.nodes import TextNode
 from rmlr.study.run import run
 

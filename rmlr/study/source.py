@@ -9,10 +9,11 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 
-# What changes no number: the version, what surrounds a stage, and the types of a settings file, whose content counts
-# anyway. After a change of how `rmlr.study.run` seeds, the results must be removed by hand.
+# What changes no number: the version, what surrounds a stage, the types of a settings file, whose content counts
+# anyway, and the check of tensors, which accepts or refuses them. After a change of how `rmlr.study.run` seeds, the
+# results must be removed by hand.
 _TYPES = ("section", "settings", "figures", "params", "nodes", "plan")
-_AROUND = ("device", "folder", "made", "output", "provenance", "run", "source", "tracking")  # a stage
+_AROUND = ("device", "folder", "made", "output", "provenance", "run", "source", "tensors", "tracking")  # a stage
 NOT_COUNTED = ("rmlr", *(f"rmlr.study.{name}" for name in (*_TYPES, *_AROUND)))
 
 

@@ -35,7 +35,7 @@ def make_index(image_ids: list[int], **changes) -> Index:
 
 
 def write_shard(writer: FeatureWriter, shard: int, image_ids: list[int], sizes: dict[int, tuple[int, int]]) -> None:
-    """Image i has i % 4 instances, all scores i, and a map of i."""
+    """Image i has i % 4 instances, all scores i / 8, and a map of i."""
     builder = ShardBuilder(writer.index)
     counts = torch.tensor([image_id % 4 for image_id in image_ids])
     image = torch.repeat_interleave(torch.arange(len(image_ids)), counts)
@@ -43,7 +43,7 @@ def write_shard(writer: FeatureWriter, shard: int, image_ids: list[int], sizes: 
     place = torch.cat([torch.arange(count) for count in counts.tolist()])
     instances = Instances(
         boxes=ids[:, None].expand(-1, 4).contiguous(),
-        scores=ids,
+        scores=ids / 8,
         labels=(place > 0).long(),
         tokens=torch.stack([ids, place.float()], dim=1),
     )
@@ -78,7 +78,7 @@ def test_images_come_back_in_the_order_of_the_annotations(ragged):
     batch = ragged.batch([0, 1, 2])
     assert batch.image_ids.tolist() == [7, 4, 5]
     assert batch.instance_image.tolist() == [0, 0, 0, 2]
-    assert batch.instances.scores.tolist() == [7, 7, 7, 5]
+    assert (8 * batch.instances.scores).tolist() == [7, 7, 7, 5]
     assert batch.image_sizes.tolist() == [[700, 200], [400, 200], [500, 200]]
 
 
@@ -127,7 +127,7 @@ def test_trainval_is_train_then_val(tmp_path, ragged):
     write_cache(tmp_path / "val", {3: (1, 1)})
     both = Features.load(tmp_path, "trainval")
     assert both.image_ids == [7, 4, 5, 3]
-    assert both.batch([3, 0]).instances.scores.tolist() == [3, 3, 3, 7, 7, 7]
+    assert (8 * both.batch([3, 0]).instances.scores).tolist() == [3, 3, 3, 7, 7, 7]
 
 
 def test_pairs_are_every_human_with_every_other_instance(ragged):

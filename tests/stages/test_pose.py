@@ -208,7 +208,7 @@ def test_features_made_anew_with_other_cells_are_refused(corner, tmp_path, monke
     corner.run()
     monkeypatch.setitem(PHOTOS, 5, (64, 64))
     write_features(tmp_path / "other" / "train", list(PHOTOS))
-    with pytest.raises(ValueError, match=r"shard-00000.* has 27 cells of 8 channels, expected 31 of 8"):
+    with pytest.raises(ValueError, match=r"shard-00000.*'maps' is .*\[27, 8\], expected .*\[31, 8\].*`rmlr pose`"):
         Features.load(tmp_path / "other", "train", tmp_path / "pose")
 
 

@@ -9,7 +9,7 @@ Nothing is copied to read it: tensors of a shard are views of the file, paged in
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rmlr.hoi.batch import Batch, Instances
-from rmlr.study.files import Natural, PositiveInt, read_json, write_whole
+from rmlr.study.files import Int64, Natural, PositiveInt, read_json, write_whole
 from rmlr.study.settings import Augment, View
 from rmlr.study.tensors import DIGEST, Form, TensorFile, save_tensors
 
@@ -42,7 +42,7 @@ class Shards(BaseModel):
     channels: PositiveInt  # of a map
     map_dtype: Literal["float16", "float32"]
     shard_images: PositiveInt
-    image_ids: list[int]  # in the order of the annotations; shard k of a view holds the k-th `shard_images` of them
+    image_ids: list[Int64]  # in the order of the annotations; shard k of a view holds the k-th `shard_images` of them
     views: PositiveInt  # of each image; the first is the photo as it is
     augment: Augment | None  # how the others came of it (`rmlr.data.augment`, seed 0)
 
@@ -356,7 +356,7 @@ class Features:
         )
 
     def _padded_maps(
-        self, shards: Sequence[Mapping[str, Tensor]], channels: int, of_rows: Sequence[int], sizes: Int[Tensor, "b 2"]
+        self, shards: Sequence[TensorFile], channels: int, of_rows: Sequence[int], sizes: Int[Tensor, "b 2"]
     ) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, "b h w"]]:
         height, width = sizes.amax(0).tolist() if len(sizes) else (0, 0)
         cells = [shards[shard]["maps"][start:end] for shard, start, end in (self._cells[row] for row in of_rows)]

@@ -10,7 +10,6 @@ the same and takes seconds to import, in every process.
 import logging
 import math
 import os
-import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -27,6 +26,7 @@ from rmlr.data.loading import ahead, loader_threads, pinned
 from rmlr.hoi.batch import Batch, Truth
 from rmlr.study.run import Record
 from rmlr.study.settings import Losses, Train
+from rmlr.study.tensors import check_finite, load_pickled, nested_tensors
 
 log = logging.getLogger(__name__)
 
@@ -56,16 +56,17 @@ def load_resume(path: Path, *, identity: str) -> dict[str, Any] | None:
     """What `save_resume` wrote under the same `identity`; None where there is none of this run.
 
     `identity` stands in the state under that key: a digest of everything that must be equal for the run to go on
-    (settings, seed, inputs). A file that a failing disk spoilt is as good as none, and is told.
+    (settings, seed, inputs). A damaged file is as good as none, and is told.
     """
     if not path.exists():
         return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        log.warning("%s: cannot be read, so training begins anew (%s)", path, str(error).partition("\n")[0])
+        state = load_pickled(path, "Training begins anew")
+        check_finite(path, nested_tensors(state), "Training begins anew")
+    except ValueError as error:
+        log.warning("%s", error)
         return None
-    return state if state.get("identity") == identity else None
+    return state if isinstance(state, dict) and state.get("identity") == identity else None
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any, Literal, no_type_check
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 from transformers import DetrConfig, DetrForObjectDetection, PreTrainedConfig, ResNetConfig
@@ -24,6 +24,7 @@ from rmlr.hoi.batch import Batch, Instances
 from rmlr.hoi.boxes import clip, cxcywh_from_xyxy, xyxy_from_cxcywh
 from rmlr.model.published import Sizes, read_published
 from rmlr.study.settings import DetectorArchitecture, Selection
+from rmlr.study.tensors import TensorFile, check_finite, save_tensors
 
 WEIGHTS_FILE = "model.safetensors"
 COSTS: dict[str, Any] = {"class_cost": 1, "bbox_cost": 5, "giou_cost": 2}  # of matching and of the loss: DETR's 1, 5, 2
@@ -292,7 +293,7 @@ def load_published(path: Path) -> DetrForObjectDetection:
 def load_detector(source: str, revision: str | None = None) -> DetrForObjectDetection:
     """A DETR from a folder of `save_pretrained`, a published file, or the hub; whole, or ValueError naming what lacks.
 
-    The library itself fills what a checkpoint lacks with random numbers and goes on.
+    The library itself fills what a checkpoint lacks with random numbers.
     """
     if Path(source).suffix in (".pth", ".pt"):
         return load_published(Path(source))
@@ -301,9 +302,11 @@ def load_detector(source: str, revision: str | None = None) -> DetrForObjectDete
         if Path(source).is_dir() and not (path := Path(source, name)).is_file():
             raise ValueError(f"{path}: does not exist. Is this the folder of a detector (`save_pretrained`)?")
     origin: dict[str, Any] = {"revision": revision} if revision else {}
+    if Path(source).is_dir():
+        dict(TensorFile(Path(source, WEIGHTS_FILE), "Make or get the detector again"))  # all of them are checked
     try:
         kind = PreTrainedConfig.get_config_dict(source, **origin)[0].get("model_type")
-    except OSError as error:
+    except (OSError, AttributeError, TypeError) as error:  # the latter: JSON, but no object
         raise ValueError(
             f"{source}: neither a folder that holds a detector (config.json, {WEIGHTS_FILE}) nor a model that the hub "
             f"gives ({error})"
@@ -315,8 +318,9 @@ def load_detector(source: str, revision: str | None = None) -> DetrForObjectDete
         loaded: Any = architecture.from_pretrained(
             source, **origin, output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True
         )
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{source}/{WEIGHTS_FILE}: cannot be read ({error}). Is it cut off?") from error
+    except Exception as error:  # of a damaged config.json, many kinds
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{source}: config.json and {WEIGHTS_FILE} make no DETR ({said}). Get it again") from error
     detr, report = loaded
     faults = {
         "missing": sorted(report["missing_keys"]),
@@ -326,6 +330,7 @@ def load_detector(source: str, revision: str | None = None) -> DetrForObjectDete
     said = [f"{len(keys)} {fault}: {', '.join(keys[:5])}" for fault, keys in faults.items() if keys]
     if said:
         raise ValueError(f"{source}: weights do not fit the architecture of its config.json. {'; '.join(said)}")
+    check_finite(source, detr.state_dict(), "Get the detector again")
     return detr
 
 
@@ -492,6 +497,8 @@ def save_detector(detr: DetrForObjectDetection, folder: Path) -> None:
     disable_progress_bar()
     freeze_batch_norms(detr)
     detr.save_pretrained(folder)
+    path = folder / WEIGHTS_FILE
+    save_tensors(path, load_file(path), {"format": "pt"})
 
 
 def weights_digest(folder: Path) -> str:

@@ -62,6 +62,8 @@ class TransformerEncoder:
                 f"{folder}: its tokenizer does not say which characters a token stands for; use a fast one"
             )
         probe, bare = tokenizer("person")["input_ids"], tokenizer("person", add_special_tokens=False)["input_ids"]
+        if set(bare) <= {tokenizer.unk_token_id}:
+            raise ValueError(f"{folder}: its tokenizer does not know 'person'. Is its vocabulary there? {EXPECTED}")
         start = next(i for i in range(len(probe)) if probe[i : i + len(bare)] == bare)
         self._prefix, self._suffix = probe[:start], probe[start + len(bare) :]
         self.separator = self._separator(len(bare))

@@ -11,10 +11,11 @@ two per GB and core. Tensors that nobody asks for are not read.
 
 import argparse
 import json
+import pickle
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,10 @@ class Form:
         return f"{_name(self.dtype)} of shape [{', '.join(map(str, self.shape))}]"
 
 
-class TensorFile(Mapping[str, Tensor]):
+class TensorFile:
     """A safetensors file: names, dtypes and shapes are checked at once, a tensor's values when it is first asked for.
 
-    Tensors are views of the file, paged in as they are used. Any thread may ask.
+    Tensors are views of the file, paged in as they are used. Any thread may ask. `dict(file)` checks and holds all.
     """
 
     def __init__(self, path: Path, hint: str, forms: Mapping[str, Form] | None = None) -> None:
@@ -82,11 +83,9 @@ class TensorFile(Mapping[str, Tensor]):
                 self._checked.add(name)
         return tensor
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
+    def keys(self) -> Iterable[str]:
+        """Names of the tensors."""
+        return self._tensors.keys()
 
     def error(self, name: str, fault: str) -> ValueError:
         """What is to be raised where a tensor does not fit to others."""
@@ -134,8 +133,24 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     check_finite(path, ready, "It is not written")
     checksums = json.dumps({name: _checksum(name, ready[name]) for name in sorted(ready)})
-    with written_aside(path) as aside:
-        save_file(ready, aside, {**(metadata or {}), CHECKSUMS: checksums})
+    try:
+        with written_aside(path) as aside:
+            save_file(ready, aside, {**(metadata or {}), CHECKSUMS: checksums})
+            _order_metadata(aside)
+    except SafetensorError as error:  # of a full disk, too
+        raise ValueError(f"{path}: cannot be written ({error}). Is the disk full? Make room and try again") from error
+
+
+def _order_metadata(path: Path) -> None:
+    """Give the same tensors the same bytes: the library writes metadata in an order of chance."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")  # of a JSON header, filled up with spaces
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        content = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(content) <= length, f"{path}: its header grew"
+        file.seek(8)
+        file.write(content.ljust(length))
 
 
 def check_finite(where: Path | str, tensors: Mapping[str, Tensor], hint: str) -> None:
@@ -176,6 +191,8 @@ def load_pickled(path: Path, hint: str) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of a damaged pickle, many kinds
         said = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, pickle.UnpicklingError):  # torch's words tell how to read it in spite of that
+            said = "it is damaged, or holds more than tensors and plain values"
         raise ValueError(f"{path}: cannot be read as a checkpoint ({said}). {hint}") from error
 
 

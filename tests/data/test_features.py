@@ -1,12 +1,16 @@
 """The feature cache: what is written comes back, whatever the map sizes, shards and interruptions."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from rmlr.data.features import INDEX_FILE, Features, FeatureWriter, Index, ShardBuilder, check_space, shard_name
 from rmlr.hoi.batch import Instances
+from rmlr.study.tensors import save_tensors
 
 CHANNELS, TOKEN_DIM = 3, 2
 SIDES = ("shortest", "longest")
@@ -174,7 +178,7 @@ def test_a_missing_or_broken_index_is_refused_by_name(tmp_path, ragged):
     with pytest.raises(ValueError, match=r"test/index\.json: cannot be read"):
         Features.load(tmp_path, "test")
     (tmp_path / "train" / INDEX_FILE).write_text("{")
-    with pytest.raises(ValueError, match=r"train/index\.json: not the index"):
+    with pytest.raises(ValueError, match=r"train/index\.json: .*cut off"):
         Features.load(tmp_path, "train")
 
 
@@ -198,3 +202,101 @@ def test_a_cache_larger_than_the_disk_is_refused(tmp_path):
     check_space(tmp_path, 1)
     with pytest.raises(ValueError, match="features need about"):
         check_space(tmp_path, 10**18)
+
+
+# ---- damaged shards
+
+
+def use(folder: Path) -> None:
+    """Read all that the split `train` has."""
+    cache = Features.load(folder, "train")
+    cache.batch(range(len(cache)))
+
+
+def change_shard(path: Path, keep_checksums: bool = False, **changes: torch.Tensor | None) -> None:
+    """As somebody without checksums, or somebody who leaves them as they were, would write it."""
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() if keep_checksums else {"digest": "abc"}
+    kept = {name: tensor for name, tensor in (load_file(path) | changes).items() if tensor is not None}
+    save_file(kept, path, metadata)
+
+
+def test_a_bit_that_flips_anywhere_in_a_shard_is_one_error_that_names_it(tmp_path, ragged):
+    shard = tmp_path / "train" / shard_name(1)
+    content = shard.read_bytes()
+    for at in range(0, len(content), 5):
+        damaged = bytearray(content)
+        damaged[at] ^= 1 << at % 8
+        shard.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"train/shard-00001\.safetensors: ") as raised:
+            use(tmp_path)
+        assert str(raised.value).count("\n") == 0
+
+
+def test_a_shard_that_was_made_before_there_were_checksums_is_read(tmp_path, ragged):
+    change_shard(tmp_path / "train" / shard_name(0))
+    assert torch.equal(Features.load(tmp_path, "train").batch([0, 1]).maps, ragged.batch([0, 1]).maps)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"boxes": None}, r"'boxes' is missing"),
+        ({"tokens": torch.zeros(3, TOKEN_DIM - 1)}, r"'tokens' is .* of shape \[3, 1\], expected .*\[instances, 2\]"),
+        ({"scores": torch.zeros(2)}, r"'scores' is float32 of shape \[2\], expected .* with instances = 3"),
+        ({"scores": torch.tensor([0, 0.5, torch.nan])}, r"'scores' holds nan at \[2\]"),
+        ({"scores": torch.tensor([0, 1.5, 0])}, r"'scores' holds 1\.5 at \[1\]"),
+        ({"boxes": torch.full((3, 4), torch.inf)}, r"'boxes' holds inf at \[0, 0\]"),
+        ({"labels": torch.tensor([0, 1, 2])}, r"'labels' holds 2 at \[2\], expected whole numbers .* at most 1"),
+        ({"labels": torch.tensor([0, 1, -1])}, r"'labels' holds -1 at \[2\]"),
+        ({"counts": torch.tensor([2, 0])}, r"'counts' makes 2 instances, but the shard holds 3"),
+        ({"counts": torch.tensor([-1, 4])}, r"'counts' holds -1 at \[0\]"),
+        ({"map_sizes": torch.tensor([[2, 3], [1, 1]])}, r"'map_sizes' makes 7 cells, but the shard holds 8"),
+        ({"map_sizes": torch.tensor([[2**62, 2**62], [1, 2]])}, r"'map_sizes' makes \d+ cells"),
+        ({"map_sizes": torch.tensor([[0, 3], [1, 2]])}, r"'map_sizes' holds 0 at \[0, 0\]"),
+        ({"cell_sizes": torch.zeros(2, 2)}, r"'cell_sizes' holds 0\.0 at \[0, 0\]"),
+        ({"image_ids": torch.tensor([7, 5])}, r"'image_ids' does not name the images that index\.json does"),
+        ({"image_ids": torch.tensor([[7, 4]])}, r"'image_ids' is int64 of shape \[1, 2\]"),
+        ({"maps": torch.zeros(8, CHANNELS).half()}, r"'maps' is float16"),
+        ({"maps": torch.zeros(7, CHANNELS)}, r"'map_sizes' makes 8 cells, but the shard holds 7"),
+        ({"maps": torch.tensor([0.0] * 23 + [torch.nan]).view(8, 3)}, r"'maps' holds nan at \[7, 2\], expected finite"),
+    ],
+)  # fmt: skip
+def test_a_shard_with_a_wrong_tensor_is_refused_by_name_and_index(tmp_path, ragged, changes, said):
+    change_shard(tmp_path / "train" / shard_name(0), **changes)
+    with pytest.raises(ValueError, match=rf"shard-00000\.safetensors: tensor {said}.*again with `rmlr features`"):
+        use(tmp_path)
+
+
+def test_a_changed_map_is_found_when_one_of_its_images_is_used(tmp_path, ragged):
+    change_shard(tmp_path / "train" / shard_name(0), keep_checksums=True, maps=torch.zeros(8, CHANNELS))
+    cache = Features.load(tmp_path, "train")
+    assert cache.batch([2]).image_ids.tolist() == [5]
+    with pytest.raises(ValueError, match="'maps' does not have the checksum"):
+        cache.batch([0])
+
+
+def test_a_shard_of_another_network_is_refused(tmp_path, ragged):
+    save_tensors(path := tmp_path / "train" / shard_name(0), load_file(path), {"digest": "abd"})
+    with pytest.raises(ValueError, match="is of another network than index"):
+        use(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"shard_images": 0}, "shard_images: .*greater than 0"),
+        ({"views": 0}, "views: .*greater than 0"),
+        ({"channels": -3}, "channels: .*greater than 0"),
+        ({"person": 2}, "person is object 2 of 2"),
+        ({"image_ids": [7, 4, 7]}, "an image stands twice"),
+        ({"image_ids": [7, 4, 2**70]}, "image_ids"),
+        ({"shard_images": 1}, r"shard-00000.*'image_ids' does not name"),
+        ({"objects": ["person"]}, r"'labels' holds 1 at \[1\]"),
+    ],
+)
+def test_an_index_that_does_not_fit_is_one_clear_error(tmp_path, ragged, changes, said):
+    path = tmp_path / "train" / INDEX_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ValueError, match=said):
+        use(tmp_path)

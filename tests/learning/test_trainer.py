@@ -431,6 +431,29 @@ def test_a_resume_file_is_whole_or_not_there(tmp_path, monkeypatch):
     assert load_resume(tmp_path / "nothing.pt", identity="a") is None
 
 
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ({"task": {"w": torch.tensor([0, torch.nan])}}, r"tensor 'task.w' holds nan at [1]"),
+        ({"optimiser": [torch.tensor(torch.inf)]}, r"tensor 'optimiser.0' holds inf at []"),
+    ],
+)
+def test_a_resume_file_with_numbers_that_are_not_finite_is_told_and_not_taken(tmp_path, caplog, state, said):
+    save_resume(tmp_path / "x.pt", {"identity": "a"} | state)
+    assert load_resume(tmp_path / "x.pt", identity="a") is None
+    assert said in caplog.text
+
+
+def test_a_bit_that_flips_in_a_resume_file_is_told_and_the_file_not_taken(tmp_path, caplog):
+    path, values = tmp_path / "x.pt", torch.arange(8.0)
+    save_resume(path, {"identity": "a", "w": values})
+    content = bytearray(path.read_bytes())
+    content[content.index(values.numpy().tobytes()) + 5] ^= 1
+    path.write_bytes(content)
+    assert load_resume(path, identity="a") is None
+    assert f"{path}: cannot be read" in caplog.text
+
+
 @pytest.mark.parametrize("length", [0, 10, 1000])
 def test_a_resume_file_that_a_disk_spoilt_is_told_and_begun_anew(tmp_path, caplog, length):
     train(tmp_path)
@@ -439,7 +462,8 @@ def test_a_resume_file_that_a_disk_spoilt_is_told_and_begun_anew(tmp_path, caplo
     world = World()
     train(tmp_path, load=world.load)
     assert len(world.asked) == 9
-    assert f"{path}: cannot be read, so training begins anew" in caplog.text
+    assert f"{path}: cannot be read" in caplog.text
+    assert "Training begins anew" in caplog.text
 
 
 # ---- schedule

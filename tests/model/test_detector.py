@@ -1,6 +1,7 @@
 """The detector: what is learnt comes back, classes go by name, boxes are pixels, frozen is frozen."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,40 @@ def test_weights_that_do_not_fit_are_refused_by_name(fresh, tmp_path, change, sa
     change(weights)
     save_file(weights, tmp_path / WEIGHTS_FILE, {"format": "pt"})
     with pytest.raises(ValueError, match=said):
+        load_detector(str(tmp_path))
+
+
+def test_a_number_that_is_not_finite_is_named(fresh, tmp_path):
+    save_detector(fresh, tmp_path)
+    weights = load_file(tmp_path / WEIGHTS_FILE)
+    weights["bbox_predictor.anchors"][3, 1] = torch.inf
+    save_file(weights, tmp_path / WEIGHTS_FILE, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"model\.safetensors: tensor 'bbox_predictor\.anchors' holds inf at \[3, 1\]"):
+        load_detector(str(tmp_path))
+
+
+def test_a_bit_that_flips_anywhere_in_the_weights_is_found(fresh, tmp_path):
+    save_detector(fresh, tmp_path)
+    path = tmp_path / WEIGHTS_FILE
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    for at in range(start, len(content), (len(content) - start) // 100):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :])
+        with pytest.raises(ValueError, match=r"model\.safetensors: tensor '.*' (does not have the checksum|holds)"):
+            load_detector(str(tmp_path))
+
+
+def test_the_same_detector_has_the_same_digest_however_often_it_is_saved(fresh, tmp_path):
+    for number in range(4):
+        save_detector(fresh, tmp_path / f"{number}")
+    assert len({weights_digest(folder) for folder in tmp_path.iterdir()}) == 1
+
+
+@pytest.mark.parametrize("config", ["{", "[]", '{"model_type": "detr", "d_model": "wide"}', '{"model_type": "detr"}'])
+def test_a_damaged_configuration_is_one_error_that_names_the_folder(fresh, tmp_path, config):
+    save_detector(fresh, tmp_path)
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path))):
         load_detector(str(tmp_path))
 
 

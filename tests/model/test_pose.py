@@ -34,6 +34,21 @@ def state(pose_weights):
     return torch.load(pose_weights, weights_only=True)["state_dict"]
 
 
+def test_a_number_that_is_not_finite_is_named(write, state):
+    state["backbone.conv1.weight"][0, 0, 1, 2] = torch.nan
+    with pytest.raises(ValueError, match=r"pose\.pth: tensor 'backbone\.conv1\.weight' holds nan at \[0, 0, 1, 2\]"):
+        load_pose_network(write(state))
+
+
+def test_a_flipped_bit_is_found(write, state):
+    path, values = write(state), state["backbone.bn1.weight"].numpy().tobytes()
+    content = bytearray(path.read_bytes())
+    content[content.index(values) + 1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"pose\.pth: cannot be read as a checkpoint \(record .*Download them"):
+        load_pose_network(path)
+
+
 @pytest.fixture
 def write(tmp_path):
     """Writes the tensors as MMPose would, and gives the file."""
@@ -156,14 +171,14 @@ def test_what_is_no_file_of_tensors_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"absent\.pth: .*cannot be read.*pose\.weights"):
         load_pose_network(tmp_path / "absent.pth")
     (tmp_path / "page.pth").write_text("<html>")
-    with pytest.raises(ValueError, match=r"page\.pth: not a file of weights"):
+    with pytest.raises(ValueError, match=r"page\.pth: cannot be read as a checkpoint"):
         load_pose_network(tmp_path / "page.pth")
     for content in ({"state_dict": [1]}, {"state_dict": {"a": 1}}, [torch.zeros(1)]):
         torch.save(content, tmp_path / "odd.pth")
         with pytest.raises(ValueError, match=r"odd\.pth: holds no `state_dict` of tensors"):
             load_pose_network(tmp_path / "odd.pth")
     torch.save({"state_dict": {}, "meta": time.struct_time(range(9))}, tmp_path / "code.pth")  # would run code
-    with pytest.raises(ValueError, match=r"code\.pth: not a file of weights that can be loaded safely"):
+    with pytest.raises(ValueError, match=r"code\.pth: cannot be read as a checkpoint .*more than tensors and plain"):
         load_pose_network(tmp_path / "code.pth")
 
 

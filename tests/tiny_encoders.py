@@ -1,0 +1,123 @@
+"""Random text encoders of many architectures with tokenizers of their own kinds, as files of the hub look."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+WORDS = ["person", "hit", "with", "sports", "ball", "bat", "talk", "on", "phone", "point", "##s", "un"]
+
+KINDS = ["bert", "mobilebert", "albert", "roberta"]
+
+
+def save_tiny(folder: Path, kind: str, positions: int = 64, seed: int = 0) -> Path:
+    """A random encoder of some architecture and its own kind of tokenizer, as files of the hub look."""
+    from transformers import AlbertConfig, AutoModel, BertConfig, MobileBertConfig, RobertaConfig
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    sizes |= {"max_position_embeddings": positions}
+    narrow = {"embedding_size": 4, "intra_bottleneck_size": 8, "true_hidden_size": 8, "num_feedforward_networks": 1}
+    configs = {
+        "bert": (BertConfig, save_wordpiece, {}),
+        "mobilebert": (MobileBertConfig, save_wordpiece, narrow),
+        "albert": (AlbertConfig, save_unigram, {"embedding_size": 4}),
+        "roberta": (RobertaConfig, save_byte_pairs, {"pad_token_id": 1}),
+    }
+    config, save_tokenizer, more = configs[kind]
+    torch.manual_seed(seed)
+    model = AutoModel.from_config(config(vocab_size=save_tokenizer(folder), **sizes, **more))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)  # at the library's deviation of 0.02 all states are alike
+    model.save_pretrained(folder)
+    return folder
+
+
+def save_wordpiece(folder: Path) -> int:
+    """BERT's and MobileBERT's vocab.txt; gives the size of the vocabulary."""
+    names = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", *WORDS]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("".join(f"{name}\n" for name in names))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}')
+    return len(names)
+
+
+def save_unigram(folder: Path) -> int:
+    """ALBERT's tokenizer.json, made from SentencePiece: a piece may begin a word ("▁ball") or go on with one."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    names = ["<pad>", "[CLS]", "[SEP]", "<unk>"]
+    pieces = [f"▁{word}" for word in WORDS if word.isalpha() and word != "phone"] + ["▁", "s", "▁ph", "one"]
+    tokenizer = Tokenizer(models.Unigram([*((name, 0.0) for name in names), *((piece, -1.0) for piece in pieces)], 3))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", cls_token="[CLS]", sep_token="[SEP]", unk_token="<unk>"
+    ).save_pretrained(folder)
+    return len(names) + len(pieces)
+
+
+def save_byte_pairs(folder: Path) -> int:
+    """RoBERTa's vocab.json and merges.txt: bytes, merged from the left, of which "Ġ" is the space before a word."""
+    from tokenizers import pre_tokenizers
+
+    words = [word for word in WORDS if word.isalpha()]
+    merges = [(word[:end], word[end]) for bare in words for word in (bare, f"Ġ{bare}") for end in range(1, len(word))]
+    merges = list(dict.fromkeys(merges))
+    names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    names += [name for name in map("".join, merges) if name not in names]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({name: number for number, name in enumerate(names)}))
+    (folder / "merges.txt").write_text("".join(f"{left} {right}\n" for left, right in merges))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "RobertaTokenizer"}')
+    return len(names)
+
+
+def save_word_level(folder: Path, frame: str, special: tuple[str, ...]) -> int:
+    """A tokenizer of whole words that puts a frame around a text, such as "<s> $A </s>"."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    names = [*special, *(word for word in WORDS if word.isalpha())]
+    tokenizer = Tokenizer(models.WordLevel({name: number for number, name in enumerate(names)}, unk_token=special[0]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    used = [(name, names.index(name)) for name in special if name in frame]
+    tokenizer.post_processor = processors.TemplateProcessing(single=frame, pair=None, special_tokens=used)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token=special[0], eos_token="</s>", pad_token="</s>", model_max_length=32
+    ).save_pretrained(folder)
+    return len(names)
+
+
+def save_other(folder: Path, kind: str) -> Path:
+    """A random network of a kind that reads text otherwise than BERT."""
+    import transformers as library
+
+    if kind.startswith("clip"):
+        size = save_word_level(folder, "<s> $A </s>", ("<unk>", "<s>", "</s>"))
+    else:
+        size = save_word_level(folder, "$A </s>", ("<unk>", "</s>"))
+    shared = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "hidden_size": 8}
+    text: dict[str, Any] = shared | {"vocab_size": size, "max_position_embeddings": 32}
+    text |= {"bos_token_id": None, "eos_token_id": size - 1}
+    vision = shared | {"image_size": 8, "patch_size": 4}
+    t5 = {"vocab_size": size, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+    both = {"text_config": text, "vision_config": vision}
+    torch.manual_seed(0)
+    made = {
+        "clip": lambda: library.CLIPModel(library.CLIPConfig(**both, projection_dim=8)),
+        "clip_text": lambda: library.CLIPTextModel(library.CLIPTextConfig(**text)),
+        "siglip": lambda: library.SiglipModel(library.SiglipConfig(**both)),
+        "siglip_text": lambda: library.SiglipTextModel(library.SiglipTextConfig(**text)),
+        "t5": lambda: library.T5Model(library.T5Config(**t5, decoder_start_token_id=0)),
+        "t5_encoder": lambda: library.T5EncoderModel(library.T5Config(**t5)),
+        "vit": lambda: library.ViTModel(library.ViTConfig(**vision)),
+    }[kind]()
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter)
+    made.save_pretrained(folder)
+    return folder

@@ -381,7 +381,7 @@ def _nothing(form: Form) -> Tensor:
 
 
 def _load_index(folder: Path, form: type[AnyIndex]) -> AnyIndex:
-    return read_json(folder / INDEX_FILE, form, f"Make it with `{form.maker}`, for this split")
+    return read_json(folder / INDEX_FILE, form, f"Run `{form.maker}` for this split first")
 
 
 def _open_shard(folder: Path, number: int, index: Shards, cells: int | str = "cells") -> TensorFile:

@@ -162,7 +162,7 @@ def check_finite(where: Path | str, tensors: Mapping[str, Tensor], hint: str) ->
 
 def wrong_value(tensor: Tensor, low: int | float | None = None, high: int | float | None = None) -> str | None:
     """What is wrong with the first value that is not finite or not from `low` to `high`, in words; None if none is."""
-    if not tensor.numel():
+    if not tensor.numel() or tensor.is_meta:
         return None
     values = tensor.detach() if tensor.dtype in MEASURED else tensor.double()
     low, high = (-torch.inf if low is None else low), (torch.inf if high is None else high)

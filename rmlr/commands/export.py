@@ -15,7 +15,8 @@ import pandas as pd
 from PIL import Image
 
 import rmlr
-from rmlr.learning.inference import COLUMNS, MIN_SCORE, find_parts, load
+from rmlr.learning.answers import COLUMNS, MIN_SCORE
+from rmlr.learning.inference import find_parts, load
 from rmlr.model.checkpoint import CARD_FILE, WEIGHTS_FILE
 from rmlr.model.detector import WEIGHTS_FILE as DETECTOR_FILE
 from rmlr.study.folder import new_folder

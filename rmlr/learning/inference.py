@@ -14,16 +14,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import overload
 
-import numpy as np
 import torch
 import yaml
 from jaxtyping import Float, Int
 from PIL import Image
+from pydantic import BaseModel
 from torch import Tensor
 
-from rmlr.data.images import ImageBatch, as_people_see, resized_size, stack
+from rmlr.data.images import ImageBatch, resized_size, stack
 from rmlr.hoi.batch import Batch, Instances
+from rmlr.learning.answers import MIN_SCORE, Answer, Picture, Trace, Traces, Triplet, check_limits, upright
 from rmlr.model.checkpoint import CARD_FILE, Card, load_card, load_checkpoint
 from rmlr.model.detector import WEIGHTS_FILE as DETECTOR_FILE
 from rmlr.model.detector import FrozenDetector, load_detector, select_queries, weights_digest
@@ -33,59 +35,11 @@ from rmlr.model.pose import PoseNetwork, load_pose_network, pose_digest
 from rmlr.model.remine import InteractiveRelationEncoder
 from rmlr.model.scoring import ScoredVerbs, score_verbs
 from rmlr.model.transformer import Layout
+from rmlr.study.files import RelativeName, check_form, read_text
 from rmlr.study.nodes import PredictNode
 
-MIN_SCORE = 0.1  # what people want to read, unless they ask for more
 BATCH_SIZE = 4  # pictures at once
 PREDICTION = "predict/settings.yaml"  # of a run
-
-Box = tuple[float, float, float, float]
-EDGES = ("x1", "y1", "x2", "y2")
-COLUMNS: dict[str, type] = {  # of a table of triplets
-    **dict.fromkeys((f"{who}_{edge}" for who in ("human", "object") for edge in EDGES), float),
-    **dict.fromkeys(("object", "verb", "phrase"), str),
-    **dict.fromkeys(("score", "human_score", "object_score"), float),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Triplet:
-    """One interaction found in a picture. Boxes are `xyxy` in pixels of the picture as viewers show it."""
-
-    human_box: Box
-    object_box: Box
-    object: str
-    verb: str  # as the vocabulary names it; V-COCO's are action and role: "hit instr"
-    phrase: str  # "person hit with bat"
-    score: float
-    human_score: float  # the detector's
-    object_score: float
-
-    def row(self) -> dict[str, float | str]:
-        """As a line of a table: `COLUMNS`."""
-        row: dict[str, float | str] = {}
-        for who, box in (("human", self.human_box), ("object", self.object_box)):
-            row |= {f"{who}_{edge}": at for edge, at in zip(EDGES, box, strict=True)}
-        return row | {name: getattr(self, name) for name in COLUMNS if name not in row}
-
-    def __str__(self) -> str:
-        human, object_ = (",".join(f"{edge:.0f}" for edge in box) for box in (self.human_box, self.object_box))
-        return f"{self.score:.2f} {self.phrase} [{human}] [{object_}]"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Trace:
-    """Where a triplet came from: two maps of weights over the cells of the backbone's map, each of sum 1.
-
-    `remined` is where the cue m came from (`InteractiveRelationEncoder.attention`). `detected` is where the detector
-    read what it says of the two instances: the mean of their queries' last cross-attentions
-    (`FrozenDetector.attention`).
-    """
-
-    triplet: Triplet
-    remined: Float[np.ndarray, "h w"]
-    detected: Float[np.ndarray, "h w"]
-    cell_size: tuple[float, float]  # height and width of a cell in pixels of the picture; the last may reach beyond it
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,27 +75,50 @@ class Model:
         self.device = device
         self._is_valid_verb = torch.from_numpy(card.vocabulary.is_valid_verb).to(device)
 
+    @overload
+    def __call__(self, picture: Picture, *, min_score: float = ..., top: int | None = ...) -> Answer: ...
+
+    @overload
     def __call__(
-        self, picture: str | Path | Image.Image, *, min_score: float = MIN_SCORE, top: int | None = None
-    ) -> list[Triplet]:
-        """The triplets of one picture: at most `top`, and none below `min_score`."""
+        self, picture: Sequence[Picture], *, min_score: float = ..., top: int | None = ...
+    ) -> list[Answer]: ...
+
+    def __call__(
+        self, picture: Picture | Sequence[Picture], *, min_score: float = MIN_SCORE, top: int | None = None
+    ) -> Answer | list[Answer]:
+        """The triplets of one picture, or of each in a list: at most `top`, and none below `min_score`.
+
+        A picture is a path, a Pillow image, or an array of uint8 of shape (height, width, 3). ValueError names what is
+        none, or cannot be read.
+        """
+        if isinstance(picture, Sequence) and not isinstance(picture, str):
+            return list(self.many(picture, min_score=min_score, top=top))
         return next(self.many([picture], min_score=min_score, top=top))
 
     def many(
         self,
-        pictures: Iterable[str | Path | Image.Image],
+        pictures: Iterable[Picture],
         *,
         min_score: float = MIN_SCORE,
         top: int | None = None,
         batch_size: int = BATCH_SIZE,
-    ) -> Iterator[list[Triplet]]:
+    ) -> Iterator[Answer]:
         """The triplets of each picture, in order; no more than `batch_size` pictures are in memory.
 
         Only pictures of one size are seen together: the padding of a batch reaches into what a detector says at a
         picture's edges, and so its triplets would depend on its neighbours.
         """
-        waiting = iter(pictures)
-        while chunk := [_opened(picture) for picture in islice(waiting, batch_size)]:
+        check_limits(min_score=min_score, top=top)
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}: expected a whole number of at least 1")
+        return self._answers(pictures, min_score, top, batch_size)
+
+    def _answers(
+        self, pictures: Iterable[Picture], min_score: float, top: int | None, batch_size: int
+    ) -> Iterator[Answer]:
+        waiting = enumerate(pictures)
+        while given := list(islice(waiting, batch_size)):
+            chunk = [upright(picture, f"picture {number} (from 0)") for number, picture in given]
             groups: dict[tuple[int, int], list[int]] = {}
             for position, photo in enumerate(chunk):
                 size = resized_size(photo.height, photo.width, *self._sides)
@@ -151,19 +128,18 @@ class Model:
                 seen = self._see([chunk[position] for position in positions], min_score)
                 for place, position in enumerate(positions):
                     found[position] = [self._triplet(seen, row) for row in _strongest(seen.scored, place, top)]
-            yield from (found[position] for position in range(len(chunk)))
+            yield from (Answer(found[position], picture, min_score) for position, (_, picture) in enumerate(given))
 
-    def trace(
-        self, picture: str | Path | Image.Image, *, min_score: float = MIN_SCORE, top: int | None = None
-    ) -> list[Trace]:
+    def trace(self, picture: Picture, *, min_score: float = MIN_SCORE, top: int | None = None) -> Traces:
         """The triplets of one picture, as without tracing, and where each came from.
 
         ValueError for a network without IRE: it re-mines nothing.
         """
+        check_limits(min_score=min_score, top=top)
         ire = getattr(self.network.describe, "ire", None)
         if not isinstance(ire, InteractiveRelationEncoder):
             raise ValueError("this run's variant has no IRE, so there is no re-mined cue to trace. Take one with `ire`")
-        seen = self._see([_opened(picture)], min_score)
+        seen = self._see([upright(picture)], min_score)
         batch, rows = seen.batch, _strongest(seen.scored, 0, top)
         human, object_, image = (
             getattr(seen.scored, name)[rows].to(self.device) for name in ("human", "object", "image")
@@ -176,7 +152,8 @@ class Model:
             detected = (of_query[seen.query[human]] + of_query[seen.query[object_]]) / 2
         height, width = batch.cell_sizes[0].tolist()
         maps = zip(rows, remined.cpu().numpy(), detected.cpu().numpy(), strict=True)
-        return [Trace(self._triplet(seen, row), cue, tokens, (height, width)) for row, cue, tokens in maps]
+        traces = [Trace(self._triplet(seen, row), cue, tokens, (height, width)) for row, cue, tokens in maps]
+        return Traces(traces, picture, min_score)
 
     @property
     def _sides(self) -> tuple[int, int]:
@@ -245,8 +222,9 @@ def load(
         prior_power: of the detector's scores, where predict/settings.yaml does not say it or another is wanted.
         device: as torch names it; by default a GPU if there is one.
 
-    Raises ValueError where something lacks or does not fit.
+    Raises ValueError where something is missing or does not fit.
     """
+    check_limits(prior_power=prior_power)
     given = (None if path is None else Path(path) for path in (detector, pose))
     parts = find_parts(Path(run), *given)
     card = load_card(parts.checkpoint)
@@ -262,7 +240,7 @@ def load(
         load_checkpoint(parts.checkpoint),
         card,
         prior_power,
-        torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+        _device(device),
         None if parts.pose is None else load_pose_network(parts.pose),
     )
 
@@ -286,7 +264,7 @@ def find_parts(run: Path, detector: Path | None = None, pose: Path | None = None
     `detector` and `pose` are the user's.
     """
     if (model := run / "MLmodel").is_file():
-        run = run / yaml.safe_load(model.read_text())["flavors"]["python_function"]["data"]
+        run = run / _exported_data(model)
     checkpoint = next((folder for folder in (run, run / "train") if (folder / CARD_FILE).is_file()), None)
     if checkpoint is None:
         raise ValueError(
@@ -302,6 +280,29 @@ def find_parts(run: Path, detector: Path | None = None, pose: Path | None = None
         poses = [path for path in (*sorted(beside.glob("pose/*")), *named) if path.is_file()]
         found_pose = _find("pose", card.pose_digest, checkpoint, pose, poses, _pose_digest)
     return Parts(checkpoint, found, found_pose, prediction if prediction.is_file() else None)
+
+
+class _Flavor(BaseModel):
+    data: RelativeName  # folder
+
+
+class _Flavors(BaseModel):
+    python_function: _Flavor
+
+
+class _MLmodel(BaseModel):
+    """What is read of the file that describes an exported model."""
+
+    flavors: _Flavors
+
+
+def _exported_data(model: Path) -> str:
+    """In which folder of an exported model the run lies."""
+    try:
+        content = yaml.safe_load(read_text(model))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{model}: not YAML ({error}). Is the file damaged? Export the run again") from error
+    return check_form(str(model), content, _MLmodel).flavors.python_function.data
 
 
 def _find(
@@ -350,7 +351,7 @@ def _inputs(folder: Path) -> list[Path]:
     """What a stage read, as far as it is still there: paths of run.json, relative to a folder that it was run in."""
     try:
         names = list(json.loads((folder / "run.json").read_text())["inputs"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):  # TypeError: valid JSON, but not a stage's
         return []
     places = (Path(), *folder.resolve().parents)
     return [path for name in names for place in places if (path := place / name).exists()]
@@ -359,8 +360,17 @@ def _inputs(folder: Path) -> list[Path]:
 # ---- small things
 
 
-def _opened(picture: str | Path | Image.Image) -> Image.Image:
-    return as_people_see(Path(picture) if isinstance(picture, str) else picture)
+def _device(name: str | None) -> torch.device:
+    """The device that is named, tried out; else a GPU if there is one."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).partition("\n")[0]
+        raise ValueError(f"device '{name}' cannot be used here: {why}. Give cpu, or a GPU such as cuda:0") from error
+    return device
 
 
 def _strongest(scored: ScoredVerbs, image: int, top: int | None) -> list[int]:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import reprlib
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -42,6 +43,15 @@ RelativeName = Annotated[str, AfterValidator(_must_stay_inside)]  # of a file be
 Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what an array holds
 Natural = Annotated[int, Field(ge=0, lt=2**63)]
 PositiveInt = Annotated[int, Field(gt=0, lt=2**63)]
+
+
+def printable(path: Path | str) -> str:
+    """A path, or a text that holds one, such that every terminal and every file in UTF-8 takes it.
+
+    Bytes that are not UTF-8, and control characters, are escaped: `\\xff`, `\\n`.
+    """
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(repr(char)[1:-1] if unicodedata.category(char) == "Cc" else char for char in text)
 
 
 # ---- reading

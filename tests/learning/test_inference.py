@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,8 @@ from PIL import Image
 
 import rmlr
 from rmlr.detections.triplets import load_triplets
-from rmlr.learning.inference import COLUMNS, Model, load
+from rmlr.learning.answers import COLUMNS
+from rmlr.learning.inference import Model, load
 from rmlr.model.checkpoint import load_card, save_checkpoint
 from rmlr.model.detector import FrozenDetector
 from rmlr.model.network import build
@@ -105,10 +104,39 @@ def test_a_photo_is_seen_upright_wherever_it_comes_from(photo_run, model, tmp_pa
         assert model(opened, min_score=0.0) == expected
 
 
-def test_what_is_not_a_picture_is_named(model, tmp_path):
+def test_what_is_not_a_picture_is_named(photo_run, model, tmp_path):
     (tmp_path / "notes.jpg").write_text("no photo")
     with pytest.raises(ValueError, match=r"notes\.jpg: not a readable image"):
         model(tmp_path / "notes.jpg")
+    with pytest.raises(ValueError, match=r"picture 5 \(from 0\) is an array of uint8 of shape \(8, 8\)"):
+        model([*[photo_run.photos[0]] * 5, np.zeros((8, 8), dtype=np.uint8)])
+
+
+def test_paths_images_arrays_and_lists_of_them_are_all_taken(photo_run, model):
+    path = photo_run.photos[0]
+    image = Image.open(path).convert("RGB")
+    expected = model(path, min_score=0.0)
+    assert len(expected) > 1
+    for answer in model([str(path), image, np.asarray(image)], min_score=0.0):
+        np.testing.assert_allclose(numbers(answer), numbers(expected), rtol=1e-4, atol=1e-4)
+        assert [triplet.phrase for triplet in answer] == [triplet.phrase for triplet in expected]
+    assert model((path,), min_score=0.0, top=1) == [expected[:1]]
+    assert model([]) == []
+    assert expected.picture == path
+    assert expected.draw().size == model(image, min_score=0.0).draw(title=path.name).size
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [({"min_score": float("nan")}, "min_score"), ({"top": 0}, "top"), ({"batch_size": 0}, "batch_size is 0")],
+)
+def test_numbers_out_of_range_are_refused_at_once(photo_run, model, asked, message):
+    with pytest.raises(ValueError, match=message):
+        model.many(photo_run.photos, **asked)
+    asked.pop("batch_size", None)
+    if asked:
+        with pytest.raises(ValueError, match=message):
+            model.trace(photo_run.photos[0], **asked)
 
 
 def test_a_triplet_reads_as_a_phrase_and_as_a_line_of_a_table(photo_run, model):
@@ -136,6 +164,17 @@ def test_scores_hold_the_detectors_to_the_power_that_is_asked_for(photo_run, mod
     for key, item in usual.items():
         ratio = (item.human_score * item.object_score) ** (model.prior_power - 2.0)
         assert squared[key].score * ratio == pytest.approx(item.score, rel=1e-4)
+
+
+def test_a_power_that_would_lift_scores_above_1_is_refused(photo_run):
+    with pytest.raises(ValueError, match=r"prior_power \(--prior-power\) is -5\.0: expected a number above 0"):
+        load(photo_run.run, prior_power=-5.0)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", ""])
+def test_a_device_that_is_not_there_is_named(photo_run, device):
+    with pytest.raises(ValueError, match=f"device '{device}' cannot be used here: .*Give cpu"):
+        load(photo_run.run, device=device)
 
 
 # ---- where it looked
@@ -193,14 +232,6 @@ def test_a_network_that_re_mines_nothing_cannot_be_traced(photo_run, copy):
 # ---- where its parts are found
 
 
-def test_the_package_is_light_until_a_model_is_asked_for():
-    code = "import sys, rmlr; print('torch' in sys.modules); print(rmlr.load.__name__, 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n")[:2] == ["False", "load True"]
-    with pytest.raises(AttributeError, match="no attribute 'lode'"):
-        rmlr.lode  # noqa: B018
-
-
 def test_training_folder_and_run_folder_are_the_same_model(photo_run, model):
     other = rmlr.load(str(photo_run.run / "train"))
     assert other(photo_run.photos[0]) == model(photo_run.photos[0])
@@ -245,4 +276,22 @@ def test_another_detector_is_refused(photo_run, tmp_path):
 
 def test_a_folder_without_a_network_is_one_clear_error(tmp_path):
     with pytest.raises(ValueError, match="holds no trained network"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("flavors: [", r"MLmodel: not YAML"),
+        ("[" * 10_000, r"MLmodel: not YAML"),
+        ("- a list", r"MLmodel: \(top\): .* got \['a list'\]"),
+        ("flavors: {}", r"MLmodel: flavors\.python_function: Field required"),
+        ("flavors: {python_function: {data: 3}}", r"flavors\.python_function\.data: .*got 3"),
+        ("flavors: {python_function: {data: ../elsewhere}}", r"flavors\.python_function\.data: .*without '\.\.'"),
+        ("\udcff", r"MLmodel: byte 0xff at 0 is not text in UTF-8"),
+    ],
+)
+def test_a_damaged_description_of_an_exported_model_is_named(tmp_path, text, message):
+    (tmp_path / "MLmodel").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=message):
         load(tmp_path)

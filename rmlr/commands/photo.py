@@ -1,23 +1,29 @@
 """What people do in photos: a table and drawings, from a trained run."""
 
 import csv
+import fcntl
 import glob
+import hashlib
 import json
 import logging
 import os
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from rmlr.data.images import as_people_see
-from rmlr.learning.inference import BATCH_SIZE, COLUMNS, MIN_SCORE, Trace, Triplet, load
-from rmlr.report.pictures import draw_phrases, draw_weights, sheet
+from rmlr.learning.answers import COLUMNS, MIN_SCORE, SHOWN, Answer, check_limits
+from rmlr.learning.inference import BATCH_SIZE, load
+from rmlr.study.files import FULL, LONGEST_NAME, disk_full, printable
+from rmlr.study.made import Made
+from rmlr.study.output import claim_shared
 from rmlr.study.run import Progress
 
 log = logging.getLogger(__name__)
@@ -34,7 +40,10 @@ SUFFIXES = (
     ".tif",
     ".tiff",
 )  # in a folder
+MAKER = "photo"
 TABLE, RECORDS = "triplets.csv", "triplets.json"
+DRAWING, TRACE = "-triplets.png", "-trace.png"  # behind a picture's name
+LONGEST = LONGEST_NAME - len(f".{DRAWING}.part")  # bytes of a picture's name in the names of its results
 
 
 def photo(
@@ -45,43 +54,48 @@ def photo(
     pose: Path | None = None,
     prior_power: float | None = None,
     min_score: float = MIN_SCORE,
-    top: int = 5,
+    top: int = SHOWN,
     trace: bool = False,
 ) -> None:
     """Find what people do in photos: who, what, with which thing, and how sure that is.
 
-    A picture that cannot be read stops nothing: the others are done, and it is named at the end, with exit status 1.
+    A picture that cannot be read does not stop the others. It is named at the end, with exit status 1.
 
     Args:
         pictures: photos, folders of photos, or patterns in quotes such as "holiday/**/*.jpg".
         run: a run's folder (such as results/demo/runs/shared/rmlr/0), or what `rmlr export` wrote.
         out: folder for the results; made if need be. Gets triplets.csv, triplets.json, and for each picture
-            NAME-triplets.png; files of these names are replaced.
+            NAME-triplets.png. Files of these names are replaced if an earlier call made them, else refused.
         detector: folder of the detector that the run was trained with, where it is not found from the run.
         pose: weights file of the pose network, likewise, for a run that reads one.
         prior_power: of the detector's scores, where predict/settings.yaml of the run does not say it.
         min_score: triplets below are neither written nor drawn.
         top: how many triplets are drawn on each picture; the tables hold all.
-        trace: draw, too, where the re-mined cue and the detector looked for each of these: NAME-trace.png.
+        trace: also draw where the re-mined cue and the detector looked for each of these: NAME-trace.png.
     """
-    if top < 1 or not 0 <= min_score <= 1:
-        raise ValueError(f"--top {top} --min-score {min_score}: expected --top of at least 1, --min-score from 0 to 1")
+    check_limits(min_score=min_score, top=top, prior_power=prior_power)
+    made = claim_shared(out, MAKER)
     paths = find_pictures(pictures)
+    names = result_names(paths)
+    endings = (DRAWING, TRACE) if trace else (DRAWING,)
+    made.refuse([TABLE, RECORDS, *(name + ending for name in names.values() for ending in endings)])
     model = load(run, detector=detector, pose=pose, prior_power=prior_power)
-    names = _names(paths)
+    out.mkdir(parents=True, exist_ok=True)
     faults: list[str] = []
     progress, found = Progress(len(paths), "pictures"), 0
-    out.mkdir(parents=True, exist_ok=True)
-    with _tables(out) as add:
-        for chunk in _chunks(_readable(paths, faults), BATCH_SIZE):
-            photos = [picture for _, picture in chunk]
-            for (path, picture), triplets in zip(chunk, model.many(photos, min_score=min_score), strict=True):
-                add(path, picture, triplets)
-                found += len(triplets)
-                _save(_drawing(path, picture, triplets[:top], min_score), out / f"{names[path]}-triplets.png")
-                if trace and triplets:
+    with _only_writer(made.folder), _tables(made) as add:
+        readable = _readable(paths, faults)
+        while chunk := list(islice(readable, BATCH_SIZE)):
+            answers = model.many([picture for _, picture in chunk], min_score=min_score)
+            for (path, picture), answer in zip(chunk, answers, strict=True):
+                pages = {names[path] + DRAWING: answer.draw(top, title=printable(path.name))}
+                if trace and answer:
                     traces = model.trace(picture, min_score=min_score, top=top)
-                    _save(_trace_drawing(picture, traces), out / f"{names[path]}-trace.png")
+                    pages[names[path] + TRACE] = traces.draw()
+                for name, page in pages.items():
+                    _put_page(made, name, page)
+                add(path, picture, answer, list(pages))
+                found += len(answer)
             progress.advance(len(chunk))
         if len(faults) == len(paths):
             raise ValueError("\n".join(faults))
@@ -99,39 +113,73 @@ def photo(
 def find_pictures(given: Sequence[str]) -> list[Path]:
     """The photos that files, folders and patterns name, each once, in the order given; a folder's by name.
 
-    ValueError where one names none.
+    What an earlier call drew into a folder is left out, unless it is named itself. ValueError where one names none.
     """
     if not given:
         raise ValueError("no picture was given: name photos, folders of photos, or patterns in quotes")
-    paths: list[Path] = []
+    paths: dict[Path, Path] = {}
     for name in given:
         path = Path(name)
         if path.is_dir():
-            some = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-            why = f"the folder holds no photo ({', '.join(SUFFIXES)})"
-        elif path.exists() or not glob.has_magic(name):
-            some, why = [path] if path.exists() else [], "no such file or folder"
+            some = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.is_dir()]
+            some, why = _not_drawn(sorted(some)), f"the folder holds no photo ({', '.join(SUFFIXES)})"
+        elif os.path.lexists(path) or not glob.has_magic(name):
+            some, why = [path] if os.path.lexists(path) else [], "no such file or folder"
         else:
-            found = glob.glob(name, recursive=True)  # noqa: PTH207 (patterns may be absolute)
-            some = sorted(path for path in map(Path, found) if path.is_file())
-            why = "no file fits this pattern"
+            found = map(Path, glob.glob(name, recursive=True))  # noqa: PTH207 (patterns may be absolute)
+            some = [path for path in found if not path.is_dir()]
+            # `**` follows links in circles: of a picture's many paths the shortest is taken
+            nearest = {_place(path): path for path in sorted(some, key=lambda path: (-len(path.parts), path))}
+            some, why = _not_drawn(sorted(nearest.values())), "no photo fits this pattern"
         if not some:
             raise ValueError(f"{name}: {why}")
-        paths += some
-    return list(dict.fromkeys(paths))
+        for path in some:
+            paths.setdefault(_place(path), path)
+    return list(paths.values())
 
 
-def _names(paths: Sequence[Path]) -> dict[Path, str]:
-    """What each picture's files are called: by its stem, by more of its path where that is not enough."""
-    stems, files = Counter(path.stem for path in paths), Counter(path.name for path in paths)
-    above = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+def _place(path: Path) -> Path:
+    """The same for all paths to one entry of one folder, however they are spelt."""
+    return path.parent.resolve() / path.name
 
-    def name(path: Path) -> str:
-        if stems[path.stem] == 1:
-            return path.stem
-        return path.name if files[path.name] == 1 else "_".join(path.absolute().relative_to(above).parts)
 
-    return {path: name(path) for path in paths}
+def _not_drawn(paths: Sequence[Path]) -> list[Path]:
+    """Those that no earlier call drew, by the lists of what was made in their folders."""
+    lists = {folder: Made.read(folder, MAKER) for folder in {path.parent for path in paths}}
+    kept = [path for path in paths if not lists[path.parent].has(path.name)]
+    if len(kept) < len(paths):
+        log.info("%d pictures that `rmlr photo` drew are left out", len(paths) - len(kept))
+    return kept
+
+
+def result_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """What the results of each picture are called, whatever the order of the pictures.
+
+    Its stem. Those that share one, also where only upper and lower case differ, get their suffix as well; where that
+    is not enough the folders below the one that holds all; and then a digest of these.
+    """
+    above = os.path.commonpath([_place(path).parent for path in paths])
+    parts = {path: _place(path).relative_to(above).parts for path in paths}
+
+    def form(path: Path, level: int) -> str:
+        name = (path.stem, path.name, "_".join(parts[path]), path.name)[level]
+        name = "".join("_" if unicodedata.category(char) in ("Cc", "Cs") else char for char in name)
+        size = len(name.encode())
+        if level < 3 and size <= LONGEST:
+            return name
+        digest = hashlib.sha256(os.fsencode("/".join(parts[path]))).hexdigest()[:16]
+        return f"{name.encode()[: LONGEST - len(digest) - 1].decode(errors='ignore')}-{digest}"
+
+    levels = dict.fromkeys(paths, 0)
+    while True:
+        names = {path: form(path, level) for path, level in levels.items()}
+        folded = {path: unicodedata.normalize("NFC", name).casefold() for path, name in names.items()}
+        counts = Counter(folded.values())
+        alike = [path for path in paths if counts[folded[path]] > 1 and levels[path] < 3]
+        if not alike:
+            return names
+        for path in alike:
+            levels[path] += 1
 
 
 def _readable(paths: Sequence[Path], faults: list[str]) -> Iterator[tuple[Path, Image.Image]]:
@@ -140,53 +188,61 @@ def _readable(paths: Sequence[Path], faults: list[str]) -> Iterator[tuple[Path, 
         try:
             picture = as_people_see(path)
         except ValueError as error:
-            log.warning("%s", error)
-            faults.append(str(error))
+            faults.append(printable(str(error)))
+            log.warning("%s", faults[-1])
         else:
             yield path, picture
-
-
-def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    chunk = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 # ---- results out
 
 
 @contextmanager
-def _tables(out: Path):
-    """Gives what adds a picture's triplets to both tables; they get their names when all is done."""
-    paths = [out / TABLE, out / RECORDS]
-    asides = [path.with_name(f".{path.name}.part") for path in paths]
+def _only_writer(folder: Path) -> Iterator[None]:
+    """ValueError where another call writes into the folder: it would write to the same files."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with asides[0].open("w", newline="", encoding="utf-8") as table, asides[1].open("w", encoding="utf-8") as file:
-            writer = csv.DictWriter(table, fieldnames=["image", *COLUMNS])
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"{folder}: another `rmlr photo` writes there. Wait for its end, or name another"
+            ) from error
+        except OSError:
+            log.info("%s: this file system has no locks; make sure that no other call writes there", folder)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _tables(made: Made) -> Iterator[Callable[[Path, Image.Image, Answer, list[str]], None]]:
+    """Gives what adds a picture's triplets to both tables; they get their names when all is done."""
+    with _aside(made, TABLE) as table_aside, _aside(made, RECORDS) as records_aside:
+        with (
+            table_aside.open("w", newline="", encoding="utf-8") as table,
+            records_aside.open("w", encoding="utf-8") as records,
+        ):
+            writer = csv.DictWriter(table, fieldnames=["image", *COLUMNS, "drawing"])
             writer.writeheader()
-            file.write("[")
+            records.write("[")
             written = 0
 
-            def add(path: Path, picture: Image.Image, triplets: Sequence[Triplet]) -> None:
+            def add(path: Path, picture: Image.Image, answer: Answer, drawn: list[str]) -> None:
                 nonlocal written
-                writer.writerows({"image": str(path)} | _rounded(triplet.row()) for triplet in triplets)
-                about = {"image": str(path), "height": picture.height, "width": picture.width}
-                about["triplets"] = [_rounded(asdict(triplet)) for triplet in triplets]
-                file.write(("," if written else "") + "\n" + json.dumps(about, ensure_ascii=False))
+                image = printable(path)
+                writer.writerows(
+                    {"image": image} | _rounded(triplet.row()) | {"drawing": drawn[0]} for triplet in answer
+                )
+                about = {"image": image, "height": picture.height, "width": picture.width, "drawn": drawn}
+                about["triplets"] = [_rounded(asdict(triplet)) for triplet in answer]
+                records.write(("," if written else "") + "\n" + json.dumps(about, ensure_ascii=False))
                 written += 1
 
             yield add
-            file.write("\n]\n")
-        for aside, path in zip(asides, paths, strict=True):
-            aside.replace(path)
-    finally:
-        for aside in asides:
-            aside.unlink(missing_ok=True)
+            records.write("\n]\n")
+        made.put(table_aside, TABLE)
+        made.put(records_aside, RECORDS)
 
 
 def _rounded(record: dict[str, Any]) -> dict[str, Any]:
@@ -200,28 +256,21 @@ def _rounded(record: dict[str, Any]) -> dict[str, Any]:
     return {name: rounded(name, value) for name, value in record.items()}
 
 
-def _drawing(path: Path, picture: Image.Image, triplets: Sequence[Triplet], min_score: float) -> Image.Image:
-    texts = [f"{triplet.phrase} {triplet.score:.2f}" for triplet in triplets]
-    human_boxes = np.array([triplet.human_box for triplet in triplets]).reshape(-1, 4)
-    object_boxes = np.array([triplet.object_box for triplet in triplets]).reshape(-1, 4)
-    title = path.name if triplets else f"{path.name}: nothing of score {min_score:g} or more"
-    return draw_phrases(picture, human_boxes, object_boxes, texts, title)
+def _put_page(made: Made, name: str, page: Image.Image) -> None:
+    with _aside(made, name) as aside:
+        page.save(aside, format="PNG", compress_level=1)  # photos: a tenth larger, three times as fast
+        made.put(aside, name)
 
 
-def _trace_drawing(picture: Image.Image, traces: Sequence[Trace]) -> Image.Image:
-    """One row for each pair, whose verbs share its maps."""
-    pairs: dict[tuple, list[Trace]] = {}
-    for trace in traces:
-        pairs.setdefault((trace.triplet.human_box, trace.triplet.object_box), []).append(trace)
-    pages = []
-    for (human_box, object_box), of_pair in pairs.items():
-        title = ", ".join(f"{trace.triplet.phrase} {trace.triplet.score:.2f}" for trace in of_pair)
-        maps = {"re-mined cue": of_pair[0].remined, "detector": of_pair[0].detected}
-        pages.append(draw_weights(picture, human_box, object_box, maps, of_pair[0].cell_size, title))
-    return sheet(pages, columns=1)
-
-
-def _save(page: Image.Image, path: Path) -> None:
-    aside = path.with_name(f".{path.name}.part")
-    page.save(aside, format="PNG", compress_level=1)  # photos: a tenth larger, three times as fast
-    aside.replace(path)
+@contextmanager
+def _aside(made: Made, name: str) -> Iterator[Path]:
+    """A path beside a result to write to; nothing is left there. A full disk is an error that names the result."""
+    aside = made.folder / f".{name}.part"
+    try:
+        yield aside
+    except OSError as error:
+        if error.errno in FULL:
+            raise disk_full(error, made.folder / name) from error
+        raise
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,5 +1,7 @@
 """Photos as the detector sees them: decode, resize, normalise, pad."""
 
+import logging
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,11 +9,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from rmlr.hoi import Annotation
 
+log = logging.getLogger(__name__)
+
+TURNS = {  # EXIF's orientations, and what undoes each
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's red, green and blue in 0..1, as in DETR
 
 
@@ -32,8 +45,10 @@ class ImageBatch:
 def _open(path: Path) -> Image.Image:
     """A photo whose header is read; ValueError names it."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError("a folder, pipe, socket or device")  # a pipe would be waited for without end
         return Image.open(path)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's decoders raise errors of any type
         raise ValueError(
             f"{path}: not a readable image ({error}). Is the folder the right one, the file whole?"
         ) from error
@@ -60,26 +75,39 @@ def read_image(path: Path) -> Image.Image:
     the photo was unpacked into (`find_photo`).
     """
     with _open(find_photo(path)) as image:
-        _decode(image, path)
-        return _in_rgb(image)
+        return _decoded(image, path)
 
 
 def as_people_see(picture: Path | Image.Image) -> Image.Image:
-    """A photo in RGB and upright, as viewers show it: unlike in `read_image`, an EXIF orientation is applied."""
+    """A photo in RGB and upright, as viewers show it: unlike in `read_image`, an EXIF orientation is applied.
+
+    Damaged EXIF data is reported and does not count: viewers show such a photo as it is stored.
+    """
     if isinstance(picture, Image.Image):
-        is_turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        return _in_rgb(ImageOps.exif_transpose(picture)) if is_turned or picture.mode != "RGB" else picture
+        return _decoded(picture, "a Pillow image", upright=True)
     with _open(picture) as image:
-        _decode(image, picture)
-        return _in_rgb(ImageOps.exif_transpose(image))
+        return _decoded(image, picture, upright=True)
 
 
-def _decode(image: Image.Image, path: Path) -> None:
-    """Read the pixels of an opened photo; ValueError names it."""
+def _decoded(image: Image.Image, source: Path | str, *, upright: bool = False) -> Image.Image:
+    """The pixels of an opened photo in RGB, and nothing else of it; ValueError names `source`."""
     try:
         image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: not a readable image ({error}). Is the file cut off? Get it again") from error
+        turn = _turn(image, source) if upright else None
+        decoded = _in_rgb(image if turn is None else image.transpose(turn))
+    except Exception as error:  # as in `_open`
+        raise ValueError(f"{source}: not a readable image ({error}). Is the file cut off? Get it again") from error
+    decoded.info = {}  # or who reads the tag again would turn it again
+    return decoded
+
+
+def _turn(image: Image.Image, source: Path | str) -> Image.Transpose | None:
+    """What undoes the orientation that a photo's EXIF or XMP data says, if any."""
+    try:
+        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception as error:  # as in `_open`
+        log.warning("%s: its EXIF data is damaged (%s), so it is shown as it is stored", source, error)
+        return None
 
 
 def _in_rgb(image: Image.Image) -> Image.Image:
@@ -94,11 +122,13 @@ def resized_size(height: int, width: int, shortest: int, longest: int | None) ->
     """Height and width after DETR's resize: the shortest side `shortest`, or less to keep the longest at `longest`.
 
     Rounded as in DETR: the shortest side to the nearest (halves to even), the other one down. So the longest side of a
-    long photo may end a few pixels off `longest`.
+    long photo may end a few pixels off `longest`. No side falls below 1 pixel.
     """
     low, high = min(height, width), max(height, width)
     if longest is not None and high / low * shortest > longest:
         shortest = round(longest * low / high)
+        if shortest == 0:
+            return (longest, 1) if width < height else (1, longest)
     if low == shortest:
         return height, width
     other = int(shortest * high / low)

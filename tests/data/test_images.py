@@ -1,5 +1,7 @@
 """Photos: every stored form becomes RGB, DETR's sizes, padding that is told from pixels."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -73,6 +75,40 @@ def test_people_see_a_photo_turned_by_its_orientation_tag(tmp_path):
     assert as_people_see(Image.new("L", (3, 2), 7)).getpixel((0, 0)) == (7, 7, 7)
 
 
+ORIENTATION_6 = b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"  # an entry of a TIFF directory
+
+
+@pytest.mark.parametrize(
+    ("exif", "size"),
+    [
+        (b"garbage", (40, 20)),
+        (b"II", (40, 20)),
+        (b"II*\0\xff\xff\xff\xff", (40, 20)),  # a directory beyond the end
+        (b"II*\0\x08\0\0\0\x02\0" + ORIENTATION_6 + b"\x0f\x01\x02\0\xff\xff\xff\x7f\xff\xff\0\0" + bytes(4), (20, 40)),
+        (b"II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0abc\0" + bytes(4), (40, 20)),  # an orientation in words
+    ],
+)
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data", "ignore:Tag data larger than file")  # Pillow's own
+def test_people_see_a_photo_with_damaged_exif_data(tmp_path, name, exif, size):
+    path = save(tmp_path / name, Image.new("RGB", (40, 20), ORANGE), exif=b"Exif\0\0" + exif)
+    assert as_people_see(path).size == size
+    with Image.open(path) as opened:
+        assert as_people_see(as_people_see(opened)).size == size
+    assert read_image(path).size == (40, 20)
+
+
+def test_what_is_no_file_is_refused_by_name_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "device.jpg").symlink_to("/dev/zero")
+    (tmp_path / "dangling.jpg").symlink_to("nowhere.jpg")
+    (tmp_path / "circle.jpg").symlink_to("circle.jpg")
+    for path in tmp_path.iterdir():
+        with pytest.raises(ValueError, match=rf"{path.name}: not a readable image \("):
+            as_people_see(path)
+
+
 def test_a_truncated_image_is_refused_by_name(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     path = save(tmp_path / "a.jpg", Image.fromarray(noise))
@@ -108,6 +144,9 @@ def test_an_absent_image_is_refused_by_name(tmp_path):
         ((800, 1200), (800, 1333), (800, 1200)),  # fits as it is
         ((128, 128), (128, 128), (128, 128)),
         ((1, 2000), (800, 1333), (1, 2000)),  # a line: 0.67 rounds to the height it has
+        ((1, 5000), (800, 1333), (1, 1333)),  # 0.27 would round to 0
+        ((3000, 1), (800, 1333), (1333, 1)),
+        ((2, 9000), (800, 1333), (1, 1333)),
     ],
 )
 def test_sizes_are_detrs(original, limits, expected):

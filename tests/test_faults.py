@@ -103,7 +103,7 @@ def study(tmp_path_factory) -> Path:
 def broken(study, tmp_path, monkeypatch) -> Path:
     """A copy of the study to break; the current folder."""
     folder = tmp_path / "study"
-    shutil.copytree(study, folder, ignore=shutil.ignore_patterns(".*"))
+    shutil.copytree(study, folder, ignore=shutil.ignore_patterns(".*.lock", ".*.resume"))
     monkeypatch.chdir(folder)
     monkeypatch.setattr(rmlr.study.provenance, "command", None)
     return folder

@@ -357,6 +357,43 @@ def test_point_5_what_was_killed_goes_on_where_it_was(committed, tmp_path):
     assert len((run / "train" / "curves.csv").read_text().splitlines()) == 1001, said
 
 
+def test_a_stage_that_outlives_its_snakemake_is_not_run_again(source, tmp_path):
+    project, target = source.copy(tmp_path / "study"), "results/tiny/world/draw/run.json"
+    world = project.folder / "results/tiny/world"
+    first = project.start("snakemake", "--cores", "1", target)
+    wait_until((world / ".draw.part").exists, first)
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()  # the stage has its end of the pipe, and lives on
+    assert not (world / "draw/run.json").exists(), "or the next call might remove it"
+    made = (world / ".draw.part/run.json").read_bytes()
+    assert project.wanted(target) == set()
+    assert "Nothing to be done" in project.snakemake(target)
+    assert (world / "draw/run.json").read_bytes() == made
+
+    # killed when the stage had ended, and before that was noted
+    marker = project.folder / ".snakemake/incomplete" / base64.b64encode(target.encode()).decode()
+    marker.parent.mkdir(exist_ok=True)
+    marker.touch()
+    assert "Nothing to be done" in project.snakemake(target)
+    assert (world / "draw/run.json").read_bytes() == made
+
+
+def test_what_a_user_puts_into_a_folder_of_results_stops_its_stage_and_stays(source, tmp_path):
+    project, target = source.copy(tmp_path / "study"), "results/tiny/world/draw/run.json"
+    draw = project.folder / "results/tiny/world/draw"
+    project.snakemake(target)
+    project.edit(lambda content: content["profiles"]["tiny"]["world"].update(train=7))
+    (draw / "notes.txt").write_text("mine")
+    said = project("snakemake", "--cores", "1", target, fails=True)
+    assert "holds what `rmlr draw` did not make" in said
+    assert "'notes.txt'" in said
+    assert (draw / "notes.txt").read_text() == "mine"
+    (draw / "notes.txt").rename(project.folder / "notes.txt")
+    project.snakemake(target)
+    about = json.loads((draw / "run.json").read_text())
+    assert about["settings"]["world"]["train"] == 7
+
+
 # ---- what is an input and what is not
 
 

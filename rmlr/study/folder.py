@@ -89,11 +89,11 @@ def settle(place: Path) -> None:
 
     Nothing happens where a process is at work, or where what lies there is not a stage's.
     """
-    stage = next((stage for what in ("part", "old") if (stage := stage_of(beside(place, what)))), stage_of(place))
-    if stage is None:
+    places = [*(beside(place, what) for what in ("part", "old")), place]
+    if (place / MADE).exists() and not any(one.exists() for one in places[:-1]):
         return
-    is_whole = not any(beside(place, what).exists() for what in ("part", "old"))
-    if is_whole and (place / MADE).exists():
+    stage = next((stage for one in places if (stage := stage_of(one))), None)
+    if stage is None:
         return
     try:
         for what in SIBLINGS:

@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from rmlr.study.device import visible_gpus
+from rmlr.study.folder import settle
 from rmlr.study.plan import Study
 from rmlr.study.source import code_digest
 
@@ -87,6 +88,7 @@ def copy_marker(table):
 
 def write_settings():
     for node, section in NODES.items():
+        settle(Path(RESULTS, node))  # what an earlier call, killed, left beside it, or an older version made
         content = section.dump()
         copy = Path(RESULTS, node, "settings.yaml")
         want(settings(node), content, made=copy.is_file() and copy.read_text() == content)

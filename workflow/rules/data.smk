@@ -33,7 +33,7 @@ rule raw:
     params:
         raw=RAW,
     shell:
-        "(find -L {params.raw} -name '.?*' -prune -o -type f -printf '%s %P\\n' | sort -k 2 > {output}) 2> {log}"
+        "(find -L {params.raw} -name '.?*' -prune -o -type f -printf '%s %P\\n' | sort -k 2 > {output}.part && mv {output}.part {output}) 2> {log}"
 
 
 rule prepare:

@@ -100,7 +100,7 @@ rule given_pose:
     params:
         weights=CHOSEN.pose.weights if CHOSEN.pose else None,
     shell:
-        "sha256sum {params.weights} > {output} 2> {log}"
+        "(sha256sum {params.weights} > {output}.part && mv {output}.part {output}) 2> {log}"
 
 
 rule pose:

@@ -31,7 +31,7 @@ rule receipts:
         "results/{profile}/logs/fetch.txt",
     localrule: True
     shell:
-        "(echo '# what profile {wildcards.profile} reads from outside' | cat - {input} > {output}) 2> {log}"
+        "(echo '# what profile {wildcards.profile} reads from outside' | cat - {input} > {output}.part && mv {output}.part {output}) 2> {log}"
 
 
 rule milestone_fetch:

@@ -26,7 +26,7 @@ from rmlr.evaluation.matching import (
     join_annotations,
     overlap,
 )
-from rmlr.hoi import Annotation, Triplets, Vocabulary
+from rmlr.hoi import Annotation, Triplets, Vocabulary, full_of
 
 PIXEL = 0  # both sides are edges, x2 - x1 wide: the same as the official boxes, 1-based with both corners inside
 
@@ -111,15 +111,6 @@ class TruePairs:
     object_boxes: Float[np.ndarray, "g 4"]
     positives: Int[np.ndarray, " h"]
     holds_object: Bool[np.ndarray, "b o"]  # Known Object's images
-
-
-def full_of(rare: float, nonrare: float, rare_classes: int, nonrare_classes: int) -> float:
-    """The mean over all classes that follows from the means over the rare and over the other ones, in their unit.
-
-    A printed result that breaks this has a number wrong: HICO-DET has 138 rare and 462 other classes.
-    """
-    parts = ((rare, rare_classes), (nonrare, nonrare_classes))
-    return sum(mean * classes for mean, classes in parts if classes) / (rare_classes + nonrare_classes)
 
 
 def evaluate(

@@ -1,10 +1,13 @@
 """Precision at any recall, as average precision takes it."""
 
+from collections.abc import Iterator, Mapping, Sequence
+
 import numpy as np
 from jaxtyping import Float
 
 from rmlr.evaluation.average_precision import envelope_at_recalls
 from rmlr.evaluation.matching import Ranking
+from rmlr.evaluation.resampling import known_means
 
 
 def precision_at(ranking: Ranking, recalls: Float[np.ndarray, " r"]) -> Float[np.ndarray, "c r"]:
@@ -17,3 +20,25 @@ def precision_at(ranking: Ranking, recalls: Float[np.ndarray, " r"]) -> Float[np
         for is_hit, positives in zip(ranking.hits_of_classes(), ranking.positives(), strict=True)
     ]
     return np.array(curves, dtype=np.float64).reshape(-1, len(recalls))
+
+
+def precision_curves(
+    rankings: Mapping[str, Sequence[Sequence[Ranking]]], recalls: Float[np.ndarray, " r"]
+) -> Iterator[tuple[str, str, str, Float[np.ndarray, "q r"]]]:
+    """Precision of runs, which have a ranking for each setting of the benchmark in each seed, at some recalls.
+
+    First the mean over the classes of each headline, then each class of the first headline: `mean` or `class`, its
+    name, the run's, and a row for each seed, of NaN where no class has a positive.
+    """
+    measured = {
+        run: [[precision_at(one, recalls) for one in seed] for seed in seeds] for run, seeds in rankings.items()
+    }
+    some = next(iter(rankings.values()))[0]
+    settings = [(at, headline) for at, ranking in enumerate(some) for headline in ranking.headlines]
+    scored = np.flatnonzero(settings[0][1].classes)
+    for of, name, at, classes in (
+        *(("mean", headline.title, at, np.flatnonzero(headline.classes)) for at, headline in settings),
+        *(("class", some[0].names[index], 0, np.array([index])) for index in scored),
+    ):
+        for run, seeds in measured.items():
+            yield of, name, run, np.stack([known_means(seed[at][classes]) for seed in seeds])

@@ -12,6 +12,7 @@ from rmlr.hoi.words import (
     Phrase,
     Triplets,
     Vocabulary,
+    full_of,
 )
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "Phrase",
     "Triplets",
     "Vocabulary",
+    "full_of",
 ]

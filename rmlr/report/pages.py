@@ -1,4 +1,4 @@
-"""Pages for a browser: text, lists and tables as one HTML file that needs nothing else, on a screen and on paper."""
+"""Pages of text, lists and tables: one HTML file that needs nothing else, on a screen and on paper; or Markdown."""
 
 import html
 import re
@@ -173,3 +173,39 @@ def _cell(cell: str, kind: str) -> str:
         said = f'<span class="{VERDICTS[cell]}">{said}</span>'
     short = " short" if kind == "name" and len(cell) <= SHORT else ""
     return f'<td class="{kind or "figure"}{short}">{said}</td>'
+
+
+# ---- Markdown
+
+
+def markdown_page(title: str, blocks: Sequence[Block]) -> str:
+    """The same blocks, for reading in a repository."""
+
+    def block(one: Block) -> str:
+        match one:
+            case Heading():
+                return f"## {one.text}"
+            case Items():
+                return "\n".join(f"- {item}" for item in one.items)
+            case Source():
+                return f"```\n{one.text}\n```"
+            case Sheet():
+                return aligned([[own for _, own in one.head], *one.lines], one.is_name)
+            case Text():
+                return one.text
+
+    return "\n\n".join([f"# {title}", *map(block, blocks)]) + "\n"
+
+
+def aligned(lines: Sequence[Sequence[str]], is_name: Sequence[bool]) -> str:
+    """A Markdown table, head first: names to the left, the rest to the right."""
+    widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(is_name))]
+    ruler = ["-" * width if left else "-" * (width - 1) + ":" for width, left in zip(widths, is_name, strict=True)]
+    texts = [
+        [
+            cell.ljust(width) if left else cell.rjust(width)
+            for cell, width, left in zip(line, widths, is_name, strict=True)
+        ]
+        for line in lines
+    ]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [texts[0], ruler, *texts[1:]])

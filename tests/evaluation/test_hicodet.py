@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from rmlr.evaluation import hicodet
 from rmlr.evaluation.average_precision import RECALLS
-from rmlr.hoi import Annotation, Triplets, Vocabulary
+from rmlr.hoi import Annotation, Triplets, Vocabulary, full_of
 
 BIKE, CUP, PERSON = 0, 1, 2
 HOLD, RIDE = 0, 1
@@ -134,9 +134,9 @@ def test_an_image_without_labels_is_an_error_that_names_it(scene, pairs, build_t
 
 
 def test_the_mean_over_all_classes_follows_from_the_other_two():
-    assert hicodet.full_of(29.03, 39.29, 138, 462) == pytest.approx(36.93, abs=0.005)  # RmLR-R50 as printed
-    assert hicodet.full_of(math.nan, 0.5, 0, 3) == 0.5
-    assert hicodet.full_of(0.25, math.nan, 3, 0) == 0.25
+    assert full_of(29.03, 39.29, 138, 462) == pytest.approx(36.93, abs=0.005)  # RmLR-R50 as printed
+    assert full_of(math.nan, 0.5, 0, 3) == 0.5
+    assert full_of(0.25, math.nan, 3, 0) == 0.25
 
 
 def test_classes_without_a_positive_stay_in_the_mean_as_zero(scene, build_table: Table):

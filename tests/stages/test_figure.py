@@ -16,7 +16,8 @@ from pyarrow import parquet
 from rmlr.data.records import save_annotations, save_vocabulary
 from rmlr.detections.triplets import save_triplets
 from rmlr.hoi import Triplets, Vocabulary
-from rmlr.stages import figure as stage
+from rmlr.report import figures
+from rmlr.stages.figure import figure
 from rmlr.study.figures import (
     AnyFigure,
     CurvesFigure,
@@ -42,7 +43,7 @@ PLACES = PlacesFigure(kind="places", runs={"first": A}, pairs=4)
 DIFFERENCES = DifferencesFigure(kind="differences", runs=BOTH, classes=5, samples=20, seed=0)
 PRECISION_RECALL = PrecisionRecallFigure(kind="precision_recall", runs=BOTH)
 EVERY = {chosen.kind: chosen for chosen in (EXAMPLES, CURVES, SEPARATION, PLACES, DIFFERENCES, PRECISION_RECALL)}
-DISTANCES = [f"{kind}_{name}" for kind in ("cosine", "euclidean") for name in stage.VECTORS]
+DISTANCES = [f"{kind}_{name}" for kind in ("cosine", "euclidean") for name in figures.VECTORS]
 
 
 def predicted(right: float, image_ids=IDS) -> Triplets:
@@ -67,7 +68,7 @@ def write_separation(folder: Path, kinds: list[str]) -> None:
     """A row of pairs for each kind: images 0 and 1, 2 and 3, ...; the k-th lies k apart, and overlaps by 1 - k/10."""
     folder.mkdir(parents=True)
     images = [IDS[at % len(IDS)] for at in range(2 * len(kinds))]
-    boxes = zip(stage.EDGES, BOXES.T.tolist(), strict=True)
+    boxes = zip(figures.EDGES, BOXES.T.tolist(), strict=True)
     columns = {
         f"{who}_{edge}": [at[row]] * len(images) for edge, at in boxes for row, who in enumerate(("human", "object"))
     }
@@ -86,7 +87,7 @@ def write_separation(folder: Path, kinds: list[str]) -> None:
         folder / "separation.csv",
         [
             {"question": "verb", "vector": name, "distance": distance, "auc": 0.75, "low": 0.5, "high": math.nan}
-            for name in stage.VECTORS
+            for name in figures.VECTORS
             for distance in ("cosine", "euclidean")
         ],
     )
@@ -122,7 +123,7 @@ def draw(study, settings_of, results, images, tmp_path):
     def call(chosen: AnyFigure, seeds=(0,), annotations=study.prepare, out="figure"):
         node = FigureNode(code="", split="test", figure=chosen, seeds=list(seeds))
         folder = tmp_path / out
-        stage.figure(settings=settings_of(node), annotations=annotations, images=images, results=results, out=folder)
+        figure(settings=settings_of(node), annotations=annotations, images=images, results=results, out=folder)
         with (folder / "figure.csv").open() as file:
             return folder, list(csv.DictReader(file))
 
@@ -133,14 +134,14 @@ def draw(study, settings_of, results, images, tmp_path):
 def words(monkeypatch):
     """All that is written on the figures that are saved."""
     said: list[str] = []
-    save = stage.save
+    save = figures.save
 
-    def spy(figure, folder) -> None:
-        figure.draw_without_rendering()
-        said.extend(text.get_text() for text in figure.findobj(Text) if text.get_text())
-        save(figure, folder)
+    def spy(drawn, folder) -> None:
+        drawn.draw_without_rendering()
+        said.extend(text.get_text() for text in drawn.findobj(Text) if text.get_text())
+        save(drawn, folder)
 
-    monkeypatch.setattr(stage, "save", spy)
+    monkeypatch.setattr(figures, "save", spy)
     return said
 
 
@@ -158,8 +159,8 @@ def test_a_figure_is_a_picture_its_vectors_and_a_table_and_the_same_bytes_again(
 
 
 def test_every_kind_is_in_the_study_and_fits_its_settings():
-    figures = Study.load(PARAMS).figures
-    assert {chosen.kind for chosen in figures.values()} == set(EVERY)
+    wanted = Study.load(PARAMS).figures
+    assert {chosen.kind for chosen in wanted.values()} == set(EVERY)
 
 
 def test_examples_are_taken_evenly_and_show_truth_and_the_strongest_of_each_run(draw, words):

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rmlr.data.hicodet import read_hicodet
 from rmlr.data.records import load_annotations, load_vocabulary, save_annotations, save_vocabulary
-from rmlr.detections.triplets import load_triplets, save_triplets
-from rmlr.evaluation import hicodet, vcoco
+from rmlr.detections.triplets import save_triplets
+from rmlr.evaluation import vcoco
 from rmlr.hoi import Triplets
-from rmlr.stages.statement import Judge, order_of, statement, times_page
+from rmlr.stages.statement import statement
 from rmlr.study.nodes import Claimed, MeasuredRow, Source, StatementNode, TableNode
 from rmlr.study.settings import Claim, Resampling
 
@@ -200,54 +199,13 @@ def test_predictions_that_are_not_what_was_evaluated_are_refused(study, tmp_path
     metrics = tmp_path / "results/runs/g/good/0/evaluate/metrics.json"
     metrics.write_text(metrics.read_text().replace("0.", "0.1"))
     (tmp_path / "statement/run.json").unlink()
-    with pytest.raises(ValueError, match="Run `rmlr evaluate` again"):
+    with pytest.raises(ValueError, match="run `rmlr evaluate` again"):
         statement(
             settings=tmp_path / "statement.yaml",
             results=tmp_path / "results",
             paper=tmp_path / "paper",
             out=tmp_path / "again",
         )
-
-
-def test_hicodet_is_scored_as_it_was_evaluated(tmp_path):
-    golden = Path(__file__).parents[1] / "golden/hicodet/clean"
-    corpus = read_hicodet(golden, 1)
-    save_vocabulary(tmp_path / "vocabulary.json", corpus.vocabulary)
-    save_annotations(tmp_path / "test.json", corpus.splits["test"])
-    folder, table = tmp_path / "0", load_triplets(golden / "triplets.parquet")
-    (folder / "predict").mkdir(parents=True)
-    (folder / "evaluate").mkdir()
-    save_triplets(folder / "predict/triplets.parquet", table)
-    measured = hicodet.evaluate(corpus.splits["test"], corpus.vocabulary, table, None).metrics()
-    known = {key: value for key, value in measured.items() if not np.isnan(value)}
-    (folder / "evaluate/metrics.json").write_text(json.dumps(known))
-    scores = Judge(tmp_path, "test", Resampling(samples=10, seed=0)).scores([folder, folder])
-    for metric in ("hicodet_default_full", "hicodet_known_object_full"):
-        assert scores[metric].shape == (2, 11)
-        assert scores[metric][0, 0] == pytest.approx(measured[metric])
-
-
-def test_the_order_of_rows_is_counted_pair_by_pair():
-    same = order_of("table2", "vcoco_ap_role_1", [(1.0, 0.1), (2.0, 0.2), (3.0, 0.3)])
-    assert (same.alike, same.pairs, same.tau) == (3, 3, pytest.approx(1))
-    other = order_of("table2", "vcoco_ap_role_1", [(1.0, 0.3), (2.0, 0.2), (2.0, 0.1)])
-    assert (other.alike, other.pairs) == (0, 2), "of two rows that the paper has equal nothing is said"
-    assert other.tau < 0
-
-
-def test_times_are_summed_by_stage(tmp_path):
-    for seed, seconds in enumerate((60, 65.4)):
-        file = tmp_path / f"runs/shared/rmlr/{seed}/train.tsv"
-        file.parent.mkdir(parents=True)
-        file.write_text(f"s\th:m:s\tmax_rss\tcpu_time\n{seconds}\t-\t{100 + seed}\tNA\n")
-    views = tmp_path / "vcoco/features/base/train.tsv"
-    views.parent.mkdir(parents=True)
-    views.write_text("s\tmax_rss\tcpu_time\n7.0\t1\t1\n")
-    page = times_page(tmp_path)
-    assert '<td class="name short">train</td><td class="figure">2</td>' in page
-    assert '<td class="name short">features</td><td class="figure">1</td>' in page
-    assert "2 min 05 s" in page
-    assert "Nothing was timed here" in times_page(tmp_path / "nothing")
 
 
 def test_pages_have_every_claim_and_setting(study):

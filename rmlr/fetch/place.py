@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from rmlr.fetch.sources import Source
+from rmlr.fetch.sources import DEFAULT, Source
 from rmlr.study.files import Natural, RelativeName, read_json, write_whole
 
 
@@ -122,7 +122,7 @@ class Place:
 
 def by_hand(name: str, source: Source, place: Place) -> str:
     """What to put where, if the net does not give it."""
-    again = f"`rmlr fetch {name}" + (f" --raw {place.raw}" if place.raw != Path("data/raw") else "")
+    again = f"`rmlr fetch {name}" + (f" --raw {place.raw}" if place.raw != DEFAULT else "")
     if source.hub:
         hub = source.hub
         return (

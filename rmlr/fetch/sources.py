@@ -16,6 +16,7 @@ from rmlr.study.section import DatasetName, PositiveInt, Section
 
 TABLE = Path(__file__).with_name("sources.yaml")
 UNPUBLISHED = "unpublished"
+DEFAULT = Path("data/raw")  # where params.yaml names weights
 
 
 class Gift(Section):
@@ -162,6 +163,27 @@ def needed(sources: Mapping[str, Source], study: Study, profile: str, raw: Path)
     return {name: reasons for name, reasons in why.items() if reasons}
 
 
+def wanted(sources: Mapping[str, Source], study: Study, profile: str, raw: Path) -> tuple[Path, dict[str, list[str]]]:
+    """The folder that gets what a profile needs, and what that is (`needed`).
+
+    The folder is `raw`; but if all data are the user's own, `raw` is the user's folder, and weights go to `DEFAULT`,
+    where params.yaml names them.
+    """
+    found = needed(sources, study, profile, raw)
+    own = own_datasets(sources, study, profile)
+    if not own or len(own) < len(study.profiles[profile].train):
+        return raw, found
+    return DEFAULT, needed(sources, study, profile, DEFAULT)
+
+
+def own_datasets(sources: Mapping[str, Source], study: Study, profile: str) -> list[str]:
+    """The data sets of a profile that the user brings: of release `own`, and served by no source."""
+    chosen = study.profiles[profile]
+    served = {name for source in sources.values() if source.release is None for name in source.serves}
+    own = [name for name in chosen.train if getattr(chosen, name).release == "own" and name not in served]
+    return [] if chosen.world else own
+
+
 def named_weights(study: Study, profile: str) -> dict[tuple[str, str | None], str]:
     """The weights that a profile's runs stand on, as params.yaml names them, with their revision: and what for."""
     chosen = study.profiles[profile]
@@ -175,6 +197,21 @@ def named_weights(study: Study, profile: str) -> dict[tuple[str, str | None], st
         if chosen.pose and chosen.pose.weights and study.variants[run.variant].pose:
             named[chosen.pose.weights, None] = f"pose cue of {name}"
     return named
+
+
+def is_file(weights: str, revision: str | None) -> bool:
+    """Whether params.yaml names weights by the path of a file, and not by a hub id or a package."""
+    return revision is None and Path(weights).suffix in (".pth", ".pt", ".safetensors")
+
+
+def check_weights(weights: str, revision: str | None) -> None:
+    """ValueError where weights that params.yaml names by a path are not there; it names the source that gives them."""
+    if not is_file(weights, revision) or Path(weights).exists():
+        return
+    names = (name for name, source in load_sources(None).items() if gives(source, weights, revision, DEFAULT))
+    name = next(names, None)
+    brings = f"`rmlr fetch {name}` brings it" if name else "Put that file there, or name another one"
+    raise ValueError(f"{weights}: does not exist, and params.yaml names it as weights. {brings}")
 
 
 def gives(source: Source, weights: str, revision: str | None, raw: Path) -> bool:

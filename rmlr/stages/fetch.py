@@ -6,7 +6,7 @@ from pathlib import Path
 from rmlr.fetch.download import Patience
 from rmlr.fetch.fetcher import Fetcher
 from rmlr.fetch.place import Place, by_hand
-from rmlr.fetch.sources import load_sources, needed
+from rmlr.fetch.sources import DEFAULT, load_sources, wanted
 from rmlr.study.files import FULL, disk_full
 from rmlr.study.plan import Study
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 def fetch(
     *names: str,
     profile: str | None = None,
-    raw: Path = Path("data/raw"),
+    raw: Path = DEFAULT,
     have: list[Path] | None = None,
     sources: Path | None = None,
     params: Path = Path("params.yaml"),
@@ -40,7 +40,7 @@ def fetch(
     Args:
         names: sources, as the table names them; none for all that the profile needs.
         profile: whose needs; without it, what --params says.
-        raw: folder that gets the data.
+        raw: folder that gets the data; weights for a profile of own data go to data/raw in any case.
         have: folders, links or mounts to look in before anything is downloaded; may be given several times.
         sources: another table of sources than the package's.
         params: the study.
@@ -53,17 +53,18 @@ def fetch(
     if names:
         if unknown := [name for name in names if name not in table]:
             raise ValueError(f"there is no source '{unknown[0]}'. There are: {', '.join(table)}")
-        wanted = list(names)
+        chosen = list(names)
     else:
         study = Study.load(params)
-        wanted = list(needed(table, study, profile or study.profile, raw))
-        if not wanted:
+        raw, needs = wanted(table, study, profile or study.profile, raw)
+        chosen = list(needs)
+        if not chosen:
             log.info("profile %s needs nothing from outside", profile or study.profile)
     if attempts < 1:
         raise ValueError(f"--attempts {attempts}: expected one at least")
     fetcher = Fetcher(Place(raw), have or [], Patience(attempts, timeout, pause), keep)
     problems = []
-    for name in wanted:  # one that fails does not keep the others from coming
+    for name in chosen:  # one that fails does not keep the others from coming
         try:
             fetcher.fetch(name, table[name])
         except (ValueError, OSError) as error:
@@ -72,4 +73,4 @@ def fetch(
             problems.append(f"{name}: {error}\n{by_hand(name, table[name], Place(raw))}")
             log.error("%s: %s", name, error)
     if problems:
-        raise ValueError(f"{len(problems)} of {len(wanted)} source(s) could not be fetched:\n" + "\n".join(problems))
+        raise ValueError(f"{len(problems)} of {len(chosen)} source(s) could not be fetched:\n" + "\n".join(problems))

@@ -119,10 +119,9 @@ def raw_files(wildcards):
     """What `prepare` reads."""
     if CHOSEN.world:
         return [f"{RAW}/run.json"]
-    if FETCHES:
+    if fetched := annotation_receipts(wildcards.dataset):
         is_own = getattr(CHOSEN, wildcards.dataset).release == "own"  # then its photos are checked, too
-        photos = photo_receipts([wildcards.dataset]) if is_own else []
-        return list(dict.fromkeys([*annotation_receipts(wildcards.dataset), *photos]))
+        return list(dict.fromkeys([*fetched, *(photo_receipts([wildcards.dataset]) if is_own else [])]))
     return real_files(wildcards.dataset) + ([IMAGE_LABELS] if wildcards.dataset == "hicodet" else [])
 
 

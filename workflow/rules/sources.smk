@@ -5,7 +5,7 @@ are. With `--config raw=FOLDER sources=TABLE` it is filled from another table of
 """
 
 from rmlr.fetch.place import Place
-from rmlr.fetch.sources import gives, load_sources, named_weights, needed
+from rmlr.fetch.sources import DEFAULT, check_weights, gives, load_sources, named_weights, needed
 
 FETCHES = not CHOSEN.world and ("raw" not in config or "sources" in config)
 SOURCES = load_sources(Path(config["sources"]) if "sources" in config else None) if FETCHES else {}
@@ -32,7 +32,11 @@ def weights_receipts(weights, revision):
 
 def detector_weights(wildcards):
     chosen = CHOSEN.detectors[wildcards.detector]
-    return weights_receipts(chosen.weights, chosen.revision) if chosen.weights else []
+    if not chosen.weights:
+        return []
+    if not FETCHES:
+        check_weights(chosen.weights, chosen.revision)
+    return weights_receipts(chosen.weights, chosen.revision)
 
 
 def encoder_weights(wildcards):
@@ -49,6 +53,8 @@ if FETCHES:
     os.environ.update(HF_HUB_CACHE=str(Place(Path(RAW)).hub.resolve()))
     if all(weights_receipts(*named) for named in named_weights(STUDY, PROFILE) if "/" in named[0] and named[1]):
         os.environ.update(HF_HUB_OFFLINE="1")  # a revision means the commit that was fetched, today and later
+elif not CHOSEN.world and Place(DEFAULT).hub.is_dir():
+    os.environ.setdefault("HF_HUB_CACHE", str(Place(DEFAULT).hub.resolve()))  # `rmlr fetch` put weights for own data there
 if MAY_WRITE:
     for name in NEEDED:
         want(fetch_settings(name), f"{SOURCES[name].digest}\n", made=Place(Path(RAW)).has_receipt(name, SOURCES[name]))

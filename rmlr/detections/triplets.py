@@ -61,14 +61,14 @@ def save_agents(path: Path, agents: Agents) -> None:
 
 
 def load_triplets(
-    path: Path, *, vocabulary: Vocabulary | None = None, image_ids: Sequence[int] | None = None
+    source: Path | pa.Table, *, vocabulary: Vocabulary | None = None, image_ids: Sequence[int] | None = None
 ) -> Triplets:
-    """Read and check a table; against the classes and images of a dataset, where they are given.
+    """Read and check a table, a file or one in memory; against the classes and images of a dataset, where given.
 
     Raises one ValueError that names file, row (from 0) and column on anything that the format does not allow.
     """
     is_rounded = vocabulary is not None and vocabulary.dataset == "vcoco"
-    columns = _read(path, SCHEMA, "triplets", is_rounded)
+    columns = _read(source, SCHEMA, "triplets", is_rounded)
     triplets = Triplets(
         image_id=columns["image_id"],
         human_boxes=np.stack([columns[name] for name in HUMAN], axis=1),
@@ -77,20 +77,22 @@ def load_triplets(
         verb=columns["verb"],
         score=columns["score"],
     )
-    check_triplets(path, triplets, vocabulary=vocabulary, image_ids=image_ids)
+    check_triplets(_name(source, "triplets"), triplets, vocabulary=vocabulary, image_ids=image_ids)
     return triplets
 
 
-def load_agents(path: Path, *, vocabulary: Vocabulary | None = None, image_ids: Sequence[int] | None = None) -> Agents:
+def load_agents(
+    source: Path | pa.Table, *, vocabulary: Vocabulary | None = None, image_ids: Sequence[int] | None = None
+) -> Agents:
     """Read and check a table of agents, as `load_triplets` does."""
-    columns = _read(path, AGENT_SCHEMA, "agents", is_rounded=True)
+    columns = _read(source, AGENT_SCHEMA, "agents", is_rounded=True)
     agents = Agents(
         image_id=columns["image_id"],
         human_boxes=np.stack([columns[name] for name in HUMAN], axis=1),
         action=columns["action"],
         score=columns["score"],
     )
-    check_agents(path, agents, vocabulary=vocabulary, image_ids=image_ids)
+    check_agents(_name(source, "agents"), agents, vocabulary=vocabulary, image_ids=image_ids)
     return agents
 
 
@@ -141,22 +143,31 @@ def _write(path: Path, columns: dict[str, np.ndarray], schema: pa.Schema) -> Non
         parquet.write_table(pa.Table.from_arrays(arrays, schema=schema), aside)
 
 
-def _read(path: Path, schema: pa.Schema, what: str, is_rounded: bool) -> dict[str, np.ndarray]:
-    """The columns of a file, which must be those of the schema; numbers that need 64 bits are rounded to 32 or not."""
-    if not path.is_file():
-        raise ValueError(
-            f"{path}: {'is no file' if path.exists() else 'no such file'}; expected a Parquet table of {what}"
-        )
-    faults: list[str] = []
-    try:
-        with parquet.ParquetFile(path) as file:
-            faults = _column_faults(file.schema_arrow, schema)
-            table = None if faults else file.read()
-    except Exception as error:  # Arrow fails on a damaged file in many ways
-        raise ValueError(f"{path}: not a whole Parquet file ({error}). Write or get it again") from error
+def _name(source: Path | pa.Table, what: str) -> Path | str:
+    """How messages name a table."""
+    return source if isinstance(source, Path) else f"the table of {what}"
+
+
+def _read(source: Path | pa.Table, schema: pa.Schema, what: str, is_rounded: bool) -> dict[str, np.ndarray]:
+    """The columns of a table, which must be those of the schema; numbers that need 64 bits are rounded to 32 or not."""
+    name = _name(source, what)
+    if isinstance(source, Path):
+        if not source.is_file():
+            raise ValueError(
+                f"{name}: {'is no file' if source.exists() else 'no such file'}; expected a Parquet table of {what}"
+            )
+        try:
+            with parquet.ParquetFile(source) as file:
+                faults = _column_faults(file.schema_arrow, schema)
+                table = None if faults else file.read()
+        except Exception as error:  # Arrow fails on a damaged file in many ways
+            raise ValueError(f"{name}: not a whole Parquet file ({error}). Write or get it again") from error
+    else:
+        faults = _column_faults(source.schema, schema)
+        table = None if faults else source
     if table is None:
-        raise ValueError(f"{path}: {'; '.join(faults)}. See docs/evaluation.md for the format")
-    return {field.name: _numbers(path, table.column(field.name), field, is_rounded) for field in schema}
+        raise ValueError(f"{name}: {'; '.join(faults)}. See docs/evaluation.md for the format")
+    return {field.name: _numbers(name, table.column(field.name), field, is_rounded) for field in schema}
 
 
 def _column_faults(found: pa.Schema, schema: pa.Schema) -> list[str]:
@@ -179,11 +190,11 @@ def _column_faults(found: pa.Schema, schema: pa.Schema) -> list[str]:
     return faults
 
 
-def _numbers(path: Path, column: pa.ChunkedArray, field: pa.Field, is_rounded: bool) -> np.ndarray:
+def _numbers(name: Path | str, column: pa.ChunkedArray, field: pa.Field, is_rounded: bool) -> np.ndarray:
     """A column in the type of its field; floats of 64 bits stay so where 32 lose digits, unless they `is_rounded`."""
     wanted, is_null = np.dtype(field.type.to_pandas_dtype()), column.is_null().to_numpy()
     if is_null.any() and field.name not in MISSING:
-        raise ValueError(f"{path}: {name_row(int(np.argmax(is_null)))}: column '{field.name}' is empty (null)")
+        raise ValueError(f"{name}: {name_row(int(np.argmax(is_null)))}: column '{field.name}' is empty (null)")
     if is_null.all() and len(is_null):  # of no type at all where pandas has None alone
         return np.full(len(is_null), MISSING[field.name], dtype=wanted)
     column = column.cast(pa.float32()) if pa.types.is_float16(column.type) else column
@@ -197,7 +208,7 @@ def _numbers(path: Path, column: pa.ChunkedArray, field: pa.Field, is_rounded: b
         is_lost, expected = (np.abs(found.astype(np.float64)) > 2.0**53) & (found.dtype.kind != "f"), "at most 2^53"
     if is_lost.any():
         row = int(np.argmax(is_lost))
-        raise ValueError(f"{path}: {name_row(row)}: column '{field.name}' holds {found[row]}, expected {expected}")
+        raise ValueError(f"{name}: {name_row(row)}: column '{field.name}' holds {found[row]}, expected {expected}")
     with np.errstate(over="ignore"):  # what is too large for 32 bits is infinite, and refused as such
         values = found.astype(wanted)
     if wanted.kind == "f" and not is_rounded and not np.array_equal(values, found, equal_nan=found.dtype.kind == "f"):

@@ -4,7 +4,6 @@ Snakemake tells its logger every event of a job; we listen there and put it in o
 `--printshellcmds` bring Snakemake's own lines back. No stage knows of this file.
 """
 
-import json
 import logging
 import re
 import sys
@@ -13,6 +12,8 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from rmlr.study.made import read_about
 
 EVERY = 15.0  # seconds between two lines on what is at work
 
@@ -143,9 +144,9 @@ class StudyLog(logging.Handler):
 
 
 def records_of(results: str) -> list[dict]:
-    """The run.json of every node that was made."""
+    """The run.json of every node that was made, without those that are damaged."""
     paths = sorted(path for path in Path(results).rglob("run.json") if not path.parent.name.startswith("."))
-    return [json.loads(path.read_text()) for path in paths]
+    return [about for path in paths if (about := read_about(path.parent))]
 
 
 def minutes(seconds: float) -> str:

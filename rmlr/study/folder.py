@@ -11,7 +11,18 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from rmlr.study.files import FULL, disk_full
-from rmlr.study.made import ABOUT, MADE, Made, is_finished, listed, made_by, names_below, of_older_version, stage_of
+from rmlr.study.made import (
+    ABOUT,
+    MADE,
+    Made,
+    is_finished,
+    listed,
+    made_by,
+    names_below,
+    of_older_version,
+    read_about,
+    stage_of,
+)
 from rmlr.study.output import SIBLINGS, beside, claim_new, must_be_ours
 
 log = logging.getLogger(__name__)
@@ -89,6 +100,8 @@ def settle(place: Path) -> None:
 
     Nothing happens where a process is at work, or where what lies there is not a stage's.
     """
+    if is_finished(place) and not read_about(place):
+        log.warning("%s: is damaged. Remove %s to have it made again", place / ABOUT, place)
     places = [*(beside(place, what) for what in ("part", "old")), place]
     if (place / MADE).exists() and not any(one.exists() for one in places[:-1]):
         return

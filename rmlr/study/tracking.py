@@ -25,6 +25,8 @@ from typing import Any
 
 from filelock import FileLock
 
+from rmlr.study.files import write_whole
+
 log = logging.getLogger(__name__)
 
 POINTS_AT_ONCE = 25  # of a curve
@@ -116,7 +118,7 @@ class Tracker:
 
         def begin() -> None:
             client = tracker._client = _client()
-            kept = json.loads(note.read_text()) if note.is_file() else {}
+            kept = _kept(note)
             if kept.get("identity") == identity and _knows(client, kept["run_id"]):
                 tracker.run_id = kept["run_id"]
                 client.update_run(tracker.run_id, status="RUNNING")
@@ -127,7 +129,7 @@ class Tracker:
             place = _experiment(client, f"rmlr-{tags['profile']}")
             run_id: str = client.create_run(place, tags={**tags, **more}, run_name=title).info.run_id
             tracker.run_id = run_id
-            note.write_text(json.dumps({"identity": identity, "run_id": run_id}))
+            write_whole(note, json.dumps({"identity": identity, "run_id": run_id}))
             from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
             numbers = {key: value for key, value in node.items() if key not in ("tags", "code")} | {"seed": seed}
@@ -328,6 +330,15 @@ def _knows(client: Any, run_id: str) -> bool:
 # ---- tables and figures
 
 
+def _kept(note: Path) -> dict[str, str]:
+    """What an earlier attempt noted of its run; nothing where that is absent or damaged."""
+    try:
+        kept = json.loads(note.read_text())
+        return kept if isinstance(kept["identity"], str) and isinstance(kept["run_id"], str) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def _runs_behind(inputs: Mapping[str, Any]) -> dict[str, list[str]]:
     """The tracked runs whose files a table or figure reads: GROUP/NAME -> ids in MLflow, one a seed."""
     runs: dict[str, list[str]] = {}
@@ -336,9 +347,10 @@ def _runs_behind(inputs: Mapping[str, Any]) -> dict[str, list[str]]:
             try:
                 about = json.loads((folder / "train" / "run.json").read_text())
                 run_id, tags = about["mlflow_run_id"], about["settings"]["tags"]
-            except (OSError, ValueError, KeyError):
+                name = f"{tags['group']}/{tags['run']}"
+            except (OSError, ValueError, KeyError, TypeError):  # TypeError: valid JSON, but not a stage's
                 continue
-            ids = runs.setdefault(f"{tags['group']}/{tags['run']}", [])
+            ids = runs.setdefault(name, [])
             if run_id is not None and run_id not in ids:
                 ids.append(run_id)
             break

@@ -305,3 +305,20 @@ def test_on_the_command_line_an_error_is_one_message(vcoco):
 def test_comparing_loads_neither_torch_nor_mlflow():
     code = "import sys, rmlr.commands.compare; sys.exit(bool({'torch', 'mlflow', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("content", ["thesis", '{"a": 1}'])
+def test_a_file_that_compare_did_not_make_is_refused_before_any_work(vcoco, tmp_path, content):
+    out = tmp_path / "thesis.txt"
+    out.write_text(content)
+    with pytest.raises(ValueError, match=r"thesis\.txt: exists, and was not made by `rmlr compare`"):
+        compare(tmp_path / "nowhere", vcoco / "bad" / "0", samples=100, out=out)
+    assert out.read_text() == content
+    with pytest.raises(ValueError, match="is a folder"):
+        compare(vcoco / "good" / "0", vcoco / "bad" / "0", samples=100, out=tmp_path)
+
+
+def test_a_file_of_an_earlier_comparison_is_replaced(vcoco, tmp_path):
+    for seed in (0, 1):
+        compare(vcoco / "good" / "0", vcoco / "bad" / "0", samples=100, seed=seed, out=tmp_path / "it.json")
+        assert read(tmp_path / "it.json")["seed"] == seed

@@ -200,3 +200,11 @@ def test_what_training_refuses_an_estimate_refuses(inputs, settings_of, tmp_path
     shutil.copytree(inputs["features"] / "test", tmp_path / "features" / "train")
     with pytest.raises(ValueError, match=r"index.json: cannot be read"):
         cost(train=settings_of(node()), **inputs | {"features": tmp_path / "features"})
+
+
+@pytest.mark.parametrize("name", ["mine.csv", "mine.json"])
+def test_a_file_that_cost_did_not_make_is_refused_before_any_work(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=rf"{re.escape(name)}: exists, and was not made by `rmlr cost`"):
+        cost(params=tmp_path / "nowhere.yaml", paper=PAPER, out=tmp_path / "mine.csv")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "mine"}

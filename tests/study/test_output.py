@@ -150,6 +150,13 @@ def test_a_damaged_run_json_in_an_own_folder_is_replaced(tmp_path):
     claim(tmp_path / "out", "evaluate")
 
 
+def test_a_damaged_run_json_is_said_once_before_a_plan(tmp_path, caplog):
+    make(tmp_path / "out", "a.txt")
+    (tmp_path / "out" / ABOUT).write_text("{")
+    settle(tmp_path / "out")
+    assert caplog.messages == [f"{tmp_path}/out/run.json: is damaged. Remove {tmp_path}/out to have it made again"]
+
+
 # ---- what older versions made
 
 

@@ -27,7 +27,8 @@ from PIL import Image
 from rmlr.data.loading import VARIABLE
 from rmlr.data.records import save_annotations, save_vocabulary
 from rmlr.hoi import Annotation, Vocabulary
-from rmlr.model.detector import FrozenDetector, build_detector, save_detector
+from rmlr.model.anchored import build_detector
+from rmlr.model.detector import FrozenDetector, save_detector
 from rmlr.study import run
 from rmlr.study.nodes import FeaturesNode, TextNode, TrainNode
 from rmlr.study.plan import Study

@@ -286,7 +286,8 @@ def photo_run(tmp_path_factory) -> PhotoRun:
     import torch
 
     from rmlr.__main__ import STAGES
-    from rmlr.model.detector import FrozenDetector, build_detector, save_detector
+    from rmlr.model.anchored import build_detector
+    from rmlr.model.detector import FrozenDetector, save_detector
     from rmlr.stages import draw, features, predict, prepare, train
     from rmlr.study.nodes import DetectorNode, FeaturesNode
     from rmlr.study.plan import Study

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from rmlr.hoi import Annotation
 from rmlr.hoi.batch import Batch, Instances
 from rmlr.study.files import Int64, Natural, PositiveInt, read_json, write_whole
 from rmlr.study.settings import Augment, View
@@ -307,6 +308,16 @@ class Features:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def annotated(self, annotations: Sequence[Annotation], where: Path) -> list[Annotation]:
+        """The records of the images that have features, in their order; ValueError names `where` if one lacks."""
+        by_id = {annotation.image_id: annotation for annotation in annotations}
+        if unknown := [image_id for image_id in self.image_ids if image_id not in by_id]:
+            raise ValueError(
+                f"{where}: {len(unknown)} images have features but no annotation, e.g. {unknown[:3]}. "
+                "Are features and annotations of one data set?"
+            )
+        return [by_id[image_id] for image_id in self.image_ids]
 
     @cached_property
     def _pair_counts(self) -> Int[Tensor, "views images"]:

@@ -24,8 +24,8 @@ def features(*, settings: Path, annotations: Path, split: Split, images: Path, d
     """Run the frozen detector over a split; keep instances, their tokens, and the map of every view of every image.
 
     The first view is the photo as it is. The size on disk is told beforehand, and again after the first shard; where
-    there is no room, nothing is begun. An interrupted run goes on from its last whole shard. RMLR_LOADERS is the number
-    of threads that read photos (by default one a core where there is a GPU, none where there is none).
+    there is no room, nothing is begun. An interrupted run resumes after its last whole shard. RMLR_LOADERS is the
+    number of threads that read photos (by default one a core where there is a GPU, none where there is none).
 
     Args:
         settings: this node's settings file: photo size, selection of instances, views, precision and size of shards.
@@ -70,12 +70,11 @@ def features(*, settings: Path, annotations: Path, split: Split, images: Path, d
         size, to_write = sum(shard_bytes), sum(shard_bytes[shard] for shard, _ in missing)
         check_space(record.folder, size, size - to_write)
 
-        chunks: list[tuple[int, list[int], bool]] = []  # shard, image ids, whether they are its last
-        for shard, ids in missing:
-            shape = sizes[index.view_of(shard)]
-            ids = sorted(ids, key=lambda image_id: shape[image_id][0] / shape[image_id][1])  # little padding
-            parts = [ids[first : first + rule.batch_size] for first in range(0, len(ids), rule.batch_size)]
-            chunks += [(shard, part, part is parts[-1]) for part in parts]
+        chunks = [
+            chunk
+            for shard, ids in missing
+            for chunk in _chunks(shard, ids, sizes[index.view_of(shard)], rule.batch_size)
+        ]
 
         def load(chunk: tuple[int, list[int], bool]) -> ImageBatch:
             shard, ids, _ = chunk
@@ -101,6 +100,15 @@ def features(*, settings: Path, annotations: Path, split: Split, images: Path, d
                         check_space(record.folder, round(size * ratio), round((size - to_write) * ratio) + found)
         writer.finish(record.folder)
         record.log_metrics({"images": float(len(wanted)), "instances_made": float(kept)})
+
+
+def _chunks(
+    shard: int, image_ids: list[int], sizes: dict[int, tuple[int, int]], batch_size: int
+) -> list[tuple[int, list[int], bool]]:
+    """Of a shard, what is looked at together: shard, image ids, whether they are its last. Little of it is padding."""
+    ids = sorted(image_ids, key=lambda image_id: sizes[image_id][0] / sizes[image_id][1])
+    parts = [ids[first : first + batch_size] for first in range(0, len(ids), batch_size)]
+    return [(shard, part, part is parts[-1]) for part in parts]
 
 
 def _bytes(height: int, width: int, frozen: FrozenDetector, chosen: FeaturesNode) -> int:

@@ -33,7 +33,7 @@ def pose(
     """Run a frozen pose network over a split; keep its map of every image beside the detector's features.
 
     The photos are resized as for the detector, and each cell of its map gets the mean of what the pose network says of
-    it, so that both maps are read alike. An interrupted run goes on from its last whole shard.
+    it, so that both maps are read alike. An interrupted run resumes after its last whole shard.
 
     Args:
         settings: this node's settings file: the pose network's weights, if they are a file of the user's, and how many
@@ -53,7 +53,7 @@ def pose(
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network = network.to(device)
         cached = Features.load(features, split)
-        wanted = _annotated(cached.image_ids, load_annotations(annotations, split), features / split)
+        wanted = cached.annotated(load_annotations(annotations, split), features / split)
         index = PoseIndex(
             pose_digest=pose_digest(weights),
             channels=network.channels,
@@ -100,17 +100,6 @@ def _weights(chosen: Pose, joints: Path | None) -> Path:
         f"pose.weights is {chosen.weights} and --joints is {joints}: the pose network must come from one of the two. "
         "Name its file in params.yaml, or give what `rmlr joints` made, --joints FOLDER"
     )
-
-
-def _annotated(image_ids: list[int], annotations: list[Annotation], where: Path) -> list[Annotation]:
-    """The records of the images that have features, in their order."""
-    by_id = {annotation.image_id: annotation for annotation in annotations}
-    if unknown := [image_id for image_id in image_ids if image_id not in by_id]:
-        raise ValueError(
-            f"{where}: {len(unknown)} images have features but no annotation, e.g. {unknown[:3]}. "
-            "Are features and annotations of one data set?"
-        )
-    return [by_id[image_id] for image_id in image_ids]
 
 
 def _of_one_size(annotations: list[Annotation], index: PoseIndex, view: int) -> list[list[Annotation]]:

@@ -5,12 +5,9 @@ from pathlib import Path
 
 import torch
 
-from rmlr.data.features import Features
-from rmlr.data.loading import ahead, loader_threads, pinned
-from rmlr.data.records import load_vocabulary
 from rmlr.detections.triplets import save_triplets
-from rmlr.hoi.batch import Batch
-from rmlr.model.checkpoint import CARD_FILE, load_card, load_checkpoint
+from rmlr.learning.trained import Trained
+from rmlr.model.checkpoint import load_card
 from rmlr.model.network import needed_pose
 from rmlr.model.scoring import concatenate, score_triplets
 from rmlr.study.nodes import PredictNode
@@ -37,37 +34,13 @@ def predict(
     pose = needed_pose(load_card(weights).variant, pose)
     chosen, inputs = node.prediction, [annotations, features, weights, *([pose] if pose else [])]
     with run("predict", node, settings=settings, out=out, inputs=inputs) as record:
-        vocabulary, cached = load_vocabulary(annotations), Features.load(features, chosen.split, pose)
-        load_card(weights).must_fit(
-            weights / CARD_FILE,
-            channels=cached.channels,
-            token_dim=cached.token_dim,
-            detector_digest=cached.detector_digest,
-            objects=cached.objects,
-            vocabulary=vocabulary,
-            pose_digest=cached.pose_digest,
-        )
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        network = load_checkpoint(weights).to(device)
-        is_valid_verb = torch.from_numpy(vocabulary.is_valid_verb).to(device)
-        parts = []
+        trained = Trained.open(annotations, features, chosen.split, weights, pose)
+        is_valid_verb = torch.from_numpy(trained.vocabulary.is_valid_verb).to(trained.device)
+        numbers = {"prior_power": chosen.prior_power, "min_score": chosen.min_score}
+        parts, cached = [], trained.features
         with record.progress(len(cached), "predicting") as bar:
-            chunks = [
-                range(start, min(start + chosen.batch_size, len(cached)))
-                for start in range(0, len(cached), chosen.batch_size)
-            ]
-
-            def load(indices: range) -> Batch:
-                batch = cached.batch(indices)
-                return pinned(batch) if device.type == "cuda" else batch
-
-            for indices, loaded in zip(chunks, ahead(load, chunks, loader_threads(device)), strict=True):
-                batch = loaded.to(device)
-                parts.append(
-                    score_triplets(
-                        network, batch, is_valid_verb, prior_power=chosen.prior_power, min_score=chosen.min_score
-                    )
-                )
+            for indices, batch in trained.batches(chosen.batch_size):
+                parts.append(score_triplets(trained.network, batch, is_valid_verb, **numbers))
                 bar.advance(len(indices))
         triplets = concatenate(parts)
         save_triplets(record.folder / "triplets.parquet", triplets)

@@ -8,16 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import torch
 from pyarrow import parquet
 
-from rmlr.data.features import Features
-from rmlr.data.records import load_annotations, load_vocabulary
+from rmlr.data.records import load_annotations
 from rmlr.evaluation.resampling import draw_images
 from rmlr.evaluation.separation import middle
 from rmlr.evaluation.separation import separation as tell_apart
 from rmlr.hoi import Annotation, Vocabulary
-from rmlr.model.checkpoint import CARD_FILE, load_card, load_checkpoint
+from rmlr.learning.trained import Trained
 from rmlr.model.separation import (
     KINDS,
     Compared,
@@ -30,6 +28,7 @@ from rmlr.model.separation import (
 )
 from rmlr.study.nodes import SeparationNode
 from rmlr.study.run import run
+from rmlr.study.tensors import check_finite
 
 EDGES = ("x1", "y1", "x2", "y2")
 QUESTIONS = {"verb": "different", "place": "elsewhere"}  # what a distance may tell: which pairs lie apart from the same
@@ -67,27 +66,18 @@ def separation(*, settings: Path, annotations: Path, features: Path, weights: Pa
     node = SeparationNode.load(settings)
     chosen = node.separation
     with run("separation", node, settings=settings, out=out, inputs=[annotations, features, weights]) as record:
-        vocabulary, cached = load_vocabulary(annotations), Features.load(features, node.split)
-        load_card(weights).must_fit(
-            weights / CARD_FILE,
-            channels=cached.channels,
-            token_dim=cached.token_dim,
-            detector_digest=cached.detector_digest,
-            objects=cached.objects,
-            vocabulary=vocabulary,
-        )
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        network = load_checkpoint(weights).to(device)
-        images = {image.image_id: image for image in load_annotations(annotations, node.split)}
-        order = [images[image_id] for image_id in cached.image_ids]
+        trained = Trained.open(annotations, features, node.split, weights)
+        network, vocabulary, cached = trained.network, trained.vocabulary, trained.features
+        order = cached.annotated(load_annotations(annotations, node.split), features / node.split)
+        if not order:
+            raise ValueError(f"{features / node.split}: the split has no image, so there is nothing to compare")
         parts = []
         with record.progress(len(cached), "looking") as bar:
-            for start in range(0, len(cached), chosen.batch_size):
-                positions = range(start, min(start + chosen.batch_size, len(cached)))
-                batch = cached.batch(positions).to(device)
+            for positions, batch in trained.batches(chosen.batch_size):
                 parts.append(find_interactions(network, batch, [order[at] for at in positions], positions, vocabulary))
                 bar.advance(len(positions))
         found = join(parts)
+        check_finite(weights, {name: getattr(found.vectors, name) for name in Vectors.__slots__}, "Train again")
         compared = compare_places(found, chosen.min_iou, chosen.seed)
         columns = {name: column.numpy() for name, column in distances(found, compared).items()}
         parquet.write_table(_interactions(found, order, vocabulary), record.folder / "interactions.parquet")

@@ -5,11 +5,14 @@ import torch
 from torch import nn
 
 from rmlr.hoi import Vocabulary
+from rmlr.model.anchored import build_detector
 from rmlr.model.cost import Method, Scene, count_macs, measure
-from rmlr.model.detector import FrozenDetector, build_detector, convolutions_and_feed_forward, random_detector
+from rmlr.model.detector import FrozenDetector, convolutions_and_feed_forward, random_detector
 from rmlr.model.network import build
 from rmlr.model.transformer import Encoder, Layout
-from rmlr.study.settings import DetectorArchitecture, Network, Prediction, Selection, TransformerSizes, Upt, Variant
+from rmlr.study.settings import Network, Prediction, Selection, TransformerSizes, Upt, Variant
+
+from ..tiny_detr import tiny_detr
 
 SIDE, CELLS, CHANNELS, TOKEN_DIM, QUERIES = 64, 64, 16, 20, 16  # 64 pixels are 8 x 8 cells
 VOCABULARY = Vocabulary("vcoco", ("person", "ball"), 0, ("hold obj", "throw obj", "kick obj"), ((0, 1), (1, 1), (2, 1)))
@@ -32,19 +35,7 @@ def variant(network: str, ire: bool) -> Variant:
 
 @pytest.fixture(scope="module")
 def detector() -> FrozenDetector:
-    sizes = DetectorArchitecture(
-        embedding_size=16,
-        hidden_sizes=[16, CHANNELS],
-        depths=[1, 1],
-        layer_type="basic",
-        d_model=TOKEN_DIM,
-        encoder_layers=1,
-        decoder_layers=1,
-        heads=2,
-        ffn_dim=16,
-        grid=4,
-        sine_temperature=20.0,
-    )
+    sizes = tiny_detr(hidden_sizes=[16, CHANNELS], d_model=TOKEN_DIM, ffn_dim=16, grid=4)
     return FrozenDetector(build_detector(sizes, VOCABULARY.objects, 0.1), VOCABULARY.objects)
 
 

@@ -10,40 +10,27 @@ from safetensors.torch import load_file, save_file
 from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 
 from rmlr.hoi.batch import Instances
+from rmlr.model.anchored import AnchoredDetrForObjectDetection, build_detector, grid_anchors, thaw
 from rmlr.model.detector import (
     WEIGHTS_FILE,
-    AnchoredDetrForObjectDetection,
     Detections,
     FrozenDetector,
     adapt_classes,
-    build_detector,
     class_names,
     detection_loss,
     freeze_batch_norms,
-    grid_anchors,
     load_detector,
     match_names,
     save_detector,
     select_instances,
-    thaw,
     weights_digest,
 )
-from rmlr.study.settings import DetectorArchitecture, Selection
+from rmlr.study.settings import Selection
+
+from ..tiny_detr import tiny_detr
 
 NAMES = ("person", "ball", "bat")
-SIZES = DetectorArchitecture(
-    embedding_size=16,
-    hidden_sizes=[16, 16, 16],
-    depths=[1, 1, 1],
-    layer_type="basic",
-    d_model=8,
-    encoder_layers=1,
-    decoder_layers=2,
-    heads=2,
-    ffn_dim=8,
-    grid=2,
-    sine_temperature=20.0,
-)
+SIZES = tiny_detr(hidden_sizes=[16] * 3, depths=[1] * 3, decoder_layers=2, grid=2)
 RULE = Selection(nms_iou=0.5, min_score=0.2, min_instances=1, max_instances=2)
 
 

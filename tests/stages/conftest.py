@@ -14,8 +14,10 @@ from rmlr.data.features import FeatureWriter, Index, ShardBuilder
 from rmlr.data.records import save_annotations, save_vocabulary
 from rmlr.hoi import NO_BOX, Annotation, Vocabulary
 from rmlr.hoi.batch import Instances
+from rmlr.model.checkpoint import Card, save_checkpoint
+from rmlr.model.network import build
 from rmlr.study.section import Section
-from rmlr.study.settings import ImageSize, Selection, View
+from rmlr.study.settings import Alignment, ImageSize, Losses, Network, Selection, Train, TransformerSizes, Variant, View
 
 SPLITS = {"train": range(100, 116), "val": range(200, 204), "test": range(300, 306)}
 CHANNELS, TOKEN_DIM, DETECTOR = 4, 5, "d" * 64
@@ -34,6 +36,41 @@ VOCABULARY = Vocabulary(
     actions=("hold", "throw", "point"),
 )
 BOXES = np.array([[4.0, 4.0, 30.0, 60.0], [32.0, 20.0, 48.0, 40.0]])
+
+
+SIZES = TransformerSizes(layers=1, dim=8, heads=2, ffn_dim=8, dropout=0.1)
+CARD = Card(
+    variant=Variant.model_validate(
+        {"network": "rmlr", "global_context": True, "ire": True, "pose": False}
+        | dict.fromkeys(("ire_sentence", "ire_word", "irm_sentence", "irm_word"), False)
+    ),
+    network=Network(pool="covered", feature_dim=8, ire=SIZES, pair_dim=8, irm=SIZES),
+    alignment=Alignment(form="anchored", residual=False, whiten=True, stack=SIZES),
+    channels=CHANNELS,
+    token_dim=TOKEN_DIM,
+    vocabulary=VOCABULARY,
+    detector_digest=DETECTOR,
+    view=VIEW,
+    pose_channels=None,
+    pose_digest=None,
+    text_encoder=None,
+    losses=Losses(
+        focal_balance=0.5, focal_gamma=0.2, hoi=2.0, irm_sentence=1.0, irm_word=1.0, ire_sentence=0.1, ire_word=0.1
+    ),
+    train=Train(
+        split="train",
+        share=1.0,
+        epochs=1,
+        batch_size=4,
+        micro_batch_size=4,
+        learning_rate=1e-3,
+        weight_decay=1e-4,
+        clip_norm=0.1,
+        precision="fp32",
+    ),
+    seed=0,
+    versions={},
+)
 
 
 def launch(*command: str, **environment: str) -> subprocess.CompletedProcess:
@@ -135,3 +172,14 @@ def settings_of(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A random checkpoint, of a variant with IRE."""
+    torch.manual_seed(0)
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    network = build(CARD.variant, CARD.network, channels=CHANNELS, token_dim=TOKEN_DIM, vocabulary=VOCABULARY)
+    save_checkpoint(folder, CARD, network, torch.nn.Identity())
+    return folder

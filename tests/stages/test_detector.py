@@ -14,40 +14,29 @@ from safetensors.torch import load_file
 from rmlr.data.records import load_annotations, load_vocabulary, save_annotations, save_vocabulary
 from rmlr.data.vcoco import read_coco_without
 from rmlr.hoi import Annotation, Vocabulary
+from rmlr.learning import detector as learning
+from rmlr.learning.detector import Lesson, Photos, targets
 from rmlr.model.detector import WEIGHTS_FILE, load_detector, save_detector
-from rmlr.stages import detector as stage
-from rmlr.stages.detector import Average, Lesson, Photos, detector, distinct, targets
+from rmlr.stages.detector import detector
 from rmlr.study.nodes import DetectorNode
 from rmlr.study.run import Record
 from rmlr.study.settings import (
     Augment,
     Detector,
-    DetectorArchitecture,
     DetectorSchedule,
     Features,
     ImageSize,
     Selection,
 )
 
+from ..tiny_detr import tiny_detr
 from .conftest import launch
 
 VOCABULARY = Vocabulary(
     dataset="vcoco", objects=("person", "ball"), person=0, verbs=("hold obj",), hois=((0, 1),), actions=("hold",)
 )
 COLOURS = {0: (220, 40, 40), 1: (40, 60, 230)}
-SIZES = DetectorArchitecture(
-    embedding_size=16,
-    hidden_sizes=[16, 16],
-    depths=[1, 1],
-    layer_type="basic",
-    d_model=16,
-    encoder_layers=1,
-    decoder_layers=1,
-    heads=2,
-    ffn_dim=16,
-    grid=2,
-    sine_temperature=20.0,
-)
+SIZES = tiny_detr(d_model=16, ffn_dim=16, grid=2)
 SCHEDULE = DetectorSchedule(
     steps=10,
     batch_size=3,
@@ -165,7 +154,7 @@ class Killed(Exception):
 
 def killed_at(monkeypatch, last: int) -> None:
     """The process dies in the step after `last`, as by kill -9: nothing is tidied up."""
-    real = stage.detection_loss
+    real = learning.detection_loss
 
     def loss(*given, count=[0]):  # noqa: B006
         count[0] += 1
@@ -173,7 +162,7 @@ def killed_at(monkeypatch, last: int) -> None:
             raise Killed
         return real(*given)
 
-    monkeypatch.setattr(stage, "detection_loss", loss)
+    monkeypatch.setattr(learning, "detection_loss", loss)
 
 
 def test_a_detector_from_scratch_learns_two_colours(corner):
@@ -270,7 +259,7 @@ def test_a_missing_photo_is_refused_by_name(corner):
 
 
 def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_images(corner, monkeypatch):
-    monkeypatch.setattr(stage, "detection_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
+    monkeypatch.setattr(learning, "detection_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
     with pytest.raises(ValueError, match=r"step 0: the detector's loss is nan on images \[\d, \d, \d\]"):
         corner.run("refused")
 
@@ -370,31 +359,6 @@ def test_crowds_are_no_targets_nor_is_what_a_crop_left_nothing_of(corner):
     assert targets(dataclasses.replace(train[0], boxes=flat))[1].tolist() == [0]
 
 
-def test_repeated_boxes_of_a_class_are_one_and_the_first_stays():
-    boxes = np.array([[0, 0, 20, 20], [0, 0, 20, 20], [1, 0, 20, 20], [0, 0, 20, 20], [0, 0, 20, 10], [0, 0, 20, 20.0]])
-    record = Annotation(
-        image_id=1,
-        file_name="1.jpg",
-        height=20,
-        width=20,
-        boxes=boxes,
-        labels=np.array([1, 0, 0, 0, 0, 0]),
-        interactions=np.array([[1, 0, 0]]),
-        is_crowd=np.array([False] * 5 + [True]),
-        is_listed=np.zeros(6, dtype=bool),
-        actions=np.zeros((0, 2), dtype=np.int64),
-    )
-    kept = distinct(record, 0.7)
-    np.testing.assert_array_equal(kept.boxes, boxes[[0, 1, 4, 5]])
-    assert kept.labels.tolist() == [1, 0, 0, 0]
-    assert kept.is_crowd.tolist() == [False, False, False, True]
-    assert len(kept.interactions) == 0
-    assert len(distinct(record, None).boxes) == 6
-    empty = dataclasses.replace(record, boxes=boxes[:0], labels=record.labels[:0], is_crowd=record.is_crowd[:0],
-                                is_listed=record.is_listed[:0])  # fmt: skip
-    assert distinct(empty, 0.7).boxes.shape == (0, 4)
-
-
 def published(corner) -> Path:
     """Weights as given: a DETR of ours, trained a little, its backbone's norms frozen as in any that is published."""
     return corner.run("given", steps=5)
@@ -403,14 +367,14 @@ def published(corner) -> Path:
 def test_given_weights_learn_above_the_first_stage_at_two_rates(corner, monkeypatch):
     """DETR's own way: stem, first stage and batch norms stay; the losses of all decoder layers count."""
     given, seen = published(corner), {}
-    original = stage._optimizer
+    original = learning._optimizer
 
     def look(detr, schedule):
         optimizer = original(detr, schedule)
         seen.update(rates=[group["lr"] for group in optimizer.param_groups], config=detr.config)
         return optimizer
 
-    monkeypatch.setattr(stage, "_optimizer", look)
+    monkeypatch.setattr(learning, "_optimizer", look)
     schedule = SCHEDULE.model_copy(update={"steps": 3, "backbone_learning_rate": 1e-4, "no_object_weight": 0.2})
     before, after = weights_of(given), weights_of(corner.run("tuned", detector_=corner.given(given, schedule=schedule)))
     assert seen["rates"] == [5e-3, 1e-4]
@@ -422,14 +386,14 @@ def test_given_weights_learn_above_the_first_stage_at_two_rates(corner, monkeypa
     assert before.keys() - trunk == changed - trunk
 
 
-FACTOR = stage._factor
+FACTOR = learning._factor
 
 
 def test_epochs_are_passes_over_the_photos_and_rates_may_stay(corner, monkeypatch):
     points = []
     monkeypatch.setattr(Record, "log_metrics", lambda _, metrics, step=None: points.append((step, metrics)))
     rates = []
-    monkeypatch.setattr(stage, "_factor", lambda *given: rates.append(FACTOR(*given)) or rates[-1])
+    monkeypatch.setattr(learning, "_factor", lambda *given: rates.append(FACTOR(*given)) or rates[-1])
     corner.run("out", steps=None, epochs=3, batch_size=4, decay="none", warmup_steps=1)
     assert [step for step, metrics in points if "loss" in metrics] == list(range(6))
     assert rates == [0.5, 1, 1, 1, 1, 1]
@@ -438,8 +402,8 @@ def test_epochs_are_passes_over_the_photos_and_rates_may_stay(corner, monkeypatc
 @pytest.mark.parametrize("augment", [None, AUGMENT], ids=["mirrored", "augmented"])
 def test_micro_batches_add_up_and_a_killed_fine_tuning_goes_on(corner, monkeypatch, augment):
     sizes = []
-    loss = stage.detection_loss
-    monkeypatch.setattr(stage, "detection_loss", lambda *given: sizes.append(len(given[1])) or loss(*given))
+    loss = learning.detection_loss
+    monkeypatch.setattr(learning, "detection_loss", lambda *given: sizes.append(len(given[1])) or loss(*given))
     schedule = {"steps": 4, "batch_size": 4, "micro_batch_size": 2, "augment": augment}
     whole = weights_of(corner.run("whole", **schedule))
     assert sizes == [2] * 8
@@ -450,7 +414,7 @@ def test_micro_batches_add_up_and_a_killed_fine_tuning_goes_on(corner, monkeypat
         return sizes.append(0) or loss(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "detection_loss", dies)
+        patch.setattr(learning, "detection_loss", dies)
         with pytest.raises(KeyboardInterrupt):
             corner.run("killed", **schedule)
     sizes.clear()
@@ -557,29 +521,6 @@ def test_test_photos_among_the_training_photos_stop_the_training(corner):
     )
     with pytest.raises(ValueError, match=r"4 test photos are to be learnt from, such as \[8, 9, 10, 11\]"):
         corner.run("refused")
-
-
-def test_every_image_comes_once_before_any_comes_again():
-    order = stage._order(5, 3, seed=0)
-    drawn = [index for _ in range(10) for index in next(order)]
-    assert all(sorted(drawn[at : at + 5]) == [0, 1, 2, 3, 4] for at in range(0, 30, 5))
-    assert drawn[:5] != drawn[5:10]
-
-
-def test_a_batch_may_be_larger_than_the_split():
-    assert sorted(next(stage._order(2, 6, seed=0))) == [0, 0, 0, 1, 1, 1]
-
-
-def test_the_average_follows_the_weights_and_leaves_whole_numbers_alone():
-    model = torch.nn.BatchNorm1d(1)
-    average = Average(model, decay=0.75)
-    with torch.no_grad():
-        model.weight.fill_(5.0)
-        model.num_batches_tracked.fill_(7)
-    average.update(model, step=1000)
-    average.copy_to(model)
-    assert model.weight.item() == pytest.approx(0.75 * 1.0 + 0.25 * 5.0)
-    assert model.num_batches_tracked.item() == 7
 
 
 def test_the_vocabulary_of_the_photos_is_that_of_the_detector(corner):

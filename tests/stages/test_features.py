@@ -13,29 +13,20 @@ from rmlr.data.features import Features as Cache
 from rmlr.data.images import load_batch
 from rmlr.data.records import load_vocabulary, save_annotations, save_vocabulary
 from rmlr.hoi import Annotation, Vocabulary
-from rmlr.model.detector import FrozenDetector, build_detector, load_detector, save_detector, weights_digest
+from rmlr.model.anchored import build_detector
+from rmlr.model.detector import FrozenDetector, load_detector, save_detector, weights_digest
 from rmlr.stages import features as stage
 from rmlr.stages.features import features
 from rmlr.study.nodes import FeaturesNode
-from rmlr.study.settings import DetectorArchitecture, Features, ImageSize, Selection
+from rmlr.study.settings import Features, ImageSize, Selection
+
+from ..tiny_detr import tiny_detr
 
 VOCABULARY = Vocabulary(
     dataset="vcoco", objects=("ball", "person"), person=1, verbs=("hold obj",), hois=((0, 0),), actions=("hold",)
 )
 PHOTOS = {5: (48, 64), 3: (64, 48), 9: (48, 48), 4: (96, 128), 8: (48, 64)}  # height, width
-SIZES = DetectorArchitecture(
-    embedding_size=16,
-    hidden_sizes=[16, 16],
-    depths=[1, 1],
-    layer_type="basic",
-    d_model=8,
-    encoder_layers=1,
-    decoder_layers=1,
-    heads=2,
-    ffn_dim=8,
-    grid=3,
-    sine_temperature=20.0,
-)
+SIZES = tiny_detr()
 IMAGE = ImageSize(shortest=48, longest=64)
 RULE = Features(
     batch_size=2,

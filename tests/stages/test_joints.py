@@ -10,11 +10,12 @@ import torch
 import yaml
 from torchvision.models.resnet import BasicBlock
 
-from rmlr.data.keypoints import Posed
+from rmlr.data.keypoints import Crop, Posed, load_people
+from rmlr.learning import joints as learning
+from rmlr.learning.joints import measure
 from rmlr.model.pose import JointNetwork, load_pose_network
-from rmlr.stages import joints as stage
 from rmlr.stages.draw import draw
-from rmlr.stages.joints import joints, measure
+from rmlr.stages.joints import joints
 from rmlr.study.nodes import DrawNode, JointsNode
 from rmlr.study.settings import PoseArchitecture, PoseSchedule, World
 from rmlr.world.joints import CROWDPOSE
@@ -87,7 +88,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(learn):
 
 def test_what_was_interrupted_ends_as_if_it_was_not(learn, tmp_path, monkeypatch, caplog):
     whole = learn("whole") / "weights.pth"
-    real, calls = stage.load_crops, iter(range(9))
+    real, calls = learning.load_crops, iter(range(9))
 
     def fails_at_the_third(*given):
         if next(calls) == 2:
@@ -95,13 +96,13 @@ def test_what_was_interrupted_ends_as_if_it_was_not(learn, tmp_path, monkeypatch
         return real(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "load_crops", fails_at_the_third)
+        patch.setattr(learning, "load_crops", fails_at_the_third)
         with pytest.raises(KeyboardInterrupt):
             learn("cut")
     assert not (tmp_path / "cut").exists()
     with caplog.at_level("INFO"):
         assert (learn("cut") / "weights.pth").read_bytes() == whole.read_bytes()
-    assert "going on from step 2" in caplog.text
+    assert "resuming from step 2" in caplog.text
 
 
 def test_it_learns_where_joints_are(learn, copied):
@@ -120,10 +121,10 @@ def test_a_test_file_without_people_gives_no_metrics(learn, copied):
 
 
 def test_a_perfect_network_has_a_perfect_score(world, tmp_path, monkeypatch):
-    _, people = stage.load_people(world / "coco" / TEST)
-    inside = [stage.Crop.around(person, SCHEDULE.margin).place(person.joints) for person in people]
+    _, people = load_people(world / "coco" / TEST)
+    inside = [Crop.around(person, SCHEDULE.margin).place(person.joints) for person in people]
     waiting = iter(np.array_split(np.stack(inside), range(SCHEDULE.batch_size, len(people), SCHEDULE.batch_size)))
-    monkeypatch.setattr(stage, "peaks", lambda _: torch.from_numpy(next(waiting)))
+    monkeypatch.setattr(learning, "peaks", lambda _: torch.from_numpy(next(waiting)))
     network = JointNetwork(len(CROWDPOSE), **ARCHITECTURE.model_dump()).eval()
     metrics = measure(network, people, people, world / "images", SCHEDULE)
     assert metrics["pck_5"] == 1

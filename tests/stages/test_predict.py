@@ -11,64 +11,18 @@ from safetensors.torch import load_file, save_file
 from rmlr.data.features import Features
 from rmlr.data.records import save_vocabulary
 from rmlr.detections.triplets import load_triplets
-from rmlr.model.checkpoint import Card, load_card, load_checkpoint, save_checkpoint
-from rmlr.model.network import build
+from rmlr.model.checkpoint import load_card, load_checkpoint
 from rmlr.stages.predict import predict
 from rmlr.study.nodes import PredictNode
-from rmlr.study.settings import Alignment, Losses, Network, Prediction, Train, TransformerSizes, Variant
+from rmlr.study.settings import Prediction
 
-from .conftest import BOXES, CHANNELS, DETECTOR, TOKEN_DIM, VIEW, VOCABULARY, write_features
-
-SIZES = TransformerSizes(layers=1, dim=8, heads=2, ffn_dim=8, dropout=0.1)
-CARD = Card(
-    variant=Variant.model_validate(
-        {"network": "rmlr", "global_context": True, "ire": True, "pose": False}
-        | dict.fromkeys(("ire_sentence", "ire_word", "irm_sentence", "irm_word"), False)
-    ),
-    network=Network(pool="covered", feature_dim=8, ire=SIZES, pair_dim=8, irm=SIZES),
-    alignment=Alignment(form="anchored", residual=False, whiten=True, stack=SIZES),
-    channels=CHANNELS,
-    token_dim=TOKEN_DIM,
-    vocabulary=VOCABULARY,
-    detector_digest=DETECTOR,
-    view=VIEW,
-    pose_channels=None,
-    pose_digest=None,
-    text_encoder=None,
-    losses=Losses(
-        focal_balance=0.5, focal_gamma=0.2, hoi=2.0, irm_sentence=1.0, irm_word=1.0, ire_sentence=0.1, ire_word=0.1
-    ),
-    train=Train(
-        split="train",
-        share=1.0,
-        epochs=1,
-        batch_size=4,
-        micro_batch_size=4,
-        learning_rate=1e-3,
-        weight_decay=1e-4,
-        clip_norm=0.1,
-        precision="fp32",
-    ),
-    seed=0,
-    versions={},
-)
+from .conftest import BOXES, CARD, VOCABULARY, write_features
 
 
 def node(min_score: float = 0.0, batch_size: int = 4) -> PredictNode:
     return PredictNode(
         code="", prediction=Prediction(split="test", batch_size=batch_size, prior_power=2.8, min_score=min_score)
     )
-
-
-@pytest.fixture
-def weights(tmp_path):
-    """A random checkpoint."""
-    torch.manual_seed(0)
-    folder = tmp_path / "weights"
-    folder.mkdir()
-    network = build(CARD.variant, CARD.network, channels=CHANNELS, token_dim=TOKEN_DIM, vocabulary=VOCABULARY)
-    save_checkpoint(folder, CARD, network, torch.nn.Identity())
-    return folder
 
 
 @pytest.fixture

@@ -5,38 +5,23 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from pyarrow import parquet
 
 from rmlr.data.records import save_annotations, save_vocabulary
-from rmlr.model.checkpoint import save_checkpoint
-from rmlr.model.network import build
 from rmlr.stages.separation import separation
 from rmlr.study.nodes import SeparationNode
 from rmlr.study.settings import Separation
 
-from .conftest import BOXES, CHANNELS, TOKEN_DIM, VOCABULARY, annotation
-from .test_predict import CARD
+from .conftest import BOXES, VOCABULARY, annotation, write_features
 
 NODE = SeparationNode(code="", split="test", separation=Separation(min_iou=0.7, batch_size=4, samples=20, seed=0))
 
 
 @pytest.fixture
-def weights(tmp_path):
-    """A random checkpoint with IRE."""
-    torch.manual_seed(0)
-    folder = tmp_path / "weights"
-    folder.mkdir()
-    network = build(CARD.variant, CARD.network, channels=CHANNELS, token_dim=TOKEN_DIM, vocabulary=VOCABULARY)
-    save_checkpoint(folder, CARD, network, torch.nn.Identity())
-    return folder
-
-
-@pytest.fixture
 def made(study, settings_of, weights, tmp_path):
-    def call(annotations=study.prepare, out="separation"):
+    def call(annotations=study.prepare, features=study.features, out="separation"):
         folder = tmp_path / out
-        paths = {"annotations": annotations, "features": study.features, "weights": weights}
+        paths = {"annotations": annotations, "features": features, "weights": weights}
         separation(settings=settings_of(NODE), **paths, out=folder)
         return folder
 
@@ -83,6 +68,18 @@ def test_the_same_settings_give_the_same_bytes(made):
     one, other = made(out="one"), made(out="other")
     for name in ("interactions.parquet", "pairs.parquet", "separation.csv", "metrics.json"):
         assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_a_split_without_images_or_with_unknown_ones_is_refused(made, study, tmp_path):
+    prepare = tmp_path / "prepare"
+    prepare.mkdir()
+    save_vocabulary(prepare / "vocabulary.json", VOCABULARY)
+    save_annotations(prepare / "test.json", [annotation(image_id) for image_id in study.image_ids["test"][1:]])
+    with pytest.raises(ValueError, match=r"features/test: 1 images have features but no annotation, e\.g\. \[300\]"):
+        made(annotations=prepare)
+    write_features(tmp_path / "features" / "test", [], ["person", "ball"])
+    with pytest.raises(ValueError, match=r"features/test: the split has no image"):
+        made(features=tmp_path / "features")
 
 
 def test_a_split_without_an_interaction_has_nothing_to_compare(made, study, tmp_path):

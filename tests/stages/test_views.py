@@ -24,8 +24,9 @@ from rmlr.data.records import load_annotations, save_annotations, save_vocabular
 from rmlr.hoi import Annotation, Vocabulary
 from rmlr.learning.inference import load as load_model
 from rmlr.learning.photos import Photos
+from rmlr.model.anchored import build_detector
 from rmlr.model.checkpoint import load_card
-from rmlr.model.detector import FrozenDetector, build_detector, load_detector, save_detector
+from rmlr.model.detector import FrozenDetector, load_detector, save_detector
 from rmlr.stages import features as features_stage
 from rmlr.stages.features import features
 from rmlr.stages.train import train
@@ -33,7 +34,6 @@ from rmlr.study.nodes import FeaturesNode, TrainNode
 from rmlr.study.settings import (
     Alignment,
     Augment,
-    DetectorArchitecture,
     Features,
     ImageSize,
     Losses,
@@ -45,6 +45,8 @@ from rmlr.study.settings import (
     Variant,
     View,
 )
+
+from ..tiny_detr import tiny_detr
 
 VOCABULARY = Vocabulary(
     dataset="vcoco",
@@ -64,10 +66,7 @@ AUGMENT = Augment(
 SELECTION = Selection(nms_iou=0.99, min_score=0.0, min_instances=1, max_instances=3)
 RULE = Features(batch_size=2, selection=SELECTION, map="backbone", map_dtype="float32", shard_images=2, views=1)
 SIZES = TransformerSizes(layers=1, dim=8, heads=2, ffn_dim=8, dropout=0.1)
-DETR = DetectorArchitecture(
-    embedding_size=16, hidden_sizes=[16, 16], depths=[1, 1], layer_type="basic", d_model=8, encoder_layers=1,
-    decoder_layers=1, heads=2, ffn_dim=8, grid=3, sine_temperature=20.0,
-)  # fmt: skip
+DETR = tiny_detr()
 
 
 def record(image_id: int) -> Annotation:

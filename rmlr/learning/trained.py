@@ -1,0 +1,52 @@
+"""A trained network beside the cached features that it reads: what is predicted and measured on a split."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rmlr.data.features import Features
+from rmlr.data.loading import ahead, loader_threads, pinned
+from rmlr.data.records import load_vocabulary
+from rmlr.hoi import Vocabulary
+from rmlr.hoi.batch import Batch
+from rmlr.model.checkpoint import CARD_FILE, load_card, load_checkpoint
+from rmlr.model.network import InteractionNetwork
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A network on its device, and the features of a split that were made as those it was trained with."""
+
+    vocabulary: Vocabulary
+    features: Features
+    network: InteractionNetwork
+    device: torch.device
+
+    @classmethod
+    def open(cls, annotations: Path, features: Path, split: str, weights: Path, pose: Path | None = None) -> "Trained":
+        """Read what `prepare`, `features`, `train` and `pose` made; ValueError names every difference between them."""
+        vocabulary, cached = load_vocabulary(annotations), Features.load(features, split, pose)
+        load_card(weights).must_fit(
+            weights / CARD_FILE,
+            channels=cached.channels,
+            token_dim=cached.token_dim,
+            detector_digest=cached.detector_digest,
+            objects=cached.objects,
+            vocabulary=vocabulary,
+            pose_digest=cached.pose_digest,
+        )
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(vocabulary, cached, load_checkpoint(weights).to(device), device)
+
+    def batches(self, size: int) -> Iterator[tuple[range, Batch]]:
+        """All images in order, `size` at once, on the device, with their positions; loaded while the caller works."""
+        chunks = [range(at, min(at + size, len(self.features))) for at in range(0, len(self.features), size)]
+
+        def load(indices: range) -> Batch:
+            batch = self.features.batch(indices)
+            return pinned(batch) if self.device.type == "cuda" else batch
+
+        loaded = ahead(load, chunks, loader_threads(self.device))
+        yield from ((indices, batch.to(self.device)) for indices, batch in zip(chunks, loaded, strict=True))

@@ -199,7 +199,7 @@ def test_two_processes_learn_what_one_learns_from_batches_twice_as_large(world, 
 
 
 def test_one_of_two_processes_writes_and_speaks(world, two):
-    files = {"alignment.safetensors", "checkpoint.json", "curves.csv", "run.json", "settings.yaml"}
+    files = {"alignment.safetensors", "checkpoint.json", "curves.csv", "run.json", "settings.yaml", MADE}
     assert {path.name for path in (world / "two").iterdir()} == files | {"weights.safetensors"}
     assert of_run(world, "two") == [".two.lock", ".two.resume", "two"]
     assert [path.name for path in (world / ".two.resume").iterdir()] == ["epoch.pt"]
@@ -234,6 +234,7 @@ def test_the_devices_of_a_distributed_run_are_shared_and_not_locked(world, tmp_p
 ENDING = """
 import os, signal, sys
 from rmlr.__main__ import main
+from rmlr.study.made import MADE
 from rmlr.data.features import Features
 
 rank, how, whole, calls = *sys.argv[1:3], Features.batch, []

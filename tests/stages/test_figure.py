@@ -27,6 +27,7 @@ from rmlr.study.figures import (
     PrecisionRecallFigure,
     SeparationFigure,
 )
+from rmlr.study.made import MADE
 from rmlr.study.nodes import FigureNode
 from rmlr.study.plan import Study
 
@@ -150,7 +151,7 @@ def test_a_figure_is_a_picture_its_vectors_and_a_table_and_the_same_bytes_again(
     (one, rows), (other, _) = draw(EVERY[kind], out="one"), draw(EVERY[kind], out="other")
     assert rows
     assert {path.name for path in one.iterdir()} == {
-        *("figure.png", "figure.svg", "figure.csv", "settings.yaml", "run.json")
+        *("figure.png", "figure.svg", "figure.csv", "settings.yaml", "run.json", MADE)
     }
     for name in ("figure.png", "figure.svg", "figure.csv"):
         assert (one / name).read_bytes() == (other / name).read_bytes()

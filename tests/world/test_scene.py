@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 from rmlr.stages.draw import draw
+from rmlr.study.made import MADE
 from rmlr.world.chance import Dice, Stream
 from rmlr.world.composition import CUSTOMS, RARITIES, draw_scene
 from rmlr.world.files import (
@@ -86,7 +87,9 @@ def draw_world(folder, name, **world):
 
 
 def digests(folder):
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in ("run.json", "log.txt"))
+    files = (
+        path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in ("run.json", "log.txt", MADE)
+    )
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

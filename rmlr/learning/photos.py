@@ -1,9 +1,9 @@
-"""Training without caches: photos, augmented anew in every epoch, through the frozen networks as they come.
+"""Examples without caches: photos, augmented anew in every epoch, through the frozen networks as they come.
 
-As UPT trains; its detector is frozen, too, but in training mode, dropout included.
+UPT trains in the same way, but keeps its frozen detector in training mode, dropout included.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +12,11 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from rmlr.data.augment import load_augmented
-from rmlr.data.images import ImageBatch
+from rmlr.data.images import ImageBatch, load_annotated
 from rmlr.data.truth import Truths
 from rmlr.hoi import Annotation, Vocabulary
 from rmlr.hoi.batch import Batch, Truth
+from rmlr.learning.examples import Tested, draw
 from rmlr.learning.trainer import counting_cells
 from rmlr.model.detector import FrozenDetector, as_batch, load_detector, weights_digest
 from rmlr.model.pose import PoseNetwork, load_pose_network, pose_digest
@@ -23,7 +24,7 @@ from rmlr.study.settings import Online
 
 
 class Photos:
-    """Images to learn from as photos: changed by chance in every epoch, then seen by the frozen detector."""
+    """Images as photos: changed by chance in every epoch, then seen by the frozen detector."""
 
     def __init__(
         self,
@@ -31,6 +32,7 @@ class Photos:
         detector: Path,
         annotated: list[Annotation],
         online: Online,
+        share: float,
         vocabulary: Vocabulary,
         pose: Path | None,
         seed: int,
@@ -44,16 +46,20 @@ class Photos:
         self.channels, self.token_dim = self._frozen.channels, self._frozen.token_dim
         self.pose_channels = self._pose and self._pose.channels
         self.detector_digest, self.pose_digest = weights_digest(detector), pose and pose_digest(pose)
-        self.has_pair = torch.ones(len(annotated), dtype=torch.bool)  # as far as is known
+        everyone = torch.ones(len(annotated), dtype=torch.bool)  # whether a photo has a pair is seen when it comes
+        self.drawn, self.used = draw(self.image_ids, share, everyone)
         self.files: list[Path] = []
 
-    def truths(self, view: int) -> Truths:
-        """What there is to find in the photos as they are, whatever the view."""
-        return Truths(self._annotated, self.image_ids, self._vocabulary)
+    def __len__(self) -> int:
+        return len(self.used)
 
-    def load(self, images: Int[Tensor, " b"], epoch: int) -> tuple[Tensor, ImageBatch, Truth]:
+    def labels(self) -> Truth:
+        """What is annotated in the photos of the share, as they are."""
+        return Truths(self._annotated, self.image_ids, self._vocabulary).batch(self.drawn)
+
+    def load(self, positions: list[int], epoch: int) -> tuple[Tensor, ImageBatch, Truth]:
         """These photos in an epoch."""
-        items = [self._annotated[index] for index in images.tolist()]
+        items = [self._annotated[index] for index in self.used[positions].tolist()]
         batch, views = load_augmented(items, self._images, self._online.augment, seed=self._seed, view=epoch)
         ids = torch.tensor([item.image_id for item in items])
         truth = Truths(views, ids.tolist(), self._vocabulary).batch(torch.arange(len(views)))
@@ -61,7 +67,23 @@ class Photos:
 
     def see(self, loaded: tuple[Tensor, ImageBatch, Truth], device: torch.device) -> tuple[Batch, Truth]:
         """What the frozen networks say of them."""
-        ids, photos, truth = loaded[0].to(device), loaded[1].to(device), loaded[2].to(device)
+        ids, photos, truth = loaded
+        return self._seen(ids, photos, device), truth.to(device)
+
+    def tested(self, split: str, annotated: Sequence[Annotation]) -> tuple[list[int], Tested]:
+        """The photos of another split, as they are."""
+        size = self.view.image
+
+        def read(positions: Sequence[int], device: torch.device) -> Batch:
+            items = [annotated[position] for position in positions]
+            photos = load_annotated(items, self._images, size.shortest, size.longest)
+            return self._seen(torch.tensor([item.image_id for item in items]), photos, device)
+
+        return [item.image_id for item in annotated], read
+
+    def _seen(self, image_ids: Int[Tensor, " b"], photos: ImageBatch, device: torch.device) -> Batch:
+        """What the frozen networks say of some photos."""
+        image_ids, photos = image_ids.to(device), photos.to(device)
         if self._device != device:
             self._device = device
             self._frozen.to(device)
@@ -70,10 +92,10 @@ class Photos:
         with torch.no_grad(), counting_cells():
             detections = self._frozen(photos.pixels, photos.is_padding, photos.resized, photos.original)
             rule, person = self._online.view.selection, self._vocabulary.person
-            batch = as_batch(detections, ids, photos.original, person, rule)
+            batch = as_batch(detections, image_ids, photos.original, person, rule)
             if self._pose is not None:
                 batch = replace(batch, pose=torch.cat(list(self._pose_maps(self._pose, photos, *batch.maps.shape[2:]))))
-        return batch, truth
+        return batch
 
     def _pose_maps(self, network: PoseNetwork, photos: ImageBatch, rows: int, columns: int) -> Iterator[Tensor]:
         """Photo by photo, as `pose` does: no map depends on the padding."""

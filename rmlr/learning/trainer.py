@@ -24,11 +24,17 @@ from torch import Tensor, nn
 
 from rmlr.data.loading import ahead, loader_threads, pinned
 from rmlr.hoi.batch import Batch, Truth
+from rmlr.learning.examples import Batches
 from rmlr.study.run import Record
 from rmlr.study.settings import Losses, Train
 from rmlr.study.tensors import check_finite, load_pickled, nested_tensors
 
 log = logging.getLogger(__name__)
+
+DAMAGED = (  # what to do about a file to resume from
+    "Training starts again from the beginning; to keep the epochs that were done, stop this run, put back a copy of the "
+    "file and start it again"
+)
 
 # ---- what all training loops share
 
@@ -42,7 +48,7 @@ def cosine_schedule(step: int, *, total: int, warmup: int = 0, floor: float = 0.
 
 
 def save_resume(path: Path, state: dict[str, Any]) -> None:
-    """Write what an interrupted run goes on from, whole or not at all; the folder is made if need be."""
+    """Write what an interrupted run resumes from, whole or not at all; the folder is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".part")
     with aside.open("wb") as file:
@@ -55,14 +61,14 @@ def save_resume(path: Path, state: dict[str, Any]) -> None:
 def load_resume(path: Path, *, identity: str) -> dict[str, Any] | None:
     """What `save_resume` wrote under the same `identity`; None where there is none of this run.
 
-    `identity` stands in the state under that key: a digest of everything that must be equal for the run to go on
-    (settings, seed, inputs). A damaged file is as good as none, and is told.
+    `identity` stands in the state under that key: a digest of everything that must be equal for the run to resume
+    (settings, seed, inputs). A damaged file is as good as none; a warning names it.
     """
     if not path.exists():
         return None
     try:
-        state = load_pickled(path, "Training begins anew")
-        check_finite(path, nested_tensors(state), "Training begins anew")
+        state = load_pickled(path, DAMAGED)
+        check_finite(path, nested_tensors(state), DAMAGED)
     except ValueError as error:
         log.warning("%s", error)
         return None
@@ -134,19 +140,14 @@ class Task(nn.Module):
         return self.objective(output, batch, truth, self._text)
 
 
-def to_device(loaded: tuple[Batch, Truth], device: torch.device) -> tuple[Batch, Truth]:
-    """What was loaded as it is learnt from, on the device."""
-    batch, truth = loaded
-    return batch.to(device), truth.to(device)
+Scores = Callable[[nn.Module, torch.device], dict[str, float]]  # a network in evaluation mode -> its AP
 
 
 def fit(
     network: nn.Module,
     objective: nn.Module,
-    load: Callable[[list[int], int], Any],
-    number: int,
+    examples: Batches,
     *,
-    see: Callable[[Any, torch.device], tuple[Batch, Truth]] = to_device,
     text: Any,
     schedule: Train,
     weights: Losses,
@@ -154,88 +155,140 @@ def fit(
     seed: int,
     record: Record,
     identity: str,
+    held_out: Scores | None = None,
 ) -> list[dict[str, float]]:
-    """Train network and objective in place on `number` images; the curve of every epoch, one row each.
+    """Train network and objective in place; the curve of every epoch, one row each.
 
-    `load` gives the images at some positions in an epoch, from threads that work ahead (`rmlr.data.loading`); `see`
-    makes of what it gave a batch on the device. `means` turns an epoch's sums into what is logged. AdamW, cosine decay
-    to 0, gradients clipped. Order and dropout of an epoch depend on seed and epoch alone, so a run that goes on from
-    its last whole epoch (in `record.resume`, if it was left there under the same `identity`) ends where it would have.
+    `means` turns an epoch's sums into what is logged. AdamW, cosine decay to 0, gradients clipped. Order and dropout of
+    an epoch depend on seed and epoch alone, so a run that resumes after its last whole epoch (from `record.resume`, if
+    it was left there under the same `identity`) ends where it would have. Every `schedule.validate_every` epochs, and
+    after the last, the rows also hold what `held_out` says; it changes nothing that is learnt.
 
     Over processes and micro-batches, losses are normalised by what the whole effective batch holds: the gradient is
     that of one process with the whole batch (model specification, section 7). The last batch of an epoch is filled up
-    with its first images, so that every process always has work. The first process writes.
+    with its first images, so that every process always has work. The first process writes and validates.
 
     Raises ValueError where the effective batch cannot be reached, and, in all processes alike, on a loss or gradient
     that is not finite; ConnectionResetError where another process is gone. Several processes train once, then part.
     """
-    has_none = not torch.accelerator.is_available()
-    accelerator = Accelerator(cpu=has_none, mixed_precision="no")  # the launcher's is not ours
-    processes, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
-    accumulation, left = divmod(schedule.batch_size, processes * schedule.micro_batch_size)
-    if left or not accumulation:
-        raise ValueError(
-            f"batch_size {schedule.batch_size} is not a multiple of {processes} process(es) x micro_batch_size "
-            f"{schedule.micro_batch_size}. Change batch_size, micro_batch_size, or the number of processes"
-        )
-    if not number:
-        raise ValueError("no image to train on: none has a candidate pair. Does the detector find people and objects?")
-    task = Task(network, objective, text, torch.bfloat16 if schedule.precision == "bf16" else None)
-    parallel = accelerator.prepare(task)
-    parameters = [parameter for parameter in task.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)
-    path, first = record.resume / "epoch.pt", 0
-    rows: list[dict[str, float]] = []
-    if state := load_resume(path, identity=identity):
-        task.load_state_dict(state["task"])
-        optimiser.load_state_dict(state["optimiser"])
-        rows, first = state["rows"], len(state["rows"])
-        log.info("%s: going on after epoch %d of %d", path, first, schedule.epochs)
+    loop = _Loop(network, objective, examples, text, schedule, weights, seed)
+    path, rows = record.resume / "epoch.pt", loop.resume(record.resume / "epoch.pt", identity)
     for epoch, row in enumerate(rows):
         record.log_metrics(row, step=epoch + 1)
-    steps = math.ceil(number / schedule.batch_size)
-    threads = loader_threads(device)
-
-    def load_from(wanted: tuple[int, list[int]]) -> Any:
-        epoch, positions = wanted
-        loaded = load(positions, epoch)
-        return pinned(loaded) if device.type == "cuda" else loaded
-
-    progress = record.progress((schedule.epochs - first) * steps, "training")
-    with reproducible(), _company(processes), progress as bar:
-        for epoch in range(first, schedule.epochs):
-            note = f"epoch {epoch + 1} of {schedule.epochs}"
-            torch.manual_seed(_seed(seed, epoch, rank))
-            task.train()
-            order = np.random.default_rng([seed, epoch]).permutation(number)
-            order = np.resize(order, (steps, accumulation, processes, schedule.micro_batch_size))[:, :, rank]
-            sums: dict[str, Tensor] = {}
-            norms = torch.zeros((), device=device)
-            wanted = ((epoch, positions) for positions in order.reshape(-1, schedule.micro_batch_size).tolist())
-            loaded = ahead(load_from, wanted, threads)
-            for step, parts in enumerate(zip(*[loaded] * accumulation, strict=True)):
-                factor = cosine_schedule(epoch * steps + step, total=schedule.epochs * steps)
-                for group in optimiser.param_groups:
-                    group["lr"] = schedule.learning_rate * factor
-                micro_batches = [see(part, device) for part in parts]
-                losses = _backward(accelerator, parallel, objective, micro_batches, weights, sums)
-                norm = nn.utils.clip_grad_norm_(parameters, schedule.clip_norm)
-                _check_finite(accelerator, losses, norm, micro_batches)
-                optimiser.step()
-                optimiser.zero_grad()
-                norms += norm
-                bar.advance(1, note)
-            names = sorted(sums)
-            totals = _over_processes(accelerator, torch.stack([sums[name] for name in names])).tolist()
-            rows.append(means(dict(zip(names, totals, strict=True))) | {"gradient_norm": float(norms) / steps})
-            record.log_metrics(rows[-1], step=epoch + 1)
+    accelerator, processes = loop.accelerator, loop.accelerator.num_processes
+    left = range(len(rows), schedule.epochs)
+    with reproducible(), _company(processes), record.progress(len(left) * loop.steps, "training") as bar:
+        for epoch in left:
+            rows.append(loop.run_epoch(epoch, means, lambda note: bar.advance(1, note)))
             if accelerator.is_main_process:
-                state = {"task": task.state_dict(), "optimiser": optimiser.state_dict(), "rows": rows}
-                save_resume(path, {"identity": identity, **state})
+                if held_out is not None and _is_validated(epoch, schedule):
+                    network.eval()
+                    rows[-1] |= held_out(network, accelerator.device)
+                save_resume(path, {"identity": identity, **loop.state(), "rows": rows})
+            record.log_metrics(rows[-1], step=epoch + 1)
             accelerator.wait_for_everyone()
     if processes > 1:
         torch.distributed.destroy_process_group()  # else NCCL complains at the end
     return rows
+
+
+def _is_validated(epoch: int, schedule: Train) -> bool:
+    """Whether the held-out split is scored after this epoch, counted from 0."""
+    every, done = schedule.validate_every, epoch + 1
+    return every > 0 and (done % every == 0 or done == schedule.epochs)
+
+
+class _Loop:
+    """The modules that are trained, their optimiser, and one pass over the examples."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: nn.Module,
+        examples: Batches,
+        text: Any,
+        schedule: Train,
+        weights: Losses,
+        seed: int,
+    ) -> None:
+        has_none = not torch.accelerator.is_available()
+        self.accelerator = Accelerator(cpu=has_none, mixed_precision="no")  # the launcher's is not ours
+        self._accumulation = _accumulation(schedule, self.accelerator.num_processes)
+        if not len(examples):
+            raise ValueError(
+                "no image to train on: none has a candidate pair. Does the detector find people and objects?"
+            )
+        self._examples, self._schedule, self._weights, self._seed = examples, schedule, weights, seed
+        self._objective = objective
+        self._task = Task(network, objective, text, torch.bfloat16 if schedule.precision == "bf16" else None)
+        self._parallel = self.accelerator.prepare(self._task)
+        self._parameters = [parameter for parameter in self._task.parameters() if parameter.requires_grad]
+        self._optimiser = torch.optim.AdamW(
+            self._parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
+        )
+        self.steps = math.ceil(len(examples) / schedule.batch_size)  # of an epoch
+
+    def resume(self, path: Path, identity: str) -> list[dict[str, float]]:
+        """Take up what an interrupted run left at `path`, if anything; the rows of the epochs that are done."""
+        state = load_resume(path, identity=identity)
+        if state is None:
+            return []
+        self._task.load_state_dict(state["task"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        log.info("%s: resuming after epoch %d of %d", path, len(state["rows"]), self._schedule.epochs)
+        return state["rows"]
+
+    def state(self) -> dict[str, Any]:
+        """What a run resumes from, besides its rows."""
+        return {"task": self._task.state_dict(), "optimiser": self._optimiser.state_dict()}
+
+    def run_epoch(
+        self, epoch: int, means: Callable[[Mapping[str, float]], dict[str, float]], advance: Callable[[str], None]
+    ) -> dict[str, float]:
+        """One pass over the examples; its means, and the mean norm of the gradient."""
+        schedule, steps, device = self._schedule, self.steps, self.accelerator.device
+        torch.manual_seed(_seed(self._seed, epoch, self.accelerator.process_index))
+        self._task.train()
+        sums: dict[str, Tensor] = {}
+        norms = torch.zeros((), device=device)
+        loaded = ahead(lambda positions: self._load(positions, epoch), self._order(epoch), loader_threads(device))
+        for step, parts in enumerate(zip(*[loaded] * self._accumulation, strict=True)):
+            factor = cosine_schedule(epoch * steps + step, total=schedule.epochs * steps)
+            for group in self._optimiser.param_groups:
+                group["lr"] = schedule.learning_rate * factor
+            micro_batches = [self._examples.see(part, device) for part in parts]
+            losses = _backward(self.accelerator, self._parallel, self._objective, micro_batches, self._weights, sums)
+            norm = nn.utils.clip_grad_norm_(self._parameters, schedule.clip_norm)
+            _check_finite(self.accelerator, losses, norm, micro_batches)
+            self._optimiser.step()
+            self._optimiser.zero_grad()
+            norms += norm
+            advance(f"epoch {epoch + 1} of {schedule.epochs}")
+        names = sorted(sums)
+        totals = _over_processes(self.accelerator, torch.stack([sums[name] for name in names])).tolist()
+        return means(dict(zip(names, totals, strict=True))) | {"gradient_norm": float(norms) / steps}
+
+    def _order(self, epoch: int) -> Iterator[list[int]]:
+        """This process' share of an epoch's images, micro-batch by micro-batch."""
+        micro, processes = self._schedule.micro_batch_size, self.accelerator.num_processes
+        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._examples))
+        order = np.resize(order, (self.steps, self._accumulation, processes, micro))
+        yield from order[:, :, self.accelerator.process_index].reshape(-1, micro).tolist()
+
+    def _load(self, positions: list[int], epoch: int) -> Any:
+        loaded = self._examples.load(positions, epoch)
+        return pinned(loaded) if self.accelerator.device.type == "cuda" else loaded
+
+
+def _accumulation(schedule: Train, processes: int) -> int:
+    """Micro-batches of a process in a step; ValueError where the effective batch cannot be reached."""
+    number, left = divmod(schedule.batch_size, processes * schedule.micro_batch_size)
+    if left or not number:
+        raise ValueError(
+            f"batch_size {schedule.batch_size} is not a multiple of {processes} process(es) x micro_batch_size "
+            f"{schedule.micro_batch_size}. Change batch_size, micro_batch_size, or the number of processes"
+        )
+    return number
 
 
 def _backward(

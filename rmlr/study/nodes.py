@@ -85,12 +85,22 @@ class TrainNode(Section):
     losses: Losses
     train: Train
     online: Online | None = None  # None: from cached features
+    held_out: Prediction | None = None  # how val is scored while a run trains (train.validate_every); None: it is not
     tags: dict[str, str]  # group, run, variant, dataset, backbone, encoder, profile: for the tracker
 
     @model_validator(mode="after")
     def _upt_has_sizes(self) -> "TrainNode":
         if self.variant.network == "upt" and self.network.upt is None:
             raise ValueError("variant upt needs its sizes: give network.upt in the profile")
+        return self
+
+    @model_validator(mode="after")
+    def _held_out_is_not_learnt_from(self) -> "TrainNode":
+        if (self.train.validate_every > 0) != (self.held_out is not None):
+            raise ValueError("train.validate_every and held_out go together: give both, or 0 and null")
+        learnt = ("train", "val") if self.train.split == "trainval" else (self.train.split,)
+        if self.held_out is not None and (self.held_out.split in learnt or self.held_out.split == "trainval"):
+            raise ValueError(f"held_out.split is {self.held_out.split}, which is learnt from: {self.train.split}")
         return self
 
 

@@ -255,6 +255,10 @@ class Study(Section):
                     "variant, network, alignment, losses or train, such as `train.epochs: 5`"
                 )
             section[last] = value
+        if content["train"]["split"] != "train":
+            content["train"]["validate_every"] = 0  # no split is left, but test, of which nothing may be chosen
+        if content["train"]["validate_every"]:
+            content["held_out"] = profile.prediction.model_dump() | {"split": "val"}
         node = TrainNode.check(content, f"{where}, with its overrides")
         if node.variant.pose and profile.pose is None:
             raise ValueError(

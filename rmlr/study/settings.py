@@ -151,6 +151,7 @@ class Train(Section):
     weight_decay: NonNegative
     clip_norm: Positive
     precision: Literal["fp32", "bf16"]
+    validate_every: NaturalInt = 0  # epochs between two scorings of val; 0: never. Needs split: train
 
     @model_validator(mode="after")
     def _micro_batches_fit(self) -> "Train":

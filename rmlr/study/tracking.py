@@ -401,7 +401,7 @@ def _save_view(client: Any, place: str, table: str, title: str, runs: Sequence[s
     It appears under "Saved views" on the experiment's page, and opens by
     `#/experiments/ID/runs?viewStateShareKey=TABLE&compareRunsMode=CHART`.
     """
-    metrics = sorted({key for run_id in runs for key in client.get_run(run_id).data.metrics if _is_headline(key)})
+    metrics = sorted({key for run_id in runs for key in client.get_run(run_id).data.metrics if is_headline(key)})
     section, curves = f"{table}-results", f"{table}-curves"
     common = {"deleted": False, "isGenerated": False}
     charts: list[dict[str, Any]] = [
@@ -465,7 +465,7 @@ def _save_view(client: Any, place: str, table: str, title: str, runs: Sequence[s
     client.set_experiment_tag(place, f"{VIEW}{table}", json.dumps(view))
 
 
-def _is_headline(metric: str) -> bool:
+def is_headline(metric: str) -> bool:
     """Whether the paper's tables have such a column."""
     return bool(re.fullmatch(r"vcoco_ap_role_[12]|hicodet_(default|known_object)_(full|rare|nonrare)", metric))
 

@@ -87,6 +87,19 @@ class World:
         return batch, Truth(self.boxes[where, 0], self.boxes[where, ball], verb, torch.ones_like(verb), at)
 
 
+class FromWorld:
+    """What `fit` asks of examples."""
+
+    def __init__(self, load, number=IMAGES):
+        self.load, self.number = load, number
+
+    def __len__(self):
+        return self.number
+
+    def see(self, loaded, device):
+        return loaded
+
+
 def make_text() -> TextEmbeddings:
     generator = torch.Generator().manual_seed(1)
     return TextEmbeddings(
@@ -131,15 +144,22 @@ def make_modules(dropout: float = 0.1, form: str = "literal"):
 
 
 def train(
-    folder: Path, schedule: Train = SCHEDULE, *, load=None, dropout=0.1, identity="this", modules=None, record=None
+    folder: Path,
+    schedule: Train = SCHEDULE,
+    *,
+    load=None,
+    dropout=0.1,
+    identity="this",
+    modules=None,
+    record=None,
+    held_out=None,
 ):
     """Curves, and the bytes of all weights."""
     network, objective = modules or make_modules(dropout)
     rows = fit(
         network,
         objective,
-        load or World().load,
-        IMAGES,
+        FromWorld(load or World().load),
         text=make_text(),
         schedule=schedule,
         weights=LOSSES,
@@ -147,6 +167,7 @@ def train(
         seed=0,
         record=record or Record("train", folder, folder / "resume"),
         identity=identity,
+        held_out=held_out,
     )
     weights = {f"{name}.{key}": value for name, module in [("network", network), ("objective", objective)]
                for key, value in module.state_dict().items()}  # fmt: skip
@@ -333,8 +354,8 @@ def test_no_image_at_all_is_an_error(tmp_path):
     network, objective = make_modules()
     record = Record("train", tmp_path, tmp_path / "resume")
     with pytest.raises(ValueError, match="no image to train on"):
-        fit(network, objective, World().load, 0, text=None, schedule=SCHEDULE, weights=LOSSES, means=means, seed=0,
-            record=record, identity="")  # fmt: skip
+        fit(network, objective, FromWorld(World().load, 0), text=None, schedule=SCHEDULE, weights=LOSSES, means=means,
+            seed=0, record=record, identity="")  # fmt: skip
 
 
 def test_batches_without_any_true_pair_train_without_a_crash(tmp_path):
@@ -454,16 +475,52 @@ def test_a_bit_that_flips_in_a_resume_file_is_told_and_the_file_not_taken(tmp_pa
     assert f"{path}: cannot be read" in caplog.text
 
 
-@pytest.mark.parametrize("length", [0, 10, 1000])
-def test_a_resume_file_that_a_disk_spoilt_is_told_and_begun_anew(tmp_path, caplog, length):
-    train(tmp_path)
+@pytest.mark.parametrize("length", [0, 1000, -9])
+def test_a_damaged_resume_file_is_named_and_training_starts_again(tmp_path, caplog, length):
+    train(tmp_path, changed(epochs=1))
     path = tmp_path / "resume" / "epoch.pt"
     path.write_bytes(path.read_bytes()[:length])
     world = World()
-    train(tmp_path, load=world.load)
-    assert len(world.asked) == 9
+    train(tmp_path, changed(epochs=1), load=world.load)
+    assert len(world.asked) == 3
     assert f"{path}: cannot be read" in caplog.text
-    assert "Training begins anew" in caplog.text
+    assert "Training starts again from the beginning; to keep the epochs that were done" in caplog.text
+
+
+def test_a_resume_file_that_holds_something_else_is_not_taken(tmp_path):
+    torch.save([1, 2], tmp_path / "epoch.pt")
+    assert load_resume(tmp_path / "epoch.pt", identity="a") is None
+
+
+# ---- a held-out split
+
+
+@pytest.mark.parametrize(("every", "scored"), [(0, []), (1, [1, 2, 3, 4]), (2, [2, 4]), (3, [3, 4])])
+def test_the_held_out_split_is_scored_every_few_epochs_and_after_the_last_and_changes_nothing(tmp_path, every, scored):
+    def scores(network, device):
+        assert not network.training
+        torch.rand(3)  # whoever takes a random number here disturbs nobody
+        return {"val/ap": network.reason.classify.weight.sum().item()}
+
+    whole, weights = train(tmp_path / "a", changed(epochs=4))
+    rows, same_weights = train(tmp_path / "b", changed(epochs=4, validate_every=every), held_out=scores)
+    assert [epoch for epoch, row in enumerate(rows, 1) if "val/ap" in row] == scored
+    assert [{name: value for name, value in row.items() if name != "val/ap"} for row in rows] == whole
+    assert same(weights, same_weights)
+    if scored:
+        assert rows[-1]["val/ap"] == weights["network.reason.classify.weight"].sum().item()
+
+
+def test_an_interrupted_run_keeps_the_held_out_curve_whole(tmp_path):
+    def scores(network, device):
+        return {"val/ap": network.reason.classify.weight.sum().item()}
+
+    schedule = changed(epochs=4, validate_every=1)
+    whole, _ = train(tmp_path / "whole", schedule, held_out=scores)
+    with pytest.raises(Interrupted):
+        train(tmp_path / "cut", schedule, load=interrupting(8, interrupt), held_out=scores)
+    rows, _ = train(tmp_path / "cut", schedule, held_out=scores)
+    assert rows == whole
 
 
 # ---- schedule

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +19,15 @@ from safetensors.torch import load_file
 
 import rmlr
 from rmlr.data.features import Features
+from rmlr.learning import assembly
+from rmlr.learning.examples import choose_share
 from rmlr.model.checkpoint import load_card, load_checkpoint
 from rmlr.model.network import build_objective
-from rmlr.stages import train as stage
+from rmlr.stages.evaluate import evaluate
+from rmlr.stages.predict import predict
 from rmlr.stages.text import text
-from rmlr.stages.train import choose_share, train
-from rmlr.study.nodes import TextNode, TrainNode
+from rmlr.stages.train import train
+from rmlr.study.nodes import PredictNode, TextNode, TrainNode
 from rmlr.study.settings import Alignment, Encoder, Losses, Network, Train, TransformerSizes, Variant
 
 from .conftest import DETECTOR, VOCABULARY, write_features
@@ -148,6 +152,62 @@ def test_changed_settings_train_anew_and_tags_do_not(run_train, tmp_path):
     assert torch.load(state, weights_only=True)["identity"] != before
 
 
+# ---- a held-out split
+
+
+def held_out(**schedule) -> TrainNode:
+    content = node(split="train", epochs=4, **schedule).model_dump()
+    content["train"]["validate_every"] = 2
+    content["held_out"] = {"split": "val", "batch_size": 3, "prior_power": 2.8, "min_score": 0.0}
+    return TrainNode.model_validate(content)
+
+
+def test_ap_on_val_is_a_curve_that_equals_what_predict_and_evaluate_say_and_moves_no_weight(
+    run_train, study, settings_of, tmp_path
+):
+    chosen = held_out()
+    assert chosen.held_out is not None
+    folder = run_train(chosen)
+    with (folder / "curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [bool(row["val/vcoco_ap_role_1"]) for row in rows] == [False, True, False, True]
+    assert not [name for name in rows[0] if name.startswith("val/") and "ap_role" not in name]
+
+    settings = settings_of(PredictNode(code="", prediction=chosen.held_out))
+    given = {"annotations": study.prepare, "out": tmp_path / "predict"}
+    predict(settings=settings, features=study.features, weights=folder, **given)
+    triplets = tmp_path / "predict" / "triplets.parquet"
+    evaluate(annotations=study.prepare, triplets=triplets, out=tmp_path / "evaluate", split="val")
+    metrics = json.loads((tmp_path / "evaluate" / "metrics.json").read_text())
+    for name in ("vcoco_ap_role_1", "vcoco_ap_role_2"):
+        assert float(rows[-1][f"val/{name}"]) == metrics[name] > 0
+    about = json.loads((folder / "run.json").read_text())
+    assert about["metrics"]["final_val/vcoco_ap_role_1"] == metrics["vcoco_ap_role_1"]
+
+    plain = run_train(node(split="train", epochs=4), "plain")
+    for name in ("weights.safetensors", "alignment.safetensors"):
+        assert (plain / name).read_bytes() == (folder / name).read_bytes()
+
+
+@pytest.mark.parametrize(("split", "chosen"), [("trainval", "val"), ("val", "val"), ("train", "trainval")])
+def test_what_is_learnt_from_is_not_held_out(split, chosen):
+    content = held_out().model_dump()
+    content["train"]["split"], content["held_out"]["split"] = split, chosen
+    with pytest.raises(ValueError, match=f"held_out.split is {chosen}, which is learnt from"):
+        TrainNode.model_validate(content)
+    with pytest.raises(ValueError, match="go together"):
+        TrainNode.model_validate(content | {"held_out": None})
+
+
+def test_held_out_features_of_another_detector_are_refused(run_train, study, tmp_path):
+    shutil.copytree(study.features / "train", tmp_path / "features" / "train")
+    shutil.copytree(study.features / "val", tmp_path / "features" / "val")
+    index = tmp_path / "features" / "val" / "index.json"
+    index.write_text(index.read_text().replace(DETECTOR, "e" * 64))
+    with pytest.raises(ValueError, match="val: its detector_digest is not that of the features that are learnt from"):
+        run_train(held_out(), features=tmp_path / "features")
+
+
 # ---- a share of the labels
 
 
@@ -206,7 +266,7 @@ def test_floors_are_those_of_the_share(run_train, monkeypatch, study):
         counted.append(inputs["phrase_counts"].tolist())
         return build_objective(*settings, **inputs)
 
-    monkeypatch.setattr(stage, "build_objective", spy)
+    monkeypatch.setattr(assembly, "build_objective", spy)
     run_train(node(share=0.25), "part")
     run_train(node(), "whole")
     ids = study.image_ids["train"] + study.image_ids["val"]

@@ -113,7 +113,14 @@ class Corner:
         online = train_node(True).online
         assert online is not None
         annotated = load_annotations(self.root / "prepare", "train")
-        given = {"annotated": annotated, "online": online, "vocabulary": VOCABULARY, "pose": None, "seed": 3}
+        given = {
+            "annotated": annotated,
+            "online": online,
+            "share": 1.0,
+            "vocabulary": VOCABULARY,
+            "pose": None,
+            "seed": 3,
+        }
         return Photos(**self.seen, **(given | changes))
 
 
@@ -345,7 +352,7 @@ def test_a_run_of_projected_maps_looks_at_photos_likewise(corner):
 
 def test_what_a_run_learns_from_photos_is_the_view_of_seed_and_epoch(corner):
     photos, detector = corner.photos(), frozen(corner)
-    ids, pixels, truth = photos.load(torch.tensor([3, 0]), 2)
+    ids, pixels, truth = photos.load([3, 0], 2)
     batch, truth = photos.see((ids, pixels, truth), torch.device("cpu"))
     items = [record(4), record(5)]
     photo, views = load_augmented(items, corner.root / "images", AUGMENT, seed=3, view=2)
@@ -357,6 +364,17 @@ def test_what_a_run_learns_from_photos_is_the_view_of_seed_and_epoch(corner):
     np.testing.assert_allclose(truth.human_boxes, np.array(expected).reshape(-1, 4), rtol=1e-6)
 
 
+def test_photos_that_are_held_out_are_seen_as_they_are_cached(corner):
+    cached = corner.cache()
+    image_ids, read = corner.photos().tested("train", [record(image_id) for image_id in cached.image_ids])
+    assert image_ids == cached.image_ids
+    batch, expected = read([0, 1], torch.device("cpu")), cached.batch([0, 1])
+    assert torch.equal(batch.image_ids, expected.image_ids)
+    torch.testing.assert_close(batch.maps, expected.maps)
+    torch.testing.assert_close(batch.instances.boxes, expected.instances.boxes)
+    torch.testing.assert_close(batch.instances.tokens, expected.instances.tokens)
+
+
 def test_truth_that_a_crop_took_is_not_asked_for(corner):
     rule = AUGMENT.model_copy(update={"crop": 1.0, "crop_smallest": 12, "crop_largest": 14})
     node = train_node(True).online
@@ -364,7 +382,7 @@ def test_truth_that_a_crop_took_is_not_asked_for(corner):
     photos = corner.photos(online=node.model_copy(update={"augment": rule}))
     lost = 0
     for epoch in range(10):
-        _, _, truth = photos.load(torch.arange(len(PHOTOS)), epoch)
+        _, _, truth = photos.load(list(range(len(PHOTOS))), epoch)
         plans = [draw_plan(*PHOTOS[image_id], image_id, rule, seed=3, view=epoch) for image_id in PHOTOS]
         left = [bool(plan.boxes(BOXES)[1].all()) for plan in plans]
         assert truth.image.tolist() == [at for at, is_left in enumerate(left) if is_left]
@@ -393,7 +411,7 @@ def test_an_interrupted_run_on_photos_ends_with_the_same_bytes_whoever_loads(cor
 
 
 def test_another_seed_sees_other_views(corner):
-    one, other = (corner.photos(seed=seed).load(torch.arange(6), 0)[1] for seed in (3, 4))
+    one, other = (corner.photos(seed=seed).load(list(range(6)), 0)[1] for seed in (3, 4))
     assert one.pixels.shape != other.pixels.shape or not torch.equal(one.pixels, other.pixels)
 
 

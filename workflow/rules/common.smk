@@ -187,9 +187,10 @@ def run_detector(wildcards):
 
 
 def train_views(wildcards):
-    """The caches that a run learns from; none where it learns from photos (features.views: 0)."""
+    """The caches that a run learns from, and is validated on; none where it learns from photos (features.views: 0)."""
     node = train_node(wildcards)
-    return [] if node.online else views(wildcards, node.train.split)
+    split = "trainval" if node.held_out else node.train.split
+    return [] if node.online else views(wildcards, split)
 
 
 def train_photos(wildcards):

@@ -1,0 +1,143 @@
+"""What a run of training is made of, put together from its settings and files."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from rmlr.data.records import load_annotations, load_vocabulary
+from rmlr.hoi import Vocabulary
+from rmlr.learning.examples import Cached, Examples
+from rmlr.model.checkpoint import Card
+from rmlr.model.losses import TERMS, means
+from rmlr.model.network import build, build_objective, needed_pose
+from rmlr.model.text import EMBEDDINGS_FILE, INDEX_FILE, TextEmbeddings
+from rmlr.study.nodes import TrainNode
+from rmlr.study.settings import Losses
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The files of a run. `features`, or `images` and `detector`: what it learns from."""
+
+    annotations: Path
+    text: Path
+    features: Path | None = None
+    pose: Path | None = None
+    images: Path | None = None
+    detector: Path | None = None
+
+    def needed(self, chosen: TrainNode, settings: Path) -> "Given":
+        """Without what the run does not read; ValueError where something it reads was not given."""
+        names = ["features"] if chosen.online is None else ["images", "detector"]
+        if lacking := [name for name in names if getattr(self, name) is None]:
+            how = "cached features" if chosen.online is None else "photos (`online`)"
+            flags = ", ".join(f"--{name}" for name in lacking)
+            raise ValueError(f"{settings}: this run learns from {how}. Say where they are: {flags}")
+        pose = needed_pose(chosen.variant, self.pose)
+        return Given(self.annotations, self.text, pose=pose, **{name: getattr(self, name) for name in names})
+
+    def paths(self) -> list[Path]:
+        """All that is read."""
+        found = (self.annotations, self.features, self.images, self.detector, self.text, self.pose)
+        return [path for path in found if path is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """A run, ready to be trained."""
+
+    vocabulary: Vocabulary
+    examples: Examples
+    text: TextEmbeddings | None
+    card: Card
+    network: nn.Module
+    objective: nn.Module
+    identity: str  # digest of all that a resumed run must share with the one that left the checkpoint
+
+
+def assemble(chosen: TrainNode, given: Given, seed: int) -> Assembly:
+    """Load what a run reads and build what it trains; ValueError where parts do not fit together."""
+    vocabulary = load_vocabulary(given.annotations)
+    examples = _examples(chosen, given, vocabulary, seed)
+    text = TextEmbeddings.load(given.text) if chosen.variant.aligns else None
+    if text is not None:
+        text.must_fit(given.text, vocabulary)
+    shapes = {
+        "channels": examples.channels,
+        "token_dim": examples.token_dim,
+        "pose_channels": examples.pose_channels,
+    }
+    card = Card(
+        variant=chosen.variant,
+        network=chosen.network,
+        alignment=chosen.alignment,
+        vocabulary=vocabulary,
+        detector_digest=examples.detector_digest,
+        view=examples.view,
+        pose_digest=examples.pose_digest,
+        text_encoder=text and text.encoder,
+        losses=chosen.losses,
+        train=chosen.train,
+        seed=seed,
+        versions=Card.versions_here(),
+        **shapes,
+    )
+    card.must_fit(
+        given.features or given.images or given.annotations,
+        channels=examples.channels,
+        token_dim=examples.token_dim,
+        detector_digest=examples.detector_digest,
+        objects=examples.objects,
+        vocabulary=vocabulary,
+        pose_digest=examples.pose_digest,
+    )
+    labels = examples.labels()
+    network = build(chosen.variant, chosen.network, vocabulary=vocabulary, **shapes)
+    objective = build_objective(
+        chosen.variant,
+        chosen.network,
+        chosen.alignment,
+        chosen.losses,
+        vocabulary=vocabulary,
+        text=text,
+        phrase_counts=text and text.count_phrases(labels.verbs, labels.objects),
+    )
+    identity = _identity(chosen, seed, given, examples)
+    return Assembly(vocabulary, examples, text, card, network, objective, identity)
+
+
+def logged(sums: Mapping[str, float], weights: Losses) -> dict[str, float]:
+    """An epoch's mean terms and diagnostics, the weighted total that they make, and what there was to learn from."""
+    terms = means(sums)
+    total = sum(getattr(weights, name) * terms[name] for name in ("hoi", *TERMS) if name in terms)
+    return {"loss": total, **terms, "positives": sums["positives"], "rows": sums["rows"]}
+
+
+def _examples(chosen: TrainNode, given: Given, vocabulary: Vocabulary, seed: int) -> Examples:
+    annotated, train = load_annotations(given.annotations, chosen.train.split), chosen.train
+    if given.features is not None:
+        return Cached(given.features, annotated, train.split, train.share, vocabulary, given.pose)
+    from rmlr.learning.photos import Photos  # takes seconds, which training from caches need not
+
+    assert given.images is not None
+    assert given.detector is not None
+    assert chosen.online is not None
+    return Photos(given.images, given.detector, annotated, chosen.online, train.share, vocabulary, given.pose, seed)
+
+
+def _identity(chosen: TrainNode, seed: int, given: Given, examples: Examples) -> str:
+    splits = ["train", "val"] if chosen.train.split == "trainval" else [chosen.train.split]
+    files = [given.annotations / "vocabulary.json"]
+    files += [given.annotations / f"{split}.json" for split in splits]
+    files += examples.files
+    files += [given.text / name for name in (INDEX_FILE, EMBEDDINGS_FILE)] if chosen.variant.aligns else []
+    parts = [chosen.model_dump_json(exclude={"tags"}), seed, torch.__version__]
+    parts += [examples.detector_digest, examples.pose_digest]
+    digest = hashlib.sha256(" ".join(map(str, parts)).encode())
+    for path in files:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

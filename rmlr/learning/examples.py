@@ -1,0 +1,139 @@
+"""What training learns from: images whose features are cached (`Cached`), or photos (`rmlr.learning.photos`)."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from rmlr.data.augment import annotated_views
+from rmlr.data.features import INDEX_FILE, Features
+from rmlr.data.truth import Truths
+from rmlr.hoi import Annotation, Vocabulary
+from rmlr.hoi.batch import Batch, Truth
+from rmlr.study.settings import View
+
+Tested = Callable[[Sequence[int], torch.device], Batch]  # images, by position -> as they are tested, not augmented
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """What the trainer asks of examples: images by position, from 0."""
+
+    def __len__(self) -> int: ...
+
+    def load(self, positions: list[int], epoch: int) -> Any:
+        """These images in an epoch; called from threads that work ahead."""
+        ...
+
+    def see(self, loaded: Any, device: torch.device) -> tuple[Batch, Truth]:
+        """What `load` gave, as a batch on the device."""
+        ...
+
+
+@runtime_checkable
+class Examples(Batches, Protocol):
+    """The images to learn from, and how the frozen networks see them.
+
+    Positions are those in `used`: a share of the split, without images of whose views none is known to have a candidate
+    pair.
+    """
+
+    image_ids: list[int]  # of the whole split
+    drawn: Int[Tensor, " n"]  # positions in the split: the share
+    used: Int[Tensor, " n"]  # of these, the ones with a pair
+    objects: tuple[str, ...]
+    view: View
+    channels: int
+    token_dim: int
+    pose_channels: int | None
+    detector_digest: str
+    pose_digest: str | None
+    files: list[Path]  # that say what was cached
+
+    def labels(self) -> Truth:
+        """What is annotated in the images of the share."""
+        ...
+
+    def tested(self, split: str, annotated: Sequence[Annotation]) -> tuple[list[int], Tested]:
+        """The ids of another split's images, and how they are read as they are tested."""
+        ...
+
+
+class Cached:
+    """Images as `features` cached them: epoch e takes view e mod their number."""
+
+    def __init__(
+        self,
+        features: Path,
+        annotated: list[Annotation],
+        split: str,
+        share: float,
+        vocabulary: Vocabulary,
+        pose: Path | None,
+    ) -> None:
+        self._cache = cached = Features.load(features, split, pose)
+        self._folders, self._annotated, self._vocabulary = (features, pose), annotated, vocabulary
+        self.image_ids, self.objects, self.view = cached.image_ids, cached.objects, cached.view
+        self.channels, self.token_dim, self.pose_channels = cached.channels, cached.token_dim, cached.pose_channels
+        self.detector_digest, self.pose_digest = cached.detector_digest, cached.pose_digest
+        self.drawn, self.used = draw(cached.image_ids, share, cached.has_pair)
+        names = ["train", "val"] if split == "trainval" else [split]
+        self.files = [folder / name / INDEX_FILE for folder in (features, pose) if folder for name in names]
+        self._truths: dict[int, Truths] = {}
+        self._truths_of(0)
+
+    def __len__(self) -> int:
+        return len(self.used)
+
+    def labels(self) -> Truth:
+        """What is annotated in the images of the share."""
+        return self._truths_of(0).batch(self.drawn)
+
+    def load(self, positions: list[int], epoch: int) -> tuple[Batch, Truth]:
+        """These images in an epoch."""
+        images, view = self.used[positions], epoch % self._cache.views
+        return self._cache.batch(images.tolist(), view), self._truths_of(view).batch(images)
+
+    def see(self, loaded: tuple[Batch, Truth], device: torch.device) -> tuple[Batch, Truth]:
+        """The same on the device."""
+        batch, truth = loaded
+        return batch.to(device), truth.to(device)
+
+    def tested(self, split: str, annotated: Sequence[Annotation]) -> tuple[list[int], Tested]:
+        """The cached images of another split, in the first view: the photos as they are."""
+        features, pose = self._folders
+        cached = Features.load(features, split, pose)
+        for name in ("detector_digest", "pose_digest", "view"):
+            if getattr(cached, name) != getattr(self._cache, name):
+                raise ValueError(f"{features / split}: its {name} is not that of the features that are learnt from")
+        return cached.image_ids, lambda positions, device: cached.batch(positions).to(device)
+
+    def _truths_of(self, view: int) -> Truths:
+        if view not in self._truths:
+            self._truths = {}  # those of an epoch are enough
+            annotated = annotated_views(self._annotated, self._cache.augment, view)
+            self._truths[view] = Truths(annotated, self.image_ids, self._vocabulary)
+        return self._truths[view]
+
+
+def draw(
+    image_ids: Sequence[int], share: float, has_pair: Bool[Tensor, " n"]
+) -> tuple[Int[Tensor, " k"], Int[Tensor, " m"]]:
+    """Positions of a share of the images, and of those of them that have a candidate pair."""
+    drawn = torch.tensor(choose_share(image_ids, share), dtype=torch.long)
+    return drawn, drawn[has_pair[drawn]]
+
+
+def choose_share(image_ids: Sequence[int], share: float) -> list[int]:
+    """Positions of a share of the images, ascending, one at least: those whose ids have the smallest hashes.
+
+    Nothing else takes part, so all variants, seeds and detectors learn from the same images, and those of a smaller
+    share are among those of a larger one. What is known of the classes stays: the vocabulary with its possible verbs
+    (V-COCO: those that any training image shows) and the phrases by whose words targets are whitened.
+    """
+    by_hash = sorted(range(len(image_ids)), key=lambda at: hashlib.sha256(str(image_ids[at]).encode()).digest())
+    return sorted(by_hash[: max(1, round(share * len(image_ids)))])

@@ -1,0 +1,55 @@
+"""AP on a split that nothing is learnt from, while a run trains: by the data set's official protocol, as `evaluate`.
+
+It is a curve to look at. No weight depends on it, so it does not count as code of the stage `train`
+(`rmlr.study.source`).
+"""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from rmlr.data.records import load_annotations, load_image_objects
+from rmlr.evaluation import hicodet, vcoco
+from rmlr.hoi import Vocabulary
+from rmlr.learning.examples import Examples
+from rmlr.model.scoring import concatenate, score_triplets
+from rmlr.study.settings import Prediction
+from rmlr.study.tracking import is_headline
+
+SECTION = "val/"  # before the name of a metric: a section of its own on MLflow's charts
+
+
+class HeldOutScores:
+    """The paper's columns on the images of `chosen.split`, as they are tested."""
+
+    def __init__(self, annotations: Path, vocabulary: Vocabulary, examples: Examples, chosen: Prediction) -> None:
+        self._vocabulary, self._chosen = vocabulary, chosen
+        self._images = load_annotations(annotations, chosen.split)
+        self._image_ids, self._read = examples.tested(chosen.split, self._images)
+        self._image_objects = None
+        if vocabulary.dataset == "hicodet":
+            self._image_objects = load_image_objects(annotations, chosen.split)
+
+    def __call__(self, network: nn.Module, device: torch.device) -> dict[str, float]:
+        """Of a network in evaluation mode; what is a mean over nothing is left out."""
+        chosen, parts = self._chosen, []
+        is_valid_verb = torch.from_numpy(self._vocabulary.is_valid_verb).to(device)
+        for start in range(0, len(self._image_ids), chosen.batch_size):
+            positions = range(start, min(start + chosen.batch_size, len(self._image_ids)))
+            parts.append(
+                score_triplets(
+                    network,  # pyright: ignore[reportArgumentType]
+                    self._read(positions, device),
+                    is_valid_verb,
+                    prior_power=chosen.prior_power,
+                    min_score=chosen.min_score,
+                )
+            )
+        triplets = concatenate(parts)
+        if self._vocabulary.dataset == "vcoco":
+            scores = vcoco.evaluate(self._images, self._vocabulary, triplets)
+        else:
+            scores = hicodet.evaluate(self._images, self._vocabulary, triplets, self._image_objects)
+        metrics = {name: value for name, value in scores.metrics().items() if is_headline(name)}
+        return {f"{SECTION}{name}": value for name, value in metrics.items() if value == value}  # NaN is not itself

@@ -21,7 +21,7 @@ from rmlr.model.checkpoint import CARD_FILE, WEIGHTS_FILE
 from rmlr.model.detector import WEIGHTS_FILE as DETECTOR_FILE
 from rmlr.study.folder import new_folder
 from rmlr.study.output import claim_new
-from rmlr.study.tracking import tracking_uri
+from rmlr.study.store import tracking_uri
 
 INPUT = "image"  # the column of a request
 ROW = "row"  # of the request, from 0: the column that an answer has before those of a triplet

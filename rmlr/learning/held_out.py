@@ -15,7 +15,7 @@ from rmlr.hoi import Vocabulary
 from rmlr.learning.examples import Examples
 from rmlr.model.scoring import concatenate, score_triplets
 from rmlr.study.settings import Prediction
-from rmlr.study.tracking import is_headline
+from rmlr.study.views import is_headline
 
 SECTION = "val/"  # before the name of a metric: a section of its own on MLflow's charts
 

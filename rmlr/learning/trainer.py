@@ -32,8 +32,8 @@ from rmlr.study.tensors import check_finite, load_pickled, nested_tensors
 log = logging.getLogger(__name__)
 
 DAMAGED = (  # what to do about a file to resume from
-    "Training starts again from the beginning; to keep the epochs that were done, stop this run, put back a copy of the "
-    "file and start it again"
+    "Training starts again from the beginning; to keep the epochs that were done, stop this run, put back a copy of "
+    "the file and start it again"
 )
 
 # ---- what all training loops share

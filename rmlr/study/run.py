@@ -48,7 +48,7 @@ class Record:
         if step is None:
             self.metrics.update(metrics)
         if self.tracker is not None:
-            self.tracker.add(metrics, step or 0)
+            self.tracker.add(metrics, step)
 
     @contextmanager
     def progress(self, total: int, what: str) -> Iterator["Progress"]:

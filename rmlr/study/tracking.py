@@ -1,30 +1,27 @@
 """The notebook: what every run was, in MLflow. Never the source of a number.
 
 A study (profile) is one experiment. `train` opens a run, which is one variant and one seed; `evaluate` adds metrics,
-tables and predictions to it; `table` and `figure` add what they made to one more run, `study`. A table also marks the
-runs that it is made of, and saves a view of charts. Seeds are grouped by tags, not by parent runs: MLflow averages the
-metrics and curves of a group, which it does not for the children of a run, and a parent would be one more row.
+tables, predictions and the model to it; `table` and `figure` add what they made to one more run, `study`. A table that
+was made also marks its runs, and saves a view of charts. Seeds are grouped by tags, not by parent runs: MLflow averages
+the metrics and curves of a group, which it does not for the children of a run, and a parent would be one more row.
 
-Whatever fails in MLflow is said once, as a warning, and ends the tracking of that stage, not the stage. It is off where
-mlflow is not installed or where RMLR_TRACKING=off. The store is MLFLOW_TRACKING_URI, else `mlflow.db` where the command
-is run.
+Whatever fails in MLflow is one warning, and ends the tracking of that stage, not the stage. So does waiting: a stage
+waits for MLflow so many seconds and no longer, all its calls together (`rmlr.study.store.longest_wait`). It is off
+where mlflow is not installed or where RMLR_TRACKING=off. The store is MLFLOW_TRACKING_URI, else `mlflow.db` where the
+command is run.
 """
 
-import hashlib
 import importlib.util
 import json
 import logging
 import os
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
+from rmlr.study import store, views
 from rmlr.study.files import write_whole
 
 log = logging.getLogger(__name__)
@@ -33,17 +30,11 @@ POINTS_AT_ONCE = 25  # of a curve
 SEND_EVERY = 10.0  # seconds, at most, that points wait
 METRICS_AT_ONCE, PARAMS_AT_ONCE = 1000, 100  # MLflow's limits
 STUDY = "study"  # tag `suite` of the run that holds tables and figures
-CURVE = "train/"  # what training logs, apart from the results: a section of its own on MLflow's charts
-KIND = "mlflow.experimentKind"  # of training runs: MLflow's pages leave out what is for language models
-VIEW = "mlflow.sharedViewState."  # how MLflow's pages keep a saved view: a tag of the experiment
-DEFAULTS = {  # no telemetry; a server that is gone is given up within a minute, not within five
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "1",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-}
+DATA = "data."  # before what a stage counts of its data: a parameter of the run
 RESULTS = ("metrics.json", "summary.txt", "per_verb.csv", "per_action.csv", "per_class.csv", "curves.csv")
 SHOWN = (".png", ".svg", ".pdf", ".csv", ".md", ".tex", ".json")
+LOADER = "rmlr.commands.export"  # what MLflow calls to load a run's model
+CARRIED = ("train/checkpoint.json", "train/weights.safetensors", "train/run.json", "predict/settings.yaml")
 
 
 def is_on() -> bool:
@@ -51,21 +42,16 @@ def is_on() -> bool:
     return os.environ.get("RMLR_TRACKING", "on") != "off" and importlib.util.find_spec("mlflow") is not None
 
 
-def tracking_uri() -> str:
-    """The user's tracking server, else `mlflow.db` here; call it before mlflow is imported, whose defaults it sets."""
-    for name, value in DEFAULTS.items():
-        os.environ.setdefault(name, value)
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
-
-
 class Tracker:
-    """One run in MLflow, or the study's. Nothing it does raises."""
+    """One run in MLflow, or the study's. Nothing it does raises, or takes longer in all than a stage waits."""
 
     def __init__(self) -> None:
         self.run_id: str | None = None
+        self._patience = store.Patience(store.longest_wait())
         self._client: Any = None
         self._opened = self._lost = False
         self._points: list[tuple[str, float, int, int]] = []  # key, value, milliseconds, step
+        self._params: dict[str, str] = {}
         self._sent = time.monotonic()
         self._finish: Callable[[Path], None] = lambda folder: None
 
@@ -92,17 +78,17 @@ class Tracker:
         if tracker._lost:
             return tracker
         if stage == "train":
-            return cls._of_train(node, note, seed, identity, settings, inputs, code)
-        if stage == "evaluate" and (trained := out.parent / "train" / "run.json").is_file():
-            return cls._of_evaluate(trained, inputs)
-        if stage in ("table", "figure") and (runs := _runs_behind(inputs)):
-            return cls._of_study(stage, out.name, node, runs)
-        tracker._lost = True
+            tracker._of_train(node, note, seed, identity, settings, inputs, code)
+        elif stage == "evaluate" and (out.parent / "train" / "run.json").is_file():
+            tracker._of_evaluate(out.parent, inputs)
+        elif stage in ("table", "figure") and (runs := _runs_behind(inputs)):
+            tracker._of_study(stage, out.name, node, runs)
+        else:
+            tracker._lost = True
         return tracker
 
-    @classmethod
     def _of_train(
-        cls,
+        self,
         node: Mapping[str, Any],
         note: Path,
         seed: int | None,
@@ -110,127 +96,153 @@ class Tracker:
         settings: str,
         inputs: Mapping[str, Mapping[str, Any]],
         code: Mapping[str, Any] | None,
-    ) -> "Tracker":
+    ) -> None:
         """A new run of these settings, or the one of an interrupted attempt, whose id `note` keeps."""
-        tracker = cls()
-        tracker._opened = True
+        self._opened = True
         tags = {"suite" if key == "group" else key: value for key, value in node["tags"].items()} | {"seed": str(seed)}
 
         def begin() -> None:
-            client = tracker._client = _client()
+            client = self._connect()
             kept = _kept(note)
-            if kept.get("identity") == identity and _knows(client, kept["run_id"]):
-                tracker.run_id = kept["run_id"]
-                client.update_run(tracker.run_id, status="RUNNING")
+            if kept.get("identity") == identity and store.knows(client, kept["run_id"]):
+                self.run_id = kept["run_id"]
+                client.update_run(self.run_id, status="RUNNING")
                 return
             more = {"mlflow.source.git.commit": code["commit"]} if code else {}
             more["mlflow.source.name"] = "rmlr train"
+            place = store.experiment(client, f"rmlr-{tags['profile']}")
             title = f"{tags['run']} seed {seed}"
-            place = _experiment(client, f"rmlr-{tags['profile']}")
             run_id: str = client.create_run(place, tags={**tags, **more}, run_name=title).info.run_id
-            tracker.run_id = run_id
+            self.run_id = run_id
             write_whole(note, json.dumps({"identity": identity, "run_id": run_id}))
-            from mlflow.entities import Dataset, DatasetInput, InputTag, Param
-
             numbers = {key: value for key, value in node.items() if key not in ("tags", "code")} | {"seed": seed}
-            params = [Param(key, str(value)) for key, value in _flat(numbers)]
-            for start in range(0, len(params), PARAMS_AT_ONCE):
-                client.log_batch(run_id, params=params[start : start + PARAMS_AT_ONCE])
-            context = [InputTag("mlflow.data.context", "training")]
-            data = [
-                Dataset(
-                    name=_place(path, tags["profile"]),
-                    digest=found["sha256"][:16],
-                    source_type="local",
-                    source=json.dumps({"uri": path}),
-                    profile=json.dumps({"files": found["files"], "bytes": found["bytes"]}),
-                )
-                for path, found in inputs.items()
-            ]
-            _log_inputs(client, run_id, [DatasetInput(one, context) for one in data])
+            self._send_params({key: str(value) for key, value in _flat(numbers)})
+            store.log_inputs(client, run_id, _data_sets(inputs, tags["profile"]))
             client.log_text(run_id, settings, "settings.yaml")
 
-        tracker._attempt("opening a run", begin)
-        tracker._finish = lambda folder: tracker._files(folder, RESULTS, None)
-        return tracker
+        def finish(folder: Path) -> None:
+            assert self.run_id is not None
+            self._files(folder, RESULTS, None)
+            views.describe_run(self._client, self.run_id)
 
-    @classmethod
-    def _of_evaluate(cls, trained: Path, inputs: Mapping[str, Any]) -> "Tracker":
+        self._attempt("opening a run", begin)
+        self._finish = finish
+
+    def _of_evaluate(self, run: Path, inputs: Mapping[str, Any]) -> None:
         """The run that a training's run.json names, to add results to; nothing where that was not tracked."""
-        tracker = cls()
 
         def begin() -> None:
-            run_id = json.loads(trained.read_text())["mlflow_run_id"]
+            run_id = json.loads((run / "train" / "run.json").read_text())["mlflow_run_id"]
             if run_id is None:
-                tracker._lost = True
+                self._lost = True
                 return
-            tracker._client = _client()
-            tracker._client.get_run(run_id)
-            tracker.run_id = run_id
+            self._connect().get_run(run_id)
+            self.run_id = run_id
 
         def finish(folder: Path) -> None:
-            tracker._files(folder, RESULTS, "evaluate")
+            assert self.run_id is not None
+            self._files(folder, RESULTS, "evaluate")
             for path in inputs:
                 if path.endswith(".parquet"):
-                    tracker._client.log_artifact(tracker.run_id, path, "predict")
+                    self._client.log_artifact(self.run_id, path, "predict")
+            views.describe_run(self._client, self.run_id)
+            place = self._client.get_run(self.run_id).info.experiment_id
+            views.save_list(self._client, place)
+            self._model(run, place)
 
-        tracker._attempt("finding the run", begin)
-        tracker._finish = finish
-        return tracker
+        self._attempt("finding the run", begin)
+        self._finish = finish
 
-    @classmethod
-    def _of_study(cls, stage: str, name: str, node: Mapping[str, Any], runs: Mapping[str, list[str]]) -> "Tracker":
-        """The run `study` of the experiment that the runs behind a table or figure are in."""
-        tracker = cls()
+    def _of_study(self, stage: str, name: str, node: Mapping[str, Any], runs: Mapping[str, list[str]]) -> None:
+        """The run `study` of the experiment that the runs behind a table or figure are in.
+
+        All of it when the stage has succeeded: a table that fails leaves nothing.
+        """
         everyone = list(dict.fromkeys(run_id for ids in runs.values() for run_id in ids))
 
-        def begin() -> None:
-            client = tracker._client = _client()
+        def finish(folder: Path) -> None:
+            client = self._connect()
             first = client.get_run(everyone[0])
             place = first.info.experiment_id
-            tracker.run_id = _study_run(client, place, first.data.tags.get("profile", ""))
-            if stage == "table":
-                rows = {
-                    source["run"]: ", ".join(filter(None, row["row"].values()))
-                    for row in [*node["rows"], *node["controls"]]
-                    for source in row["sources"]
-                }
-                marks = {run_id: rows.get(run, run) for run, ids in runs.items() for run_id in ids}
-                _mark(client, place, name, marks)
-                _save_view(client, place, name, node["title"], everyone)
-
-        def finish(folder: Path) -> None:
+            self.run_id = _study_run(client, place, first.data.tags.get("profile", ""))
             names = sorted(file.name for file in folder.iterdir() if file.suffix in SHOWN)
-            tracker._files(folder, names, f"{stage}s/{name}")
+            self._files(folder, names, f"{stage}s/{name}")
             if stage == "figure" and len(everyone) == 1:
                 pictures = [one for one in names if one.endswith(".png")]
-                tracker._files(folder, pictures, f"figures/{name}", everyone[0])
+                self._files(folder, pictures, f"figures/{name}", everyone[0])
+            if stage == "table":
+                rows = _rows_of_runs([*node["rows"], *node["controls"]])
+                views.mark(client, place, name, {one: rows.get(run, run) for run, ids in runs.items() for one in ids})
+                views.save_table(client, place, name, node["title"], everyone)
+                if (folder / f"{name}.md").is_file():
+                    views.keep_table(client, self.run_id, name, (folder / f"{name}.md").read_text())
+                for run_id in everyone:
+                    views.describe_run(client, run_id)
+            views.describe_study(client, place, self.run_id)
 
-        tracker._attempt("finding the study", begin)
-        tracker._finish = finish
-        return tracker
+        self._finish = finish
 
-    def add(self, metrics: Mapping[str, float], step: int) -> None:
-        """Numbers of a step; sent a few at once, as a database wants them."""
+    def add(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Numbers of a step, sent a few at once, as a database wants them; without a step, results.
+
+        Of results, what describes the data becomes a parameter: it is the same for all runs, and no curve.
+        """
         if self._lost:
             return
-        now, above = time.time_ns() // 1_000_000, CURVE if self._opened else ""
-        self._points += [(f"{above}{key}", float(value), now, step) for key, value in metrics.items()]
+        now = time.time_ns() // 1_000_000
+        for key, value in metrics.items():
+            if step is None and (self._opened or views.is_constant(key)):
+                self._params[f"{DATA}{key}"] = f"{value:g}" if abs(value) < 1e6 else str(value)
+            else:
+                full = f"{views.CURVE}{key}" if self._opened and "/" not in key else key
+                self._points.append((full, float(value), now, step or 0))
         if len(self._points) >= POINTS_AT_ONCE or time.monotonic() - self._sent > SEND_EVERY:
             self._attempt("sending metrics", self._send)
 
     def close(self, status: str, folder: Path) -> None:
         """Send what waits and, of a stage that succeeded, its files; whoever opened the run also says how it ended."""
-        self._attempt("sending metrics", self._send)
+        if self._points or self._params:
+            self._attempt("sending metrics", self._send)
         if status == "FINISHED":
             self._attempt("sending files", lambda: self._finish(folder))
         if self._opened:
             self._attempt("closing the run", lambda: self._client.set_terminated(self.run_id, status))
 
+    def _connect(self) -> Any:
+        client = store.connect(self._patience.seconds)
+        self._client = store.Guarded(client, lambda: self._lost)
+        return self._client
+
     def _files(self, folder: Path, names: Sequence[str], below: str | None, run_id: str | None = None) -> None:
         for name in names:
             if (folder / name).is_file():
                 self._client.log_artifact(run_id or self.run_id, str(folder / name), below)
+
+    def _model(self, run: Path, place: str) -> None:
+        """The run's model, which MLflow's pages can register: weights and how they score, without the detector.
+
+        It is loaded in this checkout, where the detector is found by what training read; `rmlr export` writes both.
+        """
+        client = self._client
+        known = client.get_run(self.run_id).outputs
+        if (known is not None and known.model_outputs) or not all((run / name).is_file() for name in CARRIED):
+            return
+        from mlflow.entities import LoggedModelOutput
+        from mlflow.models import Model
+
+        name = f"{run.parent.name}-seed-{run.name}"
+        made = client.create_logged_model(place, name=name, source_run_id=self.run_id, model_type="rmlr")
+        with tempfile.TemporaryDirectory() as scratch:
+            described = Model(run_id=self.run_id, model_id=made.model_id)
+            described.add_flavor("python_function", loader_module=LOADER, data="run")
+            described.save(str(Path(scratch, "MLmodel")))
+            for file in CARRIED:
+                link = Path(scratch, "run", file)
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to((run / file).resolve())
+            client.log_model_artifacts(made.model_id, scratch)
+        client.finalize_logged_model(made.model_id, "READY")
+        client.log_outputs(self.run_id, [LoggedModelOutput(made.model_id, step=0)])
 
     def _send(self) -> None:
         from mlflow.entities import Metric
@@ -239,95 +251,56 @@ class Tracker:
         for start in range(0, len(points), METRICS_AT_ONCE):
             metrics = [Metric(*point) for point in points[start : start + METRICS_AT_ONCE]]
             self._client.log_batch(self.run_id, metrics=metrics)
+        params, self._params = self._params, {}
+        if params:
+            known = self._client.get_run(self.run_id).data.params  # a parameter is written once
+            self._send_params({key: value for key, value in params.items() if key not in known})
+
+    def _send_params(self, values: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        params = [Param(key, value) for key, value in values.items()]
+        for start in range(0, len(params), PARAMS_AT_ONCE):
+            self._client.log_batch(self.run_id, params=params[start : start + PARAMS_AT_ONCE])
 
     def _attempt(self, doing: str, action: Callable[[], None]) -> None:
         if self._lost:
             return
         try:
-            action()
+            store.tracking_uri()  # sets defaults before the import, which is waited for: it takes seconds, not minutes
+            import mlflow  # noqa: F401
+
+            for name in ("mlflow", "alembic"):
+                logging.getLogger(name).setLevel(logging.WARNING)
+            self._patience.call(action)
         except Exception as error:
             self._lost = True
-            log.warning("MLflow: %s failed, this stage goes on untracked (its numbers are in files): %s", doing, error)
+            log.warning(
+                "MLflow: %s failed, this stage continues untracked (its numbers are in files): %s", doing, error
+            )
 
 
-# ---- the store
+# ---- what a run is described by
 
 
-def _client() -> Any:
-    """A client of the user's tracking server, else of `mlflow.db` here."""
-    uri = tracking_uri()
-    from mlflow import MlflowClient
+def _data_sets(inputs: Mapping[str, Mapping[str, Any]], profile: str) -> list[Any]:
+    """What a run learns from, as MLflow's data sets."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # One process at a time where each opens the database itself: those that start together would make the same tables.
-    with FileLock(lock) if (lock := _database_lock(uri)) else nullcontext():
-        if uri.startswith("sqlite:///"):
-            _make_whole(Path(uri.removeprefix("sqlite:///").partition("?")[0]))
-        client = MlflowClient(tracking_uri=uri)
-        client.search_experiments(max_results=1)
-        return client
-
-
-def _database_lock(uri: str) -> Path | None:
-    """The lock of a store that is a database; a server keeps its own order."""
-    if uri.startswith("sqlite:///"):
-        return Path(f"{uri.removeprefix('sqlite:///').partition('?')[0]}.lock")
-    if uri.startswith(("postgresql", "mysql", "mssql")):
-        name = hashlib.sha256(uri.encode()).hexdigest()[:16]
-        return Path(tempfile.gettempdir(), f"rmlr-{os.getuid()}-{name}.lock")
-    return None
-
-
-def _make_whole(path: Path) -> None:
-    """Make a new database aside, for one whose maker was killed half-way could not be used again."""
-    from mlflow import MlflowClient
-
-    if not path.exists():
-        aside = path.with_name(f"{path.name}.part")
-        for left in path.parent.glob(f"{aside.name}*"):
-            left.unlink()
-        MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments()
-        aside.replace(path)
-
-
-def _experiment(client: Any, name: str) -> str:
-    """The experiment of that name, made by whoever is first."""
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        try:
-            return client.create_experiment(name, tags={KIND: "custom_model_development"})
-        except MlflowException:
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                raise
-    return found.experiment_id
-
-
-def _log_inputs(client: Any, run_id: str, inputs: Sequence[Any]) -> None:
-    """Name a run's data sets; a database that is told of a new one by several processes at once refuses all but one."""
-    from mlflow.exceptions import MlflowException
-
-    for wait in (0.2, 0.5, 1.0):
-        try:
-            return client.log_inputs(run_id, inputs)
-        except MlflowException:
-            time.sleep(wait)
-    return client.log_inputs(run_id, inputs)
-
-
-def _knows(client: Any, run_id: str) -> bool:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_run(run_id).info.lifecycle_stage == "active"
-    except MlflowException:
-        return False
-
-
-# ---- tables and figures
+    context = [InputTag("mlflow.data.context", "training")]
+    return [
+        DatasetInput(
+            Dataset(
+                name=_place(path, profile),
+                digest=found["sha256"][:16],
+                source_type="local",
+                source=json.dumps({"uri": path}),
+                profile=json.dumps({"files": found["files"], "bytes": found["bytes"]}),
+            ),
+            context,
+        )
+        for path, found in inputs.items()
+    ]
 
 
 def _kept(note: Path) -> dict[str, str]:
@@ -384,90 +357,6 @@ def _study_run(client: Any, place: str, profile: str) -> str:
     if first != ours:
         client.delete_run(ours)
     return first
-
-
-def _mark(client: Any, place: str, table: str, marks: Mapping[str, str]) -> None:
-    """Tag the runs that a table is made of with their row, and no other run of the experiment any longer."""
-    for run in client.search_runs([place], filter_string=f"tags.{table} LIKE '%'", max_results=50_000):
-        if run.info.run_id not in marks:
-            client.delete_tag(run.info.run_id, table)
-    for run_id, row in marks.items():
-        client.set_tag(run_id, table, row)
-
-
-def _save_view(client: Any, place: str, table: str, title: str, runs: Sequence[str]) -> None:
-    """Save a view of the experiment: the runs of a table, seeds averaged by row, a bar chart for each of its metrics.
-
-    It appears under "Saved views" on the experiment's page, and opens by
-    `#/experiments/ID/runs?viewStateShareKey=TABLE&compareRunsMode=CHART`.
-    """
-    metrics = sorted({key for run_id in runs for key in client.get_run(run_id).data.metrics if is_headline(key)})
-    section, curves = f"{table}-results", f"{table}-curves"
-    common = {"deleted": False, "isGenerated": False}
-    charts: list[dict[str, Any]] = [
-        {
-            **common,
-            "uuid": f"{table}-{metric}",
-            "type": "BAR",
-            "metricSectionId": section,
-            "displayName": metric,
-            "metricKey": metric,
-            "runsCountToCompare": 50,
-        }
-        for metric in metrics
-    ]
-    charts.append(
-        {
-            **common,
-            "uuid": f"{table}-loss",
-            "type": "LINE",
-            "metricSectionId": curves,
-            "displayName": "loss by epoch",
-            "metricKey": f"{CURVE}loss",
-            "selectedMetricKeys": [f"{CURVE}loss"],
-            "runsCountToCompare": 50,
-            "lineSmoothness": 0,
-            "scaleType": "linear",
-            "xAxisKey": "step",
-            "xAxisScaleType": "linear",
-            "selectedXAxisMetricKey": "",
-            "yAxisKey": "metric",
-            "yAxisExpressions": [],
-            "range": {},
-            "ignoreOutliers": False,
-            "useGlobalXaxisKey": False,
-            "useGlobalLineSmoothing": False,
-        }
-    )
-    state = {
-        "searchFilter": f"tags.{table} LIKE '%'",
-        "orderByKey": f"metrics.`{metrics[0]}`" if metrics else "attributes.start_time",
-        "orderByAsc": False,
-        "startTime": "ALL",
-        "lifecycleFilter": "Active",
-        "datasetsFilter": [],
-        "modelVersionFilter": "All Runs",
-        "selectedColumns": [f"metrics.`{metric}`" for metric in metrics] + ["tags.`seed`", "tags.`suite`"],
-        "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": table}]},
-        "useGroupedValuesInCharts": True,
-        "runsHiddenMode": "SHOW_ALL",
-        "hideEmptyCharts": True,
-        "isAccordionReordered": True,
-        "compareRunCharts": charts,
-        "compareRunSections": [
-            {"uuid": uuid, "name": name, "display": True, "isReordered": True, "deleted": False, "isGenerated": False}
-            for uuid, name in ((section, title), (curves, "Training"))
-        ],
-    }
-    now = time.time_ns() // 1_000_000
-    name = f"Table {number}" if (number := table.removeprefix("table")) != table else table
-    view = {"name": name, "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
-    client.set_experiment_tag(place, f"{VIEW}{table}", json.dumps(view))
-
-
-def is_headline(metric: str) -> bool:
-    """Whether the paper's tables have such a column."""
-    return bool(re.fullmatch(r"vcoco_ap_role_[12]|hicodet_(default|known_object)_(full|rare|nonrare)", metric))
 
 
 def _place(path: str, profile: str) -> str:

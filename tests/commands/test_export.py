@@ -11,7 +11,7 @@ import pytest
 
 from rmlr.commands.export import export
 from rmlr.learning.inference import load
-from rmlr.study.tracking import tracking_uri
+from rmlr.study.store import tracking_uri
 
 pytestmark = pytest.mark.skipif(find_spec("mlflow") is None, reason="MLflow is not installed")
 

@@ -2,30 +2,36 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections import defaultdict
 from contextlib import ExitStack, closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from rmlr.study.nodes import EvaluateNode, TrainNode
 from rmlr.study.plan import Study
 from rmlr.study.run import run
 from rmlr.study.section import Section
-from rmlr.study.tracking import Tracker, _rows_of_runs, _runs_behind, tracking_uri
+from rmlr.study.store import Guarded, longest_wait, tracking_uri
+from rmlr.study.tracking import Tracker, _rows_of_runs, _runs_behind
+from rmlr.study.views import links
 
 NODE = EvaluateNode(code="abc", split="test")
 needs_mlflow = pytest.mark.skipif(find_spec("mlflow") is None, reason="MLflow is not installed")
 
-# A run as the study lays it out: trained, let loose, evaluated. Arguments: seed, what to do.
+# A run as the study lays it out: trained, used to predict, evaluated. Arguments: seed, what to do.
 STAGES = """
 import sys
 from pathlib import Path
@@ -38,15 +44,18 @@ if "train" in wanted or "interrupted" in wanted:
     node = TrainNode.load(settings)
     with run("train", node, settings=settings, out=folder / "train", inputs=[data], seed=seed) as record:
         for epoch in range(3):
-            record.log_metrics({"loss": 1.0 / (epoch + 1)}, step=epoch + 1)
+            record.log_metrics({"loss": 1.0 / (epoch + 1), "val/vcoco_ap_role_1": epoch / 4}, step=epoch + 1)
         if "interrupted" in wanted:
             raise KeyboardInterrupt
         record.log_metrics({"images": 4.0})
         (record.folder / "curves.csv").write_text("epoch,loss")
+        for name in ("checkpoint.json", "weights.safetensors"):
+            (record.folder / name).write_text(name)
 if "evaluate" in wanted:
     triplets = folder / "predict" / "triplets.parquet"
     triplets.parent.mkdir()
     triplets.write_bytes(b"scored")
+    (triplets.parent / "settings.yaml").write_text("code: ''")
     node = EvaluateNode(code="abc", split="test")
     with run("evaluate", node, settings=None, out=folder / "evaluate", inputs=[data, triplets]) as record:
         record.log_metrics({"vcoco_ap_role_1": 0.25 + seed / 2, "vcoco_roles": 8.0})
@@ -120,13 +129,16 @@ def artifacts(client, run_id, below=None):
     return sorted(found)
 
 
-def make_table(world, out, seeds, row="RmLR"):
+def make_table(world, out, seeds, row="RmLR", fails=False):
     """A table of one row, made of the runs of some seeds, as the stage does it."""
     inputs = [world.folder / f"tiny/runs/shared/rmlr/{seed}/evaluate" for seed in seeds]
     rows = [{"row": {"variant": row}, "sources": [{"run": "shared/rmlr"}]}]
     node = TableOfRuns(title="Ablations", rows=rows, controls=[])
     with run("table", node, settings=None, out=out, inputs=inputs) as record:
         (record.folder / f"{out.name}.csv").write_text("variant")
+        (record.folder / f"{out.name}.md").write_text(f"**Ablations**\n\n| {row} |")
+        if fails:
+            raise ValueError("no")
 
 
 @needs_mlflow
@@ -145,7 +157,14 @@ def test_four_runs_that_start_at_once_on_a_new_database_are_all_in_it_and_whole(
     assert one.data.params["network.ire.dim"] == "8"
     curve = client.get_metric_history(one.info.run_id, "train/loss")
     assert [(point.step, point.value) for point in curve] == [(1, 1.0), (2, 0.5), (3, 1.0 / 3)]
-    assert one.data.metrics["train/images"] == 4.0
+    assert [point.value for point in client.get_metric_history(one.info.run_id, "val/vcoco_ap_role_1")] == [
+        0,
+        0.25,
+        0.5,
+    ]
+    assert one.data.params["data.images"] == "4", "what describes the data is a parameter"
+    assert one.data.params["data.vcoco_roles"] == "8"
+    assert not {"train/images", "images", "vcoco_roles"} & one.data.metrics.keys()
     assert one.data.metrics["vcoco_ap_role_1"] == 1.75, "what evaluate measures joins the run of the train beside it"
     [data] = one.inputs.dataset_inputs
     digest = world.about(3)["inputs"]["tiny/vcoco/prepare"]["sha256"]
@@ -160,7 +179,26 @@ def test_four_runs_that_start_at_once_on_a_new_database_are_all_in_it_and_whole(
     ]
     assert world.about(3)["mlflow_run_id"] == world.about(3, "evaluate")["mlflow_run_id"] == one.info.run_id
 
-    # an interrupted run goes on as the same run
+    note = one.data.tags["mlflow.note.content"]
+    assert note.startswith("One training run of variant `rmlr` on vcoco, seed 3, profile `tiny`: 2 epochs on trainval;")
+    assert "| vcoco_ap_role_1 | 175.00 |" in note
+    assert "`results/tiny/runs/shared/rmlr/3`" in note
+
+    # its model can be registered: weights and how they score
+    [output] = one.outputs.model_outputs
+    model = client.get_logged_model(output.model_id)
+    assert (model.status, model.name, model.source_run_id) == ("READY", "rmlr-seed-3", one.info.run_id)
+    folder = Path(model.artifact_location.removeprefix("file://"))
+    kept = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    assert kept == [
+        "MLmodel",
+        "run/predict/settings.yaml",
+        "run/train/checkpoint.json",
+        "run/train/run.json",
+        "run/train/weights.safetensors",
+    ]
+
+    # an interrupted run resumes as the same run
     with world.start(9, "interrupted") as process:
         process.communicate()
     interrupted = runs_of(uri)[2]["shared", "9"]
@@ -172,6 +210,9 @@ def test_four_runs_that_start_at_once_on_a_new_database_are_all_in_it_and_whole(
     # a table marks the runs that it is made of, and saves a view of them; made again of others, it marks those alone
     monkeypatch.setenv("RMLR_TRACKING", "on")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(ValueError, match="no"):
+        make_table(world, world.folder / "tables" / "table2", [0, 1, 2], fails=True)
+    assert ("study", None) not in runs_of(uri)[2], "a table that failed leaves nothing"
     make_table(world, world.folder / "tables" / "table2", [0, 1, 2])
     make_table(world, world.folder / "tables" / "table2", [1, 3], row="another name")
     make_table(world, world.folder / "tables" / "table3", [0])
@@ -179,14 +220,54 @@ def test_four_runs_that_start_at_once_on_a_new_database_are_all_in_it_and_whole(
     marked = {seed: one.data.tags["table2"] for (_, seed), one in runs.items() if "table2" in one.data.tags}
     assert marked == {"1": "another name", "3": "another name"}
     study = runs["study", None]
-    assert artifacts(client, study.info.run_id) == ["tables/table2/table2.csv", "tables/table3/table3.csv"]
+    assert artifacts(client, study.info.run_id) == [
+        f"tables/{table}/{table}.{kind}" for table in ("table2", "table3") for kind in ("csv", "md")
+    ]
     view = json.loads(client.get_experiment(experiment.experiment_id).tags["mlflow.sharedViewState.table2"])
     assert view["name"] == "Table 2"
     state = json.loads(view["state"])
     charted = [chart["metricKey"] for chart in state["compareRunCharts"]]
-    assert charted == ["hicodet_default_rare", "vcoco_ap_role_1", "train/loss"], "the paper's columns alone"
+    curves = ["train/loss", "val/vcoco_ap_role_1"]
+    assert charted == ["hicodet_default_rare", "vcoco_ap_role_1", *curves], "the paper's columns alone"
     found = client.search_runs([experiment.experiment_id], filter_string=state["searchFilter"])
     assert {one.data.tags["seed"] for one in found} == {"1", "3"}
+
+    # descriptions: what there is, its links, the tables; each run says which row it feeds
+    place = experiment.experiment_id
+    found = links(client, place)
+    assert list(found) == ["Runs", "Table 2", "Table 3"]
+    assert found["Runs"]["list"] == f"#/experiments/{place}/runs?viewStateShareKey=runs&workflowType=machine_learning"
+    listed = json.loads(json.loads(experiment.tags["mlflow.sharedViewState.runs"])["state"])
+    assert listed["selectedColumns"][:2] == ["metrics.`hicodet_default_rare`", "metrics.`vcoco_ap_role_1`"]
+    note = client.get_experiment(place).tags["mlflow.note.content"]
+    assert note == runs["study", None].data.tags["mlflow.note.content"]
+    assert all(address in note for addresses in found.values() for address in addresses.values())
+    assert note.index("| another name |") < note.index("| RmLR |"), "both tables"
+    assert "Feeds Table 2, another name." in runs["shared", "1"].data.tags["mlflow.note.content"]
+
+    # what somebody wrote on a page stays
+    client.set_experiment_tag(place, "mlflow.note.content", "my own words")
+    make_table(world, world.folder / "tables" / "table2", [0, 1])
+    assert client.get_experiment(place).tags["mlflow.note.content"] == "my own words"
+    make_table(world, world.folder / "tables" / "table4", [0], row="one")
+    make_table(world, world.folder / "tables" / "table4", [0], row="two")
+    assert (
+        "Feeds Table 2, RmLR; Table 3, RmLR; Table 4, two."
+        in (runs_of(uri)[2]["shared", "0"].data.tags["mlflow.note.content"])
+    )
+
+
+@needs_mlflow
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_sixteen_runs_that_start_at_once_on_a_new_database_lose_no_metric(world):
+    world.finish(*[world.start(seed, "train", "evaluate") for seed in range(16)])
+    client, _, runs = runs_of(f"sqlite:///{world.folder}/mlflow.db")
+    assert set(runs) == {("shared", str(seed)) for seed in range(16)}
+    for (_, seed), one in runs.items():
+        assert one.info.status == "FINISHED"
+        assert len(client.get_metric_history(one.info.run_id, "train/loss")) == 3
+        assert one.data.metrics["vcoco_ap_role_1"] == 0.25 + int(seed) / 2
 
 
 def test_a_lost_tracker_is_said_once_and_stops_nothing(caplog, tmp_path):
@@ -202,6 +283,170 @@ def test_a_lost_tracker_is_said_once_and_stops_nothing(caplog, tmp_path):
     assert len(caplog.messages) == 1
     assert "untracked" in caplog.text
     assert "the server is gone" in caplog.text
+
+
+# ---- a store that hangs: a stage waits so long and no longer
+
+
+def test_how_long_a_stage_waits_is_a_number_of_seconds(monkeypatch):
+    assert longest_wait() == 60
+    monkeypatch.setenv("RMLR_TRACKING_SECONDS", "0.5")
+    assert longest_wait() == 0.5
+    for given in ("soon", "0", "-1", "nan", "inf", ""):
+        monkeypatch.setenv("RMLR_TRACKING_SECONDS", given)
+        with pytest.raises(ValueError, match=r"RMLR_TRACKING_SECONDS is .*expected a number of seconds"):
+            longest_wait()
+
+
+@needs_mlflow
+def test_calls_share_one_bound_and_what_was_given_up_begins_nothing(caplog, tmp_path, monkeypatch):
+    monkeypatch.setenv("RMLR_TRACKING_SECONDS", "1")
+    free, called = threading.Event(), []
+
+    class Slow:
+        def log_batch(self, *_, **__):
+            called.append("log_batch")
+            time.sleep(0.4)
+            if len(called) > 2:
+                free.wait(60)
+
+        def get_run(self, *_):
+            called.append("get_run")
+
+    tracker = Tracker()
+    tracker._client = Guarded(Slow(), lambda: tracker._lost)
+    began = time.monotonic()
+    for step in range(100):
+        tracker.add({"loss": 1.0}, step)
+    tracker.add({"vcoco_roles": 3.0})
+    tracker.close("FINISHED", tmp_path)
+    assert 0.9 < time.monotonic() - began < 10
+    assert "no answer within the 1 seconds that a stage waits (RMLR_TRACKING_SECONDS)" in caplog.text
+    assert len(caplog.messages) == 1
+    free.set()
+    tracker._patience._thread.join(0.5)
+    assert called == ["log_batch"] * 3
+
+
+@contextmanager
+def deaf_server():
+    """Accepts connections and never answers."""
+    with closing(socket.socket()) as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(100)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@contextmanager
+def dying_server():
+    """Answers the first requests as a store that knows nothing would, then closes every connection in its middle."""
+
+    class Handler(BaseHTTPRequestHandler):
+        left = 3
+
+        def do_POST(self):
+            Handler.left -= 1
+            if Handler.left < 0:
+                self.connection.close()
+                return
+            content = b'{"experiments": [], "experiment_id": "1"}'
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@contextmanager
+def held_lock(folder):
+    """The lock of a database that nobody has made yet, held by somebody else."""
+    with FileLock(folder / "mlflow.db.lock"):
+        yield None
+
+
+@contextmanager
+def damaged(folder):
+    (folder / "mlflow.db").write_bytes(b"no database" * 1000)
+    yield None
+    assert (folder / "mlflow.db").read_bytes() == b"no database" * 1000, "it is the user's"
+
+
+@contextmanager
+def folder_in_its_place(folder):
+    (folder / "mlflow.db").mkdir()
+    yield None
+
+
+@contextmanager
+def read_only(folder):
+    """Whoever runs this: root may write to files without the permission to write."""
+    connect_in(folder)
+    yield f"sqlite:///file:{folder}/mlflow.db?mode=ro&uri=true"
+
+
+def connect_in(folder):
+    code = "from rmlr.study.store import connect; connect()"
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, check=True)
+
+
+@needs_mlflow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        (held_lock, r"mlflow\.db\.lock has been held by another process for"),
+        (lambda _: deaf_server(), "opening a run failed"),
+        (lambda _: dying_server(), "opening a run failed"),
+        (damaged, r"mlflow\.db: file is not a database\. Put back a copy"),
+        (folder_in_its_place, r"unable to open database file"),
+        (read_only, "readonly database"),
+    ],
+    ids=["a held lock", "a deaf server", "a server that dies", "a damaged file", "a folder", "a read-only file"],
+)
+def test_a_store_in_trouble_holds_no_stage_up_longer_than_said_and_costs_it_no_number(world, trouble, said):
+    seconds = 4.0
+    with trouble(world.folder) as uri:
+        variables = {"RMLR_TRACKING_SECONDS": str(seconds)} | ({"MLFLOW_TRACKING_URI": uri} if uri else {})
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"{TIMED}{STAGES}", "0", "train", "evaluate"],
+            cwd=world.folder, env=world.environment | variables,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        out, messages = process.communicate(timeout=300)
+    assert process.returncode == 0, messages
+    waits = [float(line) for line in out.split()]
+    assert sum(waits) < seconds + 1, "in calls, of one stage: evaluation of an untracked run makes none"
+    assert messages.count("untracked") == 1, messages
+    assert re.search(said, messages), messages
+    assert world.about(0)["mlflow_run_id"] is None
+    assert world.about(0, "evaluate")["metrics"]["vcoco_ap_role_1"] == 0.25
+
+
+# Prints how long each call of the tracker was waited for.
+TIMED = """
+import logging, time
+from rmlr.study.store import Patience
+logging.basicConfig()
+call = Patience.call
+def timed(self, action):
+    began = time.monotonic()
+    try:
+        call(self, action)
+    finally:
+        print(time.monotonic() - began, flush=True)
+Patience.call = timed
+"""
 
 
 @needs_mlflow
@@ -229,7 +474,7 @@ def test_a_table_of_a_form_that_the_tracker_does_not_know_is_made_all_the_same(w
         (record.folder / "table2.csv").write_text("variant")
     assert (out / "table2.csv").is_file()
     assert len(caplog.messages) == 1
-    assert "finding the study failed" in caplog.text
+    assert "sending files failed" in caplog.text
 
 
 def test_what_a_table_of_no_run_or_untracked_runs_reads_is_no_run(tmp_path):
@@ -358,7 +603,9 @@ def test_a_users_postgresql_takes_runs_of_several_processes_at_once(world, way, 
             assert one.data.metrics["vcoco_ap_role_1"] == 0.25 + seed / 2
             assert one.data.tags["table2"] == "RmLR"
             assert "predict/triplets.parquet" in artifacts(client, one.info.run_id)
-        assert artifacts(client, runs["study", None].info.run_id) == ["tables/table2/table2.csv"]
+        assert artifacts(client, runs["study", None].info.run_id) == [
+            f"tables/table2/table2.{kind}" for kind in ("csv", "md")
+        ]
         if way == "by its server":  # files go through it, to where it keeps them, and not to a folder of the client
             assert experiment.artifact_location.startswith("mlflow-artifacts:")
             assert len(list((world.folder / "server" / "store").rglob("triplets.parquet"))) == 4

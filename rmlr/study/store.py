@@ -1,0 +1,203 @@
+"""MLflow's store: where it is, how a client of it is opened, and how long a stage waits for it."""
+
+import hashlib
+import os
+import queue
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+VARIABLE, SECONDS = "RMLR_TRACKING_SECONDS", 60.0
+KIND = "mlflow.experimentKind"  # of training runs: MLflow's pages leave out what is for language models
+DEFAULTS = {  # no telemetry; few retries, for a stage waits only so long
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+
+
+def tracking_uri() -> str:
+    """The user's tracking server, else `mlflow.db` here; call it before mlflow is imported, whose defaults it sets."""
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+
+
+def longest_wait() -> float:
+    """Seconds that a stage waits for the store, all calls together: RMLR_TRACKING_SECONDS, else 60."""
+    given = os.environ.get(VARIABLE)
+    try:
+        seconds = SECONDS if given is None else float(given)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds <= threading.TIMEOUT_MAX:
+        raise ValueError(f"{VARIABLE} is '{given}', expected a number of seconds above 0, such as 60")
+    return seconds
+
+
+class Patience:
+    """Calls that are waited for, one after the other, for so many seconds in total.
+
+    They are made in a thread of their own, for neither a lock nor a socket nor a database can be trusted to give up.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = self._left = seconds
+        self._waiting: queue.SimpleQueue[tuple[Callable[[], None], Future[None]]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def call(self, action: Callable[[], None]) -> None:
+        """Do it, and raise what it raises; TimeoutError where the time is over, whatever becomes of the call."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
+            self._thread.start()
+        done: Future[None] = Future()
+        began = time.monotonic()
+        self._waiting.put((action, done))
+        try:
+            done.result(timeout=self._left)
+        except TimeoutError:
+            if done.done():
+                raise
+            raise TimeoutError(
+                f"no answer within the {self.seconds:g} seconds that a stage waits ({VARIABLE})"
+            ) from None
+        finally:
+            self._left = max(0.0, self._left - (time.monotonic() - began))
+
+    def _work(self) -> None:
+        while True:
+            action, done = self._waiting.get()
+            try:
+                action()
+            except BaseException as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+
+class Guarded:
+    """A client that refuses calls once nobody waits for them: what was given up must not begin late."""
+
+    def __init__(self, client: Any, is_given_up: Callable[[], bool]) -> None:
+        self._client, self._is_given_up = client, is_given_up
+
+    def __getattr__(self, name: str) -> Any:
+        if self._is_given_up():
+            raise TimeoutError("nobody waits for this call any longer")
+        return getattr(self._client, name)
+
+
+def connect(seconds: float = SECONDS) -> Any:
+    """A client of the user's tracking server, else of `mlflow.db` here. Waits for a lock so long at most."""
+    uri = tracking_uri()
+    from mlflow import MlflowClient
+
+    path, lock = _database(uri), _lock(uri)
+    if path is not None and path.is_file() and path.stat().st_size:
+        _must_be_a_database(path)  # MLflow would try for a minute and a half
+        lock = None
+    if lock is None:
+        return _opened(MlflowClient, uri)
+    # One process at a time where each makes the tables itself: those that start together would make the same ones.
+    try:
+        with FileLock(lock, timeout=0.9 * seconds):
+            if path is not None:
+                _make_whole(path)
+            return _opened(MlflowClient, uri)
+    except Timeout as error:
+        raise TimeoutError(f"{lock} has been held by another process for {0.9 * seconds:g} seconds") from error
+
+
+def _opened(make: Callable[..., Any], uri: str) -> Any:
+    client = make(tracking_uri=uri)
+    client.search_experiments(max_results=1)
+    return client
+
+
+def _database(uri: str) -> Path | None:
+    """The file of a store that is SQLite's."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0].removeprefix("file:"))
+
+
+def _lock(uri: str) -> Path | None:
+    """The lock of a store that is a database; a server keeps its own order."""
+    if (path := _database(uri)) is not None:
+        return Path(f"{path}.lock")
+    if uri.startswith(("postgresql", "mysql", "mssql")):
+        name = hashlib.sha256(uri.encode()).hexdigest()[:16]
+        return Path(tempfile.gettempdir(), f"rmlr-{os.getuid()}-{name}.lock")
+    return None
+
+
+def _must_be_a_database(path: Path) -> None:
+    try:
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.DatabaseError as error:
+        raise ValueError(
+            f"{path}: {error}. Put back a copy of it, or move it away: a new one is made then, without earlier runs"
+        ) from error
+
+
+def _make_whole(path: Path) -> None:
+    """Make a new database aside, for one whose maker was killed half-way could not be used again."""
+    from mlflow import MlflowClient
+
+    if not path.exists():
+        aside = path.with_name(f"{path.name}.part")
+        for left in path.parent.glob(f"{aside.name}*"):
+            left.unlink()
+        MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments()
+        aside.replace(path)
+
+
+# ---- what is in it
+
+
+def experiment(client: Any, name: str) -> str:
+    """The experiment of that name, made by whoever is first."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return client.create_experiment(name, tags={KIND: "custom_model_development"})
+        except MlflowException:
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    return found.experiment_id
+
+
+def log_inputs(client: Any, run_id: str, inputs: Sequence[Any]) -> None:
+    """Name a run's data sets; a database that is told of a new one by several processes at once refuses all but one."""
+    from mlflow.exceptions import MlflowException
+
+    for wait in (0.2, 0.5, 1.0):
+        try:
+            return client.log_inputs(run_id, inputs)
+        except MlflowException:
+            time.sleep(wait)
+    return client.log_inputs(run_id, inputs)
+
+
+def knows(client: Any, run_id: str) -> bool:
+    """Whether the store has this run, and it is not deleted."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id).info.lifecycle_stage == "active"
+    except MlflowException:
+        return False

@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
@@ -103,8 +104,8 @@ def connect(seconds: float = SECONDS) -> Any:
     from mlflow import MlflowClient
 
     path, lock = _database(uri), _lock(uri)
-    if path is not None and path.is_file() and path.stat().st_size:
-        _must_be_a_database(path)  # MLflow would try for a minute and a half
+    if path is not None and path.exists() and path.stat().st_size:
+        _must_be_writable(path, uri, 0.9 * seconds)  # MLflow would try for a minute and a half
         lock = None
     if lock is None:
         return _opened(MlflowClient, uri)
@@ -141,13 +142,16 @@ def _lock(uri: str) -> Path | None:
     return None
 
 
-def _must_be_a_database(path: Path) -> None:
+def _must_be_writable(path: Path, uri: str, seconds: float) -> None:
+    """ValueError where SQLite cannot write to this file, as `uri` would have it opened."""
+    options = "&".join(part for part in uri.partition("?")[2].split("&") if part.startswith(("mode=", "immutable=")))
     try:
-        with closing(sqlite3.connect(path)) as database:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?{options}", uri=True, timeout=seconds)) as database:
             database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            database.execute("BEGIN IMMEDIATE")
     except sqlite3.DatabaseError as error:
         raise ValueError(
-            f"{path}: {error}. Put back a copy of it, or move it away: a new one is made then, without earlier runs"
+            f"{path}: {error}. Mend or replace it, or move it away: a new one is made then, without earlier runs"
         ) from error
 
 

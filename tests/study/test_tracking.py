@@ -408,7 +408,7 @@ def connect_in(folder):
         (held_lock, r"mlflow\.db\.lock has been held by another process for"),
         (lambda _: deaf_server(), "opening a run failed"),
         (lambda _: dying_server(), "opening a run failed"),
-        (damaged, r"mlflow\.db: file is not a database\. Put back a copy"),
+        (damaged, r"mlflow\.db: file is not a database\. Mend or replace it"),
         (folder_in_its_place, r"unable to open database file"),
         (read_only, "readonly database"),
     ],
@@ -426,10 +426,10 @@ def test_a_store_in_trouble_holds_no_stage_up_longer_than_said_and_costs_it_no_n
         out, messages = process.communicate(timeout=300)
     assert process.returncode == 0, messages
     waits = [float(line) for line in out.split()]
-    assert sum(waits) < seconds + 1, "in calls, of one stage: evaluation of an untracked run makes none"
-    assert messages.count("untracked") == 1, messages
+    opened = world.about(0)["mlflow_run_id"] is not None  # then evaluation, a stage of its own, tries too
+    assert sum(waits) < (1 + opened) * seconds + 1
+    assert messages.count("untracked") == 1 + opened, messages
     assert re.search(said, messages), messages
-    assert world.about(0)["mlflow_run_id"] is None
     assert world.about(0, "evaluate")["metrics"]["vcoco_ap_role_1"] == 0.25
 
 

@@ -12,7 +12,6 @@ from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
@@ -105,7 +104,7 @@ def connect(seconds: float = SECONDS) -> Any:
 
     path, lock = _database(uri), _lock(uri)
     if path is not None and path.exists() and path.stat().st_size:
-        _must_be_writable(path, uri, 0.9 * seconds)  # MLflow would try for a minute and a half
+        _must_be_writable(path, uri)  # MLflow would try for a minute and a half
         lock = None
     if lock is None:
         return _opened(MlflowClient, uri)
@@ -142,14 +141,14 @@ def _lock(uri: str) -> Path | None:
     return None
 
 
-def _must_be_writable(path: Path, uri: str, seconds: float) -> None:
-    """ValueError where SQLite cannot write to this file, as `uri` would have it opened."""
-    options = "&".join(part for part in uri.partition("?")[2].split("&") if part.startswith(("mode=", "immutable=")))
+def _must_be_writable(path: Path, uri: str) -> None:
+    """ValueError where this file is no database of SQLite, or may only be read."""
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?{options}", uri=True, timeout=seconds)) as database:
+        with closing(sqlite3.connect(path)) as database:
             database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            database.execute("BEGIN IMMEDIATE")
-    except sqlite3.DatabaseError as error:
+        if "mode=ro" in uri or not os.access(path, os.W_OK):
+            raise PermissionError("it is read-only")
+    except (sqlite3.DatabaseError, PermissionError) as error:
         raise ValueError(
             f"{path}: {error}. Mend or replace it, or move it away: a new one is made then, without earlier runs"
         ) from error

@@ -30,6 +30,7 @@ from rmlr.stages.train import train
 from rmlr.study.nodes import PredictNode, TextNode, TrainNode
 from rmlr.study.settings import Alignment, Encoder, Losses, Network, Train, TransformerSizes, Variant
 
+from . import conftest
 from .conftest import DETECTOR, VOCABULARY, write_features
 
 SIZES = TransformerSizes(layers=1, dim=8, heads=2, ffn_dim=8, dropout=0.1)
@@ -199,11 +200,10 @@ def test_what_is_learnt_from_is_not_held_out(split, chosen):
         TrainNode.model_validate(content | {"held_out": None})
 
 
-def test_held_out_features_of_another_detector_are_refused(run_train, study, tmp_path):
+def test_held_out_features_of_another_detector_are_refused(run_train, study, tmp_path, monkeypatch):
     shutil.copytree(study.features / "train", tmp_path / "features" / "train")
-    shutil.copytree(study.features / "val", tmp_path / "features" / "val")
-    index = tmp_path / "features" / "val" / "index.json"
-    index.write_text(index.read_text().replace(DETECTOR, "e" * 64))
+    monkeypatch.setattr(conftest, "DETECTOR", "e" * 64)
+    write_features(tmp_path / "features" / "val", study.image_ids["val"], list(VOCABULARY.objects))
     with pytest.raises(ValueError, match="val: its detector_digest is not that of the features that are learnt from"):
         run_train(held_out(), features=tmp_path / "features")
 

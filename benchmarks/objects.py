@@ -1,4 +1,4 @@
-"""Object AP by faster-coco-eval, which `rmlr` uses, and by pycocotools: the same figures? At what cost?
+"""Object AP by pycocotools and by faster-coco-eval (a detector's `object_ap`): the same figures? At what cost?
 
     python benchmarks/objects.py
 
@@ -13,11 +13,10 @@ import resource
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import numpy as np
 
-from rmlr.evaluation.objects import object_ap
+from rmlr.evaluation.objects import load_scorer, object_ap
 from rmlr.hoi import Annotation, Vocabulary
 
 SETS = {  # images, classes, detections an image, decimals of their scores
@@ -65,17 +64,9 @@ def draw(images: int, classes: int, rows: int, decimals: int) -> tuple[np.ndarra
 
 def measure(name: str, scorer: str) -> dict[str, float]:
     """Score a set once, here."""
-    drawn = draw(*SETS[name])
-    if scorer == "pycocotools":
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-
-        stand_in = SimpleNamespace(COCO=COCO, COCOeval_faster=lambda *inputs, print_function: COCOeval(*inputs))
-        sys.modules["faster_coco_eval"] = stand_in  # pyright: ignore[reportArgumentType]
-    else:
-        import faster_coco_eval  # noqa: F401  (before the clock starts)
+    drawn, program = draw(*SETS[name]), load_scorer(scorer)
     started = time.process_time()
-    metrics = object_ap(*drawn)
+    metrics = object_ap(*drawn, program)
     seconds = time.process_time() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"cpu_seconds": seconds, "peak_mib": peak, **metrics}
@@ -87,7 +78,7 @@ def main() -> int:
     parser.add_argument("--measure", nargs=2, metavar=("SET", "SCORER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        sys.stderr.write(json.dumps(measure(*options.measure)))  # pycocotools prints to stdout
+        sys.stdout.write(json.dumps(measure(*options.measure)))
         return 0
     sys.stdout.write(f"{'':17} {'':16} {'CPU s':>6} {'peak MiB':>9}  AP50 and AP (drawn)\n")
     is_different = False
@@ -100,7 +91,7 @@ def main() -> int:
             if result.returncode:
                 sys.stdout.write(f"{name:17} {scorer:16} cannot run: {result.stderr.strip().splitlines()[-1]}\n")
                 continue
-            rows.append(json.loads(result.stderr))
+            rows.append(json.loads(result.stdout))
             sys.stdout.write(
                 f"{name:17} {scorer:16} {rows[-1]['cpu_seconds']:6.2f} {rows[-1]['peak_mib']:9.0f}  "
                 f"{rows[-1]['ap50']:.12f} {rows[-1]['ap']:.12f}\n"

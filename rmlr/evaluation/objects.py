@@ -1,8 +1,12 @@
 """What a detector finds: COCO's AP of the objects, and the share of true pairs that is left to recognise."""
 
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from io import StringIO
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,14 +32,40 @@ def find_pairs(instances: Instances, annotation: Annotation, person: int) -> Boo
     return is_pair.flatten(1).any(1)
 
 
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """COCO's program, in one of the libraries that have it: its annotations, and its evaluation of them."""
+
+    coco: Callable[[], Any]
+    evaluation: Callable[..., Any]
+
+
+def load_scorer(name: Literal["pycocotools", "faster-coco-eval"]) -> Scorer:
+    """One of the libraries, which give the same figures. ValueError where it is not installed."""
+    try:
+        if name == "faster-coco-eval":
+            from faster_coco_eval import COCO, COCOeval_faster
+
+            return Scorer(COCO, partial(COCOeval_faster, print_function=log.debug))
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        hint = (
+            "pip install 'rmlr[fast]', or set object_ap: pycocotools"
+            if name == "faster-coco-eval"
+            else f"pip install {name}"
+        )
+        raise ValueError(f"object AP is to be scored by {name}, which cannot be imported ({error}): {hint}") from error
+    return Scorer(COCO, COCOeval)
+
+
 def object_ap(
-    detections: Float[np.ndarray, "d 7"], annotations: Sequence[Annotation], vocabulary: Vocabulary
+    detections: Float[np.ndarray, "d 7"], annotations: Sequence[Annotation], vocabulary: Vocabulary, scorer: Scorer
 ) -> dict[str, float]:
     """AP at IoU 0.5, and its mean over 0.50:0.95, as COCO's own program computes them; empty where no box counts.
 
     `detections` are rows of (image id, x, y, width, height, score, class + 1). Crowds ask for nothing, but excuse what
-    is found in them. Where faster-coco-eval has no build for the machine, a warning and an empty result: a detector is
-    not lost for want of its score.
+    is found in them.
     """
     boxes = [
         {
@@ -52,21 +82,20 @@ def object_ap(
     ]
     if all(box["iscrowd"] for box in boxes):
         return {}
-    try:
-        from faster_coco_eval import COCO, COCOeval_faster
-    except ImportError as error:
-        log.warning("the AP of the objects is left out: %s. Install faster-coco-eval", error)
-        return {}
-    truth: Any = COCO()
-    truth.dataset = {
-        "info": {},
-        "images": [{"id": a.image_id, "height": a.height, "width": a.width} for a in annotations],
-        "categories": [{"id": index + 1, "name": name} for index, name in enumerate(vocabulary.objects)],
-        "annotations": [box | {"id": index + 1} for index, box in enumerate(boxes)],
-    }
-    truth.createIndex()
-    evaluation = COCOeval_faster(truth, truth.loadRes(detections), "bbox", print_function=log.debug)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
+    if not len(detections):  # pycocotools does not take an empty list
+        return {"ap50": 0.0, "ap": 0.0}
+    with redirect_stdout(StringIO()) as said:
+        truth = scorer.coco()
+        truth.dataset = {
+            "info": {},
+            "images": [{"id": a.image_id, "height": a.height, "width": a.width} for a in annotations],
+            "categories": [{"id": index + 1, "name": name} for index, name in enumerate(vocabulary.objects)],
+            "annotations": [box | {"id": index + 1} for index, box in enumerate(boxes)],
+        }
+        truth.createIndex()
+        evaluation = scorer.evaluation(truth, truth.loadRes(detections), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    log.debug("%s", said.getvalue())
     return {"ap50": float(evaluation.stats[1]), "ap": float(evaluation.stats[0])}

@@ -22,7 +22,7 @@ from transformers import DetrForObjectDetection
 from rmlr.data.augment import load_augmented
 from rmlr.data.images import ImageBatch, load_annotated
 from rmlr.data.loading import ahead, loader_threads
-from rmlr.evaluation.objects import find_pairs, object_ap
+from rmlr.evaluation.objects import Scorer, find_pairs, object_ap
 from rmlr.hoi import Annotation, Vocabulary
 from rmlr.hoi.batch import Instances
 from rmlr.learning.trainer import cosine_schedule, load_resume, save_resume
@@ -263,7 +263,7 @@ def _floats(model: torch.nn.Module) -> list[Tensor]:
 
 def training_identity(chosen: DetectorNode, seed: int, photos: Photos) -> str:
     """Digest of everything that a training depends on."""
-    parts = hashlib.sha256(json.dumps([chosen.code, chosen.detector.model_dump(), seed]).encode())
+    parts = hashlib.sha256(json.dumps([chosen.code, chosen.detector.model_dump(exclude={"object_ap"}), seed]).encode())
     for index, annotation in enumerate(photos.annotations):
         path, (box, label) = photos.folder / annotation.file_name, targets(photos.truths[index])
         size = path.stat().st_size if path.exists() else -1
@@ -307,7 +307,12 @@ def _shares(
 
 
 def measure(
-    frozen: FrozenDetector, photos: Photos, vocabulary: Vocabulary, features: Features, record: Record
+    frozen: FrozenDetector,
+    photos: Photos,
+    vocabulary: Vocabulary,
+    features: Features,
+    scorer: Scorer,
+    record: Record,
 ) -> dict[str, float]:
     """COCO's object AP over all queries, and pair recall over what the selection keeps.
 
@@ -332,7 +337,7 @@ def measure(
                 own = Instances(*(getattr(instances, name)[image == position].cpu() for name in Instances.__slots__))
                 found.append(find_pairs(own, annotation, vocabulary.person))
             progress.advance(len(indices))
-    metrics = object_ap(np.concatenate(rows), photos.truths, vocabulary) if rows else {}
+    metrics = object_ap(np.concatenate(rows), photos.truths, vocabulary, scorer) if rows else {}
     if pairs := torch.cat([torch.zeros(0, dtype=torch.bool), *found]).tolist():
         metrics["pair_recall"] = sum(pairs) / len(pairs)
     return metrics

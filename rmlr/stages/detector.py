@@ -12,6 +12,7 @@ from transformers import DetrForObjectDetection
 from rmlr.data.records import load_annotations, load_vocabulary
 from rmlr.data.release import in_folders
 from rmlr.data.vcoco import read_coco_without
+from rmlr.evaluation.objects import load_scorer
 from rmlr.hoi import Annotation, Vocabulary
 from rmlr.learning.detector import Photos, fit, measure, training_identity
 from rmlr.model.anchored import build_detector, thaw
@@ -45,7 +46,7 @@ def detector(
     chosen = DetectorNode.load(settings)
     inputs = [annotations, images, *([coco] if coco else [])]
     with run("detector", chosen, settings=settings, out=out, inputs=inputs, seed=seed) as record:
-        vocabulary = load_vocabulary(annotations)
+        vocabulary, scorer = load_vocabulary(annotations), load_scorer(chosen.detector.object_ap)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         detr = _start(chosen.detector, vocabulary)
         test = load_annotations(annotations, "test")
@@ -59,7 +60,7 @@ def detector(
             return
         save_detector(detr, record.folder)
         frozen = FrozenDetector(load_detector(str(record.folder)), vocabulary.objects).to(device)
-        metrics = measure(frozen, Photos(test, images, chosen.detector), vocabulary, chosen.features, record)
+        metrics = measure(frozen, Photos(test, images, chosen.detector), vocabulary, chosen.features, scorer, record)
         metrics["has_seen_vcoco_test"] = float(chosen.detector.has_seen_test("vcoco"))
         (record.folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
         record.log_metrics(metrics)

@@ -262,6 +262,7 @@ class Detector(Section):
     architecture: DetectorArchitecture | None
     schedule: DetectorSchedule | None  # null: taken as it is
     image: ImageSize
+    object_ap: Literal["pycocotools", "faster-coco-eval"] = "pycocotools"  # which scores its boxes: the same figures
 
     @model_validator(mode="after")
     def _one_origin(self) -> "Detector":

@@ -2,17 +2,17 @@
 
 import dataclasses
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from rmlr.evaluation.objects import find_pairs, object_ap
+from rmlr.evaluation.objects import find_pairs, load_scorer, object_ap
 from rmlr.hoi import NO_BOX, Annotation, Vocabulary
 from rmlr.hoi.batch import Instances
 
 VOCABULARY = Vocabulary(dataset="vcoco", objects=("ball", "person"), person=1, verbs=("hold obj",), hois=((0, 0),))
+SCORERS = ("pycocotools", "faster-coco-eval")
 PERSON, BALL = [0.0, 0.0, 20.0, 40.0], [30.0, 30.0, 40.0, 40.0]
 
 
@@ -36,6 +36,10 @@ def row(box: list[float], score: float, label: int, image_id: int = 7) -> list[f
     return [image_id, box[0], box[1], box[2] - box[0], box[3] - box[1], score, label + 1]
 
 
+def score(rows: np.ndarray, annotations: list[Annotation], name: str = "pycocotools") -> dict[str, float]:
+    return object_ap(rows, annotations, VOCABULARY, load_scorer(name))
+
+
 def instances(boxes: list[list[float]], labels: list[int]) -> Instances:
     count = len(boxes)
     return Instances(
@@ -47,25 +51,25 @@ def instances(boxes: list[list[float]], labels: list[int]) -> Instances:
 
 
 def test_what_is_found_exactly_has_ap_1():
-    found = object_ap(np.array([row(PERSON, 0.9, 1), row(BALL, 0.8, 0)]), [annotation()], VOCABULARY)
+    found = score(np.array([row(PERSON, 0.9, 1), row(BALL, 0.8, 0)]), [annotation()])
     assert found == {"ap50": pytest.approx(1), "ap": pytest.approx(1)}
 
 
 def test_a_box_of_another_class_finds_nothing():
-    found = object_ap(np.array([row(PERSON, 0.9, 0), row(BALL, 0.8, 0)]), [annotation()], VOCABULARY)
+    found = score(np.array([row(PERSON, 0.9, 0), row(BALL, 0.8, 0)]), [annotation()])
     assert found["ap50"] == pytest.approx(0.25)  # person 0; the ball comes second of two
 
 
 def test_a_loose_box_counts_at_one_half_only():
     loose = [0.0, 0.0, 20.0, 24.0]  # IoU 0.6
-    found = object_ap(np.array([row(loose, 0.9, 1), row(BALL, 0.8, 0)]), [annotation()], VOCABULARY)
+    found = score(np.array([row(loose, 0.9, 1), row(BALL, 0.8, 0)]), [annotation()])
     assert found["ap50"] == pytest.approx(1)
     assert found["ap"] == pytest.approx((1 + 0.3) / 2)  # 0.50, 0.55 and 0.60 of ten
 
 
 def test_a_crowd_is_neither_asked_for_nor_held_against():
     crowd = dataclasses.replace(annotation(), is_crowd=np.array([True, False]))
-    found = object_ap(np.array([row(PERSON, 0.9, 1), row(BALL, 0.8, 0)]), [crowd], VOCABULARY)
+    found = score(np.array([row(PERSON, 0.9, 1), row(BALL, 0.8, 0)]), [crowd])
     assert found["ap50"] == pytest.approx(1)
 
 
@@ -75,27 +79,40 @@ def test_images_without_a_box_count_against():
         is_listed=np.zeros(0, dtype=bool), interactions=np.zeros((0, 3), dtype=np.int64),
     )  # fmt: skip
     rows = np.array([row(PERSON, 0.9, 1), row(BALL, 0.8, 0), row(BALL, 0.95, 0, image_id=8)])
-    assert object_ap(rows, [annotation(), bare], VOCABULARY)["ap50"] == pytest.approx(0.75)
-    assert object_ap(rows[2:], [bare], VOCABULARY) == {}
+    assert score(rows, [annotation(), bare])["ap50"] == pytest.approx(0.75)
+    assert score(rows[2:], [bare]) == {}
 
 
 def test_no_image_has_no_ap():
-    assert object_ap(np.zeros((0, 7)), [], VOCABULARY) == {}
+    assert score(np.zeros((0, 7)), []) == {}
 
 
 def test_crowds_alone_have_no_ap():
     crowds = dataclasses.replace(annotation(), is_crowd=np.ones(2, dtype=bool))
-    assert object_ap(np.array([row(PERSON, 0.9, 1)]), [crowds], VOCABULARY) == {}
+    assert score(np.array([row(PERSON, 0.9, 1)]), [crowds]) == {}
 
 
 def test_no_detection_has_ap_0():
-    assert object_ap(np.zeros((0, 7)), [annotation()], VOCABULARY) == {"ap50": 0, "ap": 0}
+    assert score(np.zeros((0, 7)), [annotation()]) == {"ap50": 0, "ap": 0}
 
 
-def test_a_machine_without_the_scorer_gets_a_warning_and_no_ap(monkeypatch, caplog):
-    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
-    assert object_ap(np.array([row(PERSON, 0.9, 1)]), [annotation()], VOCABULARY) == {}
-    assert "Install faster-coco-eval" in caplog.text
+@pytest.mark.parametrize(
+    ("name", "module", "message"),
+    [
+        ("faster-coco-eval", "faster_coco_eval", r"by faster-coco-eval, .*rmlr\[fast\].*or set object_ap: pycocotools"),
+        ("pycocotools", "pycocotools.coco", "by pycocotools, which cannot be imported .*: pip install pycocotools"),
+    ],
+)
+def test_a_scorer_that_is_not_installed_is_an_error_that_says_what_to_do(monkeypatch, name, module, message):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ValueError, match=message):
+        load_scorer(name)
+
+
+def test_what_the_programs_print_is_kept_from_the_user(capfd):
+    for name in SCORERS:
+        score(np.array([row(PERSON, 0.9, 1)]), [annotation()], name)
+    assert capfd.readouterr() == ("", "")
 
 
 def draw_objects(seed: int, decimals: int) -> tuple[np.ndarray, list[Annotation]]:
@@ -131,17 +148,11 @@ def draw_objects(seed: int, decimals: int) -> tuple[np.ndarray, list[Annotation]
 
 @pytest.mark.parametrize("decimals", [0, 1, 9])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_figures_are_those_of_pycocotools(monkeypatch, seed, decimals):
-    coco, cocoeval = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
+def test_either_program_gives_the_same_figures(seed, decimals):
     rows, annotations = draw_objects(seed, decimals)
-    ours = object_ap(rows, annotations, VOCABULARY)
-
-    def reference(truth, found, kind, print_function):
-        return cocoeval.COCOeval(truth, found, kind)
-
-    monkeypatch.setitem(sys.modules, "faster_coco_eval", SimpleNamespace(COCO=coco.COCO, COCOeval_faster=reference))
-    assert ours == pytest.approx(object_ap(rows, annotations, VOCABULARY), abs=1e-9)
-    assert 0.05 < ours["ap"] < ours["ap50"] < 0.95
+    found = {name: score(rows, annotations, name) for name in SCORERS}
+    assert found["pycocotools"] == pytest.approx(found["faster-coco-eval"], abs=1e-9)
+    assert 0.05 < found["pycocotools"]["ap"] < found["pycocotools"]["ap50"] < 0.95
 
 
 def test_a_pair_is_found_when_both_boxes_are_whatever_the_objects_class():

@@ -11,6 +11,10 @@ What can be done from Python (docs/python.md shows each):
     answer.draw().save("drawn.png")                            # the picture with its boxes; notebooks show it
     model.trace("photo.jpg").draw()                            # where the model looked
 
+    test = rmlr.read_annotations("results/demo/vcoco/prepare", "test")    # classes and annotated images
+    metrics = rmlr.evaluate("mine.parquet", test)              # detections of any method: a path, a data frame, records
+    print(metrics, metrics["vcoco_ap_role_1"])
+
 The names below are imported when they are first used, so `import rmlr` takes no time. The stages of the study are
 commands (`rmlr --help`); their modules are internal and may change.
 """
@@ -21,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rmlr.hoi import Agents, Annotation, Triplets, Vocabulary
     from rmlr.learning.answers import Answer, Trace, Traces, Triplet
+    from rmlr.learning.benchmark import Benchmark, Metrics, evaluate, read_annotations
     from rmlr.learning.inference import Model, load
 
 __version__ = "0.1.0"
@@ -29,18 +34,23 @@ __all__ = [
     "Agents",
     "Annotation",
     "Answer",
+    "Benchmark",
+    "Metrics",
     "Model",
     "Trace",
     "Traces",
     "Triplet",
     "Triplets",
     "Vocabulary",
+    "evaluate",
     "load",
+    "read_annotations",
 ]
 
 _MODULES = {
     "rmlr.hoi": ("Agents", "Annotation", "Triplets", "Vocabulary"),
     "rmlr.learning.answers": ("Answer", "Trace", "Traces", "Triplet"),
+    "rmlr.learning.benchmark": ("Benchmark", "Metrics", "evaluate", "read_annotations"),
     "rmlr.learning.inference": ("Model", "load"),
 }
 

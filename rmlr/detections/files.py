@@ -1,4 +1,4 @@
-"""Scored detections of any method, in any of the forms that the field writes, told apart by their path:
+"""Scored detections of any method, as our records or tables, or in any form that the field writes, told by its path:
 
 FILE.parquet            our table of triplets
 FILE.pkl, FILE.pickle   V-COCO's official list, which carries agent scores as well
@@ -10,8 +10,10 @@ A path in any other form is refused with the list of these.
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+
 from rmlr.detections.hicodet import read_hicodet_results, write_hicodet_results
-from rmlr.detections.triplets import load_agents, load_triplets, save_agents, save_triplets
+from rmlr.detections.triplets import load_agents, load_triplets, name_table, save_agents, save_triplets
 from rmlr.detections.vcoco import read_vcoco_results, write_vcoco_results
 from rmlr.hoi import Agents, Triplets, Vocabulary
 
@@ -23,34 +25,46 @@ FORMS = (
 
 
 def load_detections(
-    path: Path, agents: Path | None, vocabulary: Vocabulary, image_ids: Sequence[int]
+    source: Path | pa.Table | Triplets,
+    agents: Path | pa.Table | Agents | None,
+    vocabulary: Vocabulary,
+    image_ids: Sequence[int],
 ) -> tuple[Triplets, Agents | None]:
     """Triplets, and agent scores where there are any: in V-COCO's pickle, or in `agents`, a table of their own.
 
     Raises ValueError on a form that is not the dataset's, and on any row that does not fit vocabulary and images.
     """
+    if agents is not None and vocabulary.dataset != "vcoco":
+        name = name_table(agents, "agents")
+        raise ValueError(f"{name}: agent AP is V-COCO's; the annotations are of {vocabulary.dataset}. Leave it out")
+    if isinstance(source, Path) and (source.is_dir() or source.suffix != TABLE):
+        if agents is not None and source.suffix in PICKLES:
+            name = name_table(agents, "agents")
+            raise ValueError(f"{name}: {source} has agent scores of its own. Give only one of both")
+        return _load_official(source, vocabulary, image_ids)
+    if isinstance(agents, Path) and agents.suffix != TABLE:
+        raise ValueError(f"{agents}: agent scores are read from a table, FILE{TABLE}. See docs/evaluation.md")
+    table = load_triplets(source, vocabulary=vocabulary, image_ids=image_ids)
+    if agents is None:
+        return table, None
+    return table, load_agents(agents, vocabulary=vocabulary, image_ids=image_ids)
+
+
+def _load_official(path: Path, vocabulary: Vocabulary, image_ids: Sequence[int]) -> tuple[Triplets, Agents | None]:
+    """What the dataset's official program reads."""
     is_vcoco = vocabulary.dataset == "vcoco"
-    if agents is not None and not is_vcoco:
-        raise ValueError(f"{agents}: agent AP is V-COCO's; the annotations are of {vocabulary.dataset}. Leave it out")
-    if not path.is_dir() and path.suffix not in (TABLE, *PICKLES):
-        what = "is in no form that is read" if path.exists() else "no such file or folder"
-        raise ValueError(f"{path}: {what}; expected {FORMS}")
-    if path.suffix in PICKLES:
-        if not is_vcoco:
-            raise ValueError(f"{path}: a pickle is V-COCO's form; the annotations are of {vocabulary.dataset}")
-        if agents is not None:
-            raise ValueError(f"{agents}: {path} has agent scores of its own. Give only one of both")
-        return read_vcoco_results(path, vocabulary, image_ids)
     if path.is_dir():
         if path.suffix == TABLE:
             raise ValueError(f"{path}: is a folder; expected a table in a single file")
         if is_vcoco:
             raise ValueError(f"{path}: a folder of .mat files is HICO-DET's form; the annotations are of V-COCO")
         return read_hicodet_results(path, vocabulary, image_ids), None
-    if agents is not None and agents.suffix != TABLE:
-        raise ValueError(f"{agents}: agent scores are read from a table, FILE{TABLE}. See docs/evaluation.md")
-    table = load_triplets(path, vocabulary=vocabulary, image_ids=image_ids)
-    return table, agents and load_agents(agents, vocabulary=vocabulary, image_ids=image_ids)
+    if path.suffix not in PICKLES:
+        what = "is in no form that is read" if path.exists() else "no such file or folder"
+        raise ValueError(f"{path}: {what}; expected {FORMS}")
+    if not is_vcoco:
+        raise ValueError(f"{path}: a pickle is V-COCO's form; the annotations are of {vocabulary.dataset}")
+    return read_vcoco_results(path, vocabulary, image_ids)
 
 
 def save_tables(folder: Path, triplets: Triplets, agents: Agents | None) -> None:

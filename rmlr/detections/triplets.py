@@ -61,38 +61,44 @@ def save_agents(path: Path, agents: Agents) -> None:
 
 
 def load_triplets(
-    source: Path | pa.Table, *, vocabulary: Vocabulary | None = None, image_ids: Sequence[int] | None = None
+    source: Path | pa.Table | Triplets, *, vocabulary: Vocabulary | None = None, image_ids: Sequence[int] | None = None
 ) -> Triplets:
     """Read and check a table, a file or one in memory; against the classes and images of a dataset, where given.
 
     Raises one ValueError that names file, row (from 0) and column on anything that the format does not allow.
     """
-    is_rounded = vocabulary is not None and vocabulary.dataset == "vcoco"
-    columns = _read(source, SCHEMA, "triplets", is_rounded)
-    triplets = Triplets(
-        image_id=columns["image_id"],
-        human_boxes=np.stack([columns[name] for name in HUMAN], axis=1),
-        object_boxes=np.stack([columns[name] for name in OBJECT], axis=1),
-        object_category=columns["object_category"],
-        verb=columns["verb"],
-        score=columns["score"],
-    )
-    check_triplets(_name(source, "triplets"), triplets, vocabulary=vocabulary, image_ids=image_ids)
+    if isinstance(source, Triplets):
+        triplets = source
+    else:
+        is_rounded = vocabulary is not None and vocabulary.dataset == "vcoco"
+        columns = _read(source, SCHEMA, "triplets", is_rounded)
+        triplets = Triplets(
+            image_id=columns["image_id"],
+            human_boxes=np.stack([columns[name] for name in HUMAN], axis=1),
+            object_boxes=np.stack([columns[name] for name in OBJECT], axis=1),
+            object_category=columns["object_category"],
+            verb=columns["verb"],
+            score=columns["score"],
+        )
+    check_triplets(name_table(source, "triplets"), triplets, vocabulary=vocabulary, image_ids=image_ids)
     return triplets
 
 
 def load_agents(
-    source: Path | pa.Table, *, vocabulary: Vocabulary | None = None, image_ids: Sequence[int] | None = None
+    source: Path | pa.Table | Agents, *, vocabulary: Vocabulary | None = None, image_ids: Sequence[int] | None = None
 ) -> Agents:
     """Read and check a table of agents, as `load_triplets` does."""
-    columns = _read(source, AGENT_SCHEMA, "agents", is_rounded=True)
-    agents = Agents(
-        image_id=columns["image_id"],
-        human_boxes=np.stack([columns[name] for name in HUMAN], axis=1),
-        action=columns["action"],
-        score=columns["score"],
-    )
-    check_agents(_name(source, "agents"), agents, vocabulary=vocabulary, image_ids=image_ids)
+    if isinstance(source, Agents):
+        agents = source
+    else:
+        columns = _read(source, AGENT_SCHEMA, "agents", is_rounded=True)
+        agents = Agents(
+            image_id=columns["image_id"],
+            human_boxes=np.stack([columns[name] for name in HUMAN], axis=1),
+            action=columns["action"],
+            score=columns["score"],
+        )
+    check_agents(name_table(source, "agents"), agents, vocabulary=vocabulary, image_ids=image_ids)
     return agents
 
 
@@ -143,14 +149,14 @@ def _write(path: Path, columns: dict[str, np.ndarray], schema: pa.Schema) -> Non
         parquet.write_table(pa.Table.from_arrays(arrays, schema=schema), aside)
 
 
-def _name(source: Path | pa.Table, what: str) -> Path | str:
+def name_table(source: Path | pa.Table | Triplets | Agents, what: str) -> Path | str:
     """How messages name a table."""
     return source if isinstance(source, Path) else f"the table of {what}"
 
 
 def _read(source: Path | pa.Table, schema: pa.Schema, what: str, is_rounded: bool) -> dict[str, np.ndarray]:
     """The columns of a table, which must be those of the schema; numbers that need 64 bits are rounded to 32 or not."""
-    name = _name(source, what)
+    name = name_table(source, what)
     if isinstance(source, Path):
         if not source.is_file():
             raise ValueError(

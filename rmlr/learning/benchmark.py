@@ -1,11 +1,14 @@
 """A split of a data set with its official protocol: opens predictions of any method on it, ranks and resamples them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Float, Int
 
 from rmlr.data.records import load_annotations, load_image_objects, load_vocabulary
@@ -14,6 +17,10 @@ from rmlr.evaluation import hicodet, vcoco
 from rmlr.evaluation.matching import Ranking
 from rmlr.evaluation.resampling import known_means, resampled_precision
 from rmlr.hoi import Agents, Annotation, Triplets, Vocabulary
+from rmlr.study.section import Split
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SAME = 1e-9  # two fractions
 
@@ -22,7 +29,7 @@ Scores = vcoco.RoleScores | vcoco.AgentScores | hicodet.HoiScores
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Benchmark:
-    """What predictions on one split are scored against."""
+    """What predictions on one split are scored against: classes and annotated images of a prepared data set."""
 
     vocabulary: Vocabulary
     images: list[Annotation]
@@ -40,9 +47,11 @@ class Benchmark:
         """In the order of the split."""
         return [image.image_id for image in self.images]
 
-    def read(self, path: Path, agents: Path | None = None) -> tuple[Triplets, Agents | None]:
+    def read(
+        self, source: Path | pa.Table | Triplets, agents: Path | pa.Table | Agents | None = None
+    ) -> tuple[Triplets, Agents | None]:
         """Predictions in any form that the field writes (`rmlr.detections.files`), checked against the split."""
-        return load_detections(path, agents, self.vocabulary, self.image_ids)
+        return load_detections(source, agents, self.vocabulary, self.image_ids)
 
     def evaluate(self, triplets: Triplets, agents: Agents | None = None) -> dict[str, Scores]:
         """By the official protocol; named by the table that `evaluate` writes of each part."""
@@ -59,6 +68,93 @@ class Benchmark:
         if self.vocabulary.dataset == "hicodet":
             return hicodet.rank(self.images, self.vocabulary, triplets, self.image_objects)
         return vcoco.rank(self.images, self.vocabulary, triplets)
+
+
+class Metrics(Mapping[str, float]):
+    """What the official protocol says of detections on a split: metrics by name, as fractions, and tables.
+
+    A metric is NaN where there is nothing to average. Printed, it is the headlines, with the protocol in words.
+    """
+
+    def __init__(self, parts: Mapping[str, Scores]) -> None:
+        """`parts` by their tables: per_verb and per_action of V-COCO, per_class of HICO-DET."""
+        self.parts = dict(parts)
+
+    @cached_property
+    def _values(self) -> dict[str, float]:
+        return {name: value for part in self.parts.values() for name, value in part.metrics().items()}
+
+    def __getitem__(self, name: str) -> float:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __str__(self) -> str:
+        return "\n".join(part.summary() for part in self.parts.values())
+
+    def frame(self, table: str | None = None) -> "pd.DataFrame":
+        """AP and counts of each class: per_verb or per_class, or the table that is named, such as per_action."""
+        import pandas as pd
+
+        name = next(iter(self.parts)) if table is None else table
+        if name not in self.parts:
+            raise ValueError(f"there is no table '{name}' here, but {', '.join(self.parts)}")
+        return pd.DataFrame(self.parts[name].columns())
+
+
+def read_annotations(folder: str | Path, split: Split = "test") -> Benchmark:
+    """One split of a folder that `rmlr prepare` wrote: its classes (`vocabulary`) and what is annotated (`images`).
+
+    ValueError names the file where something is missing or does not fit.
+    """
+    return Benchmark.load(Path(folder), split)
+
+
+def evaluate(
+    detections: "str | Path | Triplets | pd.DataFrame",
+    annotations: str | Path | Benchmark,
+    *,
+    agents: "str | Path | Agents | pd.DataFrame | None" = None,
+    split: Split = "test",
+) -> Metrics:
+    """Score detections, of any method, over all images of a split, as `rmlr evaluate` does. Nothing is written.
+
+    Args:
+        detections: a path in any form of docs/evaluation.md (a Parquet table, V-COCO's official pickle, a folder with
+            HICO-DET's official .mat files), a data frame with the columns of the table, or `Triplets`.
+        annotations: folder made by `rmlr prepare`, or what `read_annotations` gave, of whose split they are.
+        agents: V-COCO's agent scores, where the detections are no pickle: a table as path or data frame, or `Agents`.
+        split: train, val, trainval or test, where the annotations are a folder.
+
+    Raises ValueError on the first row that the format, the classes or the images do not allow.
+    """
+    benchmark = annotations if isinstance(annotations, Benchmark) else read_annotations(annotations, split)
+    triplets, people = benchmark.read(_source(detections), None if agents is None else _source(agents))
+    scores = benchmark.evaluate(triplets, people)
+    return Metrics({name.removesuffix(".csv"): part for name, part in scores.items()})
+
+
+def _source(given: Any) -> Any:
+    """Detections as they are read: a path, a table of Arrow, or records. ValueError on anything else."""
+    if isinstance(given, str | Path):
+        return Path(given)
+    if isinstance(given, Triplets | Agents):
+        return given
+    import pandas as pd
+
+    if not isinstance(given, pd.DataFrame):
+        raise ValueError(
+            f"detections of type {type(given).__module__}.{type(given).__name__}: expected a path, a data frame of "
+            "pandas, or Triplets (for agent scores Agents). See docs/evaluation.md for the columns"
+        )
+    try:
+        return pa.Table.from_pandas(given, preserve_index=False)
+    except (pa.ArrowException, ValueError) as error:
+        raise ValueError(f"the data frame does not fit a table: {error}. See docs/evaluation.md for it") from error
 
 
 def resample(

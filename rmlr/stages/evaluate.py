@@ -7,9 +7,8 @@ import math
 from pathlib import Path
 from typing import Literal
 
-from rmlr.data.records import load_annotations, load_image_objects, load_vocabulary
-from rmlr.detections.files import load_detections, save_official, save_tables
-from rmlr.evaluation import hicodet, vcoco
+from rmlr.detections.files import save_official, save_tables
+from rmlr.learning.benchmark import Benchmark
 from rmlr.study.nodes import EvaluateNode
 from rmlr.study.run import run
 from rmlr.study.section import Split
@@ -48,18 +47,11 @@ def evaluate(
     chosen = EvaluateNode.load(settings) if settings else EvaluateNode(code="", split=split or OFFICIAL_SPLIT)
     inputs = [annotations, triplets, *([agents] if agents else [])]
     with run("evaluate", chosen, settings=settings, out=out, inputs=inputs) as record:
-        vocabulary, images = load_vocabulary(annotations), load_annotations(annotations, chosen.split)
-        image_ids = [image.image_id for image in images]
-        table, people = load_detections(triplets, agents, vocabulary, image_ids)
-        log.info("%d triplets on %d images of %s %s", len(table.score), len(images), vocabulary.dataset, chosen.split)
-        scores: dict[str, vcoco.RoleScores | vcoco.AgentScores | hicodet.HoiScores] = {}
-        if vocabulary.dataset == "vcoco":
-            scores["per_verb.csv"] = vcoco.evaluate(images, vocabulary, table)
-            if people is not None and len(people.score):
-                scores["per_action.csv"] = vcoco.evaluate_agents(images, vocabulary, people)
-        else:
-            image_objects = load_image_objects(annotations, chosen.split)
-            scores["per_class.csv"] = hicodet.evaluate(images, vocabulary, table, image_objects)
+        benchmark = Benchmark.load(annotations, chosen.split)
+        vocabulary, count = benchmark.vocabulary, len(benchmark.images)
+        table, people = benchmark.read(triplets, agents)
+        log.info("%d triplets on %d images of %s %s", len(table.score), count, vocabulary.dataset, chosen.split)
+        scores = benchmark.evaluate(table, people)
         summary = [part.summary() for part in scores.values()]
         log.info("%s", "; ".join(summary))
         (record.folder / "summary.txt").write_text("\n".join(summary) + "\n")
@@ -75,4 +67,4 @@ def evaluate(
         if export == "tables":
             save_tables(record.folder, table, people)
         elif export == "official":
-            save_official(record.folder, table, people, vocabulary, image_ids)
+            save_official(record.folder, table, people, vocabulary, benchmark.image_ids)

@@ -429,6 +429,54 @@ def test_a_checkpoint_that_does_not_fit_is_named(broken, name, change, key):
     assert re.search(key, said), said
 
 
+# ---- outputs
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_out_that_is_the_users_is_refused_by_every_stage(broken, stage):
+    """A folder with files, a file, a folder of another stage, and one that holds all inputs, whoever made it."""
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").write_text("mine")
+    Path("thesis.txt").write_text("mine")
+    other = "text" if stage != "text" else "prepare"
+    before = files()
+    for out in ("mine", "thesis.txt", other, ".", "..", "/dev/null", str(broken)):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments(stage, out=out))
+        assert str(ended.value.code).startswith(f"rmlr: {out}: "), out
+        assert files() == before
+    assert Path("/dev/null").is_char_device()
+
+
+def test_the_detections_that_were_read_and_code_beside_them_are_not_replaced(broken):
+    """`--out` above an input, given in other words."""
+    Path("mine/code").mkdir(parents=True)
+    Path("mine/code/a.py").write_text("mine")
+    shutil.copytree("predict", "mine/dets")
+    before = files()
+    for out in ("mine", "mine/dets", "mine/../mine", str(broken / "mine")):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments("evaluate", triplets="mine/dets/triplets.parquet", out=out))
+        assert out in str(ended.value.code)
+        assert files() == before
+
+
+@pytest.mark.parametrize("stage", ["draw", "prepare", "text", "figure"])
+def test_a_full_disk_is_named(broken, stage):
+    folder = Path("small")
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main(arguments(stage, out="small/out"))
+        said = str(ended.value.code)
+        assert said.startswith("rmlr: small/out: the disk is full"), said
+        assert [path.name for path in folder.iterdir()] == [".out.lock"]
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
 # ---- through the real command
 
 

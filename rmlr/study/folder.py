@@ -177,7 +177,9 @@ def naming(out: Path) -> Iterator[None]:
     """Name `out` in what a full or failing disk raises: an error without a file, or one in a library's words."""
     try:
         yield
-    except ValueError:
+    except ValueError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
+            raise disk_full(error.__cause__, out) from error
         raise
     except Exception as error:
         number = error.errno if isinstance(error, OSError) else None

@@ -61,7 +61,7 @@ def claim(out: Path, maker: str, inputs: Iterable[Path] = ()) -> Path:
                 f"{out}: holds what `rmlr {maker}` did not make, or what was changed since, and would be replaced: "
                 f"{listed(foreign)}. Move it away, or name another folder"
             )
-    return place
+    return out if out.absolute() == place else place  # a message names the path as it was given
 
 
 def claim_new(out: Path, maker: str, inputs: Iterable[Path] = ()) -> Path:

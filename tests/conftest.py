@@ -12,6 +12,8 @@ from scipy.io import savemat
 
 os.environ["RMLR_TRACKING"] = "off"  # no test leaves a run in MLflow, but those of the tracker
 
+GOLDEN = Path(__file__).parent / "golden"
+
 REAL_VCOCO = {  # the photos of COCO128 that V-COCO has
     "train": [368, 531],
     "val": [165, 436, 625],
@@ -343,6 +345,33 @@ def photo_run(tmp_path_factory) -> PhotoRun:
     train.train(settings=settings(f"{name}/train"), **given, text=results / "text", seed=0, out=out)
     predict.predict(settings=settings(f"{name}/predict"), **given, weights=out, out=made.run / "predict")
     return made
+
+
+@pytest.fixture(scope="session")
+def vcoco_records(tmp_path_factory) -> Path:
+    """The small V-COCO of `golden`, as `prepare` writes it."""
+    from rmlr.data.vcoco import read_vcoco
+
+    return _write_records(tmp_path_factory.mktemp("vcoco") / "prepare", read_vcoco(GOLDEN / "vcoco", ["point instr"]))
+
+
+@pytest.fixture(scope="session")
+def hicodet_records(tmp_path_factory) -> Path:
+    """The small HICO-DET of `golden`, as `prepare` writes it."""
+    from rmlr.data.hicodet import read_hicodet
+
+    corpus = read_hicodet(GOLDEN / "hicodet" / "clean", 1)
+    return _write_records(tmp_path_factory.mktemp("hicodet") / "prepare", corpus)
+
+
+def _write_records(folder: Path, corpus) -> Path:
+    from rmlr.data.records import save_annotations, save_vocabulary
+
+    folder.mkdir()
+    save_vocabulary(folder / "vocabulary.json", corpus.vocabulary)
+    for split, images in corpus.splits.items():
+        save_annotations(folder / f"{split}.json", images)
+    return folder
 
 
 def write_json(path: Path, content) -> None:

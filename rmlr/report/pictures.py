@@ -1,4 +1,4 @@
-"""A picture with its strongest triplets, or with what was looked at, drawn on it for people."""
+"""A picture with its strongest triplets, or with maps of weights, drawn on it."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rmlr.hoi import Annotation, Triplets, Vocabulary
 
-# Okabe and Ito's palette, told apart by colour-blind readers; persons are blue, objects take the pair's colour
+# Okabe and Ito's palette, which colour-blind readers can tell apart; persons are blue, objects have the pair's colour
 PERSON = (0, 114, 178)
 PAIRS = ((230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0), (86, 180, 233), (240, 228, 66))
-COLD, HOT = (48, 18, 59), ((122, 4, 90), (220, 60, 30), (255, 170, 0), (255, 250, 160))  # of weights: none, up to all
+COLD, HOT = (48, 18, 59), ((122, 4, 90), (220, 60, 30), (255, 170, 0), (255, 250, 160))  # of weights: 0, up to 1
 BORDER = 8  # pixels around the picture
 MIN_WIDTH, MAX_SIDE = 360, 1280  # pixels; other pictures are enlarged or reduced, so that labels stay legible
 
@@ -33,14 +33,14 @@ def annotated_triplets(annotation: Annotation) -> Triplets:
 def draw_triplets(
     picture: Image.Image, triplets: Triplets, vocabulary: Vocabulary, limit: int, title: str
 ) -> Image.Image:
-    """One picture, the boxes of its `limit` strongest triplets, and beneath it what they say.
+    """One picture, the boxes of its `limit` strongest triplets, and beneath it their phrases and scores.
 
     `triplets` are those of this picture.
     """
     strongest = np.argsort(-triplets.score, kind="stable")[:limit]
     texts = []
     for row in strongest:
-        label = int(triplets.object_category[row])  # -1 in V-COCO's official form, which does not say it
+        label = int(triplets.object_category[row])  # -1 in V-COCO's official form, which has no object classes
         phrase = vocabulary.phrase(int(triplets.verb[row]), label if label >= 0 else None)
         texts.append(f"{phrase} {triplets.score[row]:.2f}")
     boxes = triplets.human_boxes[strongest], triplets.object_boxes[strongest]
@@ -56,10 +56,10 @@ def draw_phrases(
     *,
     lines: int = 0,
 ) -> Image.Image:
-    """One picture with pairs of boxes, and beneath it a text for each, in room for at least so many lines.
+    """One picture with pairs of boxes, and beneath it a text for each, with space for at least `lines` lines.
 
-    Texts of one pair share a number, a line and a colour. A box that is drawn before, for it is a person or another
-    pair's object, too, gets one more ring.
+    Texts of one pair share a number, a line and a colour. A box that is already drawn, as a person or as the object of
+    another pair, gets one more ring.
     """
     canvas, scale = _scaled(picture, MIN_WIDTH, MAX_SIDE)
     pairs: dict[tuple[float, ...], list[str]] = {}
@@ -99,10 +99,10 @@ def draw_weights(
     cell_size: tuple[float, float],
     title: str,
 ) -> Image.Image:
-    """One picture for each map of weights, side by side, its name beneath: grey, and the hotter the more weight.
+    """One picture for each map of weights, side by side, its name beneath: a heat map on the picture in grey.
 
     A map's cells lie on the picture from its top left corner, `cell_size` (height and width) pixels each. Its largest
-    weight is the hottest colour.
+    weight has the hottest colour.
     """
     canvas, scale = _scaled(picture, MIN_WIDTH, MAX_SIDE // 2)
     stroke = max(2, canvas.width // 250)
@@ -130,14 +130,14 @@ def sheet(pages: list[Image.Image], columns: int) -> Image.Image:
 
 
 def _scaled(picture: Image.Image, min_width: int, max_side: int) -> tuple[Image.Image, float]:
-    """A picture at a size at which lines and numbers can be read, and by what it was scaled."""
+    """A picture at a size at which lines and numbers can be read, and the factor by which it was scaled."""
     scale = min(max(1.0, min_width / picture.width), max_side / max(picture.size))
     sides = max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)
     return picture.resize(sides, Image.Resampling.BICUBIC), scale
 
 
 def _page(panels: Sequence[Image.Image], title: str, lines: int):
-    """White paper with panels side by side beneath a title, room for lines of text, and what to write on it with."""
+    """A white page, panels side by side beneath a title with space for lines of text; pen, font, height of a line."""
     inner = max(sum(panel.width + BORDER for panel in panels) - BORDER, MIN_WIDTH)
     font = ImageFont.load_default(size=min(max(round(panels[0].width / 28), 13), 28))
     assert isinstance(font, ImageFont.FreeTypeFont)
@@ -156,7 +156,7 @@ def _page(panels: Sequence[Image.Image], title: str, lines: int):
 def _draw_box(
     pen: ImageDraw.ImageDraw, box: Float[np.ndarray, " 4"], colour: tuple[int, int, int], stroke: int, ring: int = 0
 ) -> None:
-    """A box edged in white, to be seen on any picture; the first ring is the box itself, each other lies around it."""
+    """A box with a white edge, visible on any picture; ring 0 is the box itself, each further one lies around it."""
     for edge, fill in ((1, (255, 255, 255)), (0, colour)):
         margin = edge + ring * (stroke + 2)
         pen.rectangle([*(box[:2] - margin), *(box[2:] + margin)], outline=fill, width=stroke + 2 * edge)
@@ -169,7 +169,7 @@ def _draw_line(
     colour: tuple[int, int, int],
     stroke: int,
 ) -> None:
-    """From the middle of one box to that of the other, edged in white."""
+    """A line from the centre of one box to that of the other, with a white edge."""
     ends = [tuple(((box[:2] + box[2:]) / 2).tolist()) for box in (human, object_)]
     for edge, fill in ((1, (255, 255, 255)), (0, colour)):
         pen.line(ends, fill=fill, width=stroke + 2 * edge)
@@ -181,7 +181,7 @@ def _free_place(
     taken: Sequence[np.ndarray],
     distance: float,
 ) -> np.ndarray:
-    """Where on a pair its number hides no other: about the middle of the line, else at a corner of the object."""
+    """Where the number of a pair covers no other: near the middle of the line, else at a corner of the object."""
     human, object_ = ((box[:2] + box[2:]) / 2 for box in (human_box, object_box))
     places = [human + (object_ - human) * along for along in (0.5, 0.7, 0.3, 0.9, 0.1)]
     places += [np.array([x, y]) for y in object_box[[1, 3]] for x in object_box[[0, 2]]]
@@ -191,7 +191,7 @@ def _free_place(
 
 
 def _heated(canvas: Image.Image, weights: Float[np.ndarray, "h w"], cell: tuple[float, float]) -> Image.Image:
-    """A picture in grey under a map of weights, each cell of which is so many pixels high and wide."""
+    """A picture in grey under a map of weights; `cell` is the height and width of its cells in pixels."""
     height, width = weights.shape
     share = Image.fromarray((weights / max(weights.max(), 1e-12)).astype(np.float32))
     box = (0, 0, min(canvas.width / cell[1], width), min(canvas.height / cell[0], height))
@@ -205,7 +205,7 @@ def _heated(canvas: Image.Image, weights: Float[np.ndarray, "h w"], cell: tuple[
 
 
 def _fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """A text that is not wider than so many pixels: its middle left out, if need be."""
+    """A text that is at most `width` pixels wide: its middle is left out where it is too long."""
     kept = len(text)
     shown = text
     while kept > 2 and font.getlength(shown) > width:

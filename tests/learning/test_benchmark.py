@@ -8,9 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rmlr.data.hicodet import read_hicodet
-from rmlr.data.records import Corpus, save_annotations, save_vocabulary
-from rmlr.data.vcoco import read_vcoco
 from rmlr.detections.triplets import load_triplets
 from rmlr.detections.vcoco import write_vcoco_results
 from rmlr.evaluation.vcoco import evaluate_agents
@@ -22,27 +19,9 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 VCOCO, HICODET = GOLDEN / "vcoco" / "triplets_train.parquet", GOLDEN / "hicodet" / "clean" / "triplets.parquet"
 
 
-def prepared(folder: Path, corpus: Corpus) -> Path:
-    folder.mkdir()
-    save_vocabulary(folder / "vocabulary.json", corpus.vocabulary)
-    for split, images in corpus.splits.items():
-        save_annotations(folder / f"{split}.json", images)
-    return folder
-
-
 @pytest.fixture(scope="module")
-def vcoco(tmp_path_factory) -> Path:
-    return prepared(tmp_path_factory.mktemp("root") / "vcoco", read_vcoco(GOLDEN / "vcoco", ["point instr"]))
-
-
-@pytest.fixture(scope="module")
-def hicodet(tmp_path_factory) -> Path:
-    return prepared(tmp_path_factory.mktemp("root") / "hicodet", read_hicodet(GOLDEN / "hicodet" / "clean", 1))
-
-
-@pytest.fixture(scope="module")
-def train(vcoco) -> Benchmark:
-    return read_annotations(str(vcoco), "train")
+def train(vcoco_records) -> Benchmark:
+    return read_annotations(str(vcoco_records), "train")
 
 
 @pytest.fixture
@@ -72,8 +51,8 @@ def test_annotations_are_read_as_records(train):
     assert object_ < len(train.images[0].boxes)
 
 
-def test_paths_data_frames_and_records_give_what_the_stage_writes(vcoco, train, tmp_path):
-    evaluate_stage(annotations=vcoco, triplets=VCOCO, split="train", out=tmp_path / "out")
+def test_paths_data_frames_and_records_give_what_the_stage_writes(vcoco_records, train, tmp_path):
+    evaluate_stage(annotations=vcoco_records, triplets=VCOCO, split="train", out=tmp_path / "out")
     written = pd.read_json(tmp_path / "out" / "metrics.json", typ="series")
     frame = pd.read_parquet(VCOCO)
     pickle = tmp_path / "mine.pkl"
@@ -81,7 +60,7 @@ def test_paths_data_frames_and_records_give_what_the_stage_writes(vcoco, train, 
     for detections in (VCOCO, str(VCOCO), frame, frame.astype({"score": "float64"}), load_triplets(VCOCO), pickle):
         metrics = evaluate(detections, train)
         assert {name: metrics[name] for name in written.index} == pytest.approx(dict(written), abs=1e-9, nan_ok=True)
-    assert dict(evaluate(VCOCO, vcoco, split="train")) == pytest.approx(dict(metrics), nan_ok=True)
+    assert dict(evaluate(VCOCO, vcoco_records, split="train")) == pytest.approx(dict(metrics), nan_ok=True)
     assert str(metrics) == (tmp_path / "out" / "summary.txt").read_text().strip()
     per_verb = pd.read_csv(tmp_path / "out" / "per_verb.csv")
     pd.testing.assert_frame_equal(metrics.frame().astype(per_verb.dtypes), per_verb)
@@ -99,8 +78,8 @@ def test_agents_are_scored_as_well(train, agents):
         found.frame("per_class")
 
 
-def test_hicodet_has_a_table_of_classes(hicodet):
-    metrics = evaluate(HICODET, hicodet)
+def test_hicodet_has_a_table_of_classes(hicodet_records):
+    metrics = evaluate(HICODET, hicodet_records)
     assert list(metrics.parts) == ["per_class"]
     assert 0 < metrics["hicodet_default_full"] < 1
     assert metrics.frame()["default"].mean() == pytest.approx(metrics["hicodet_default_full"])
@@ -113,7 +92,7 @@ def test_a_metric_of_nothing_is_nan(train):
     assert evaluate(frame[:0], train)["vcoco_ap_role_1"] == 0
 
 
-def test_what_does_not_fit_is_refused_by_row_and_column(train, hicodet, agents, tmp_path):
+def test_what_does_not_fit_is_refused_by_row_and_column(train, hicodet_records, agents, tmp_path):
     frame, records = pd.read_parquet(VCOCO), load_triplets(VCOCO)
     with pytest.raises(ValueError, match=r"^the table of triplets: column 'verb' is missing"):
         evaluate(frame.drop(columns="verb"), train)
@@ -126,7 +105,7 @@ def test_what_does_not_fit_is_refused_by_row_and_column(train, hicodet, agents, 
     with pytest.raises(ValueError, match=r"^the table of triplets: row \d+ .*the verb is not in 0"):
         evaluate(replace(records, verb=records.verb + 1000), train)
     with pytest.raises(ValueError, match="the table of agents: agent AP is V-COCO's; the annotations are of hicodet"):
-        evaluate(HICODET, hicodet, agents=agents)
+        evaluate(HICODET, hicodet_records, agents=agents)
     write_vcoco_results(tmp_path / "mine.pkl", records, agents, train.vocabulary)
     with pytest.raises(ValueError, match=r"the table of agents: .*mine\.pkl has agent scores of its own"):
         evaluate(tmp_path / "mine.pkl", train, agents=agents)

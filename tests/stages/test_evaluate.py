@@ -8,33 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from rmlr.data.hicodet import read_hicodet
-from rmlr.data.records import Corpus, save_annotations, save_vocabulary
-from rmlr.data.vcoco import read_vcoco
 from rmlr.detections.triplets import load_agents, load_triplets, save_agents, save_triplets
 from rmlr.hoi import Agents, Triplets
 from rmlr.stages.evaluate import evaluate
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-
-
-def write_records(folder: Path, corpus: Corpus) -> Path:
-    folder.mkdir()
-    save_vocabulary(folder / "vocabulary.json", corpus.vocabulary)
-    for split, images in corpus.splits.items():
-        save_annotations(folder / f"{split}.json", images)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def vcoco_records(tmp_path_factory) -> Path:
-    return write_records(tmp_path_factory.mktemp("vcoco") / "prepare", read_vcoco(GOLDEN / "vcoco", ["point instr"]))
-
-
-@pytest.fixture(scope="module")
-def hicodet_records(tmp_path_factory) -> Path:
-    corpus = read_hicodet(GOLDEN / "hicodet" / "clean", 1)
-    return write_records(tmp_path_factory.mktemp("hicodet") / "prepare", corpus)
 
 
 @pytest.fixture

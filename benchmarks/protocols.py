@@ -106,7 +106,7 @@ def hicodet_changes(
     yield "best 100 of an image", score(strongest(table, 100)), ""
     yield "best 25 of an image", score(strongest(table, 25)), ""
     yield "scores rounded to 0.05", score(ties), ""
-    yield "the same, rows in reverse", score(select(ties, np.arange(len(ties.score))[::-1])), ""
+    yield "the same, rows of each image in reverse", score(select(ties, np.arange(len(ties.score))[::-1])), ""
 
 
 def vcoco_changes(
@@ -127,7 +127,7 @@ def vcoco_changes(
     yield "positives without an object box left out", score(table, boxed), ""
     yield "best 100 of an image", score(strongest(table, 100)), ""
     yield "scores rounded to 0.05", score(ties), ""
-    yield "the same, rows in reverse", score(select(ties, np.arange(len(ties.score))[::-1])), ""
+    yield "the same, rows of each image in reverse", score(select(ties, np.arange(len(ties.score))[::-1])), ""
 
 
 def main() -> None:

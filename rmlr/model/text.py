@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -108,7 +108,8 @@ class TextEmbeddings:
             )
         if (file["image_ids"].diff() <= 0).any():
             raise file.error("image_ids", "does not ascend")
-        return cls(**index.model_dump(exclude={"format"}), **file)
+        fields: dict[str, Any] = index.model_dump(exclude={"format"}) | dict(file)
+        return cls(**fields)
 
     def must_fit(self, where: Path, vocabulary: Vocabulary) -> None:
         """ValueError that names `where` these came from, if they are not of this vocabulary's verbs and objects."""

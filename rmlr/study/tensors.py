@@ -214,7 +214,7 @@ def nested_tensors(content: Any, name: str = "") -> dict[str, Tensor]:
 def _checksum(name: str, tensor: Tensor) -> str:
     """CRC-32 of what a tensor is called, of its form and of its bytes."""
     form = zlib.crc32(f"{name} {_name(tensor.dtype)} {list(tensor.shape)}".encode())
-    return f"{zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), form):08x}"
+    return f"{zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, form):08x}"
 
 
 def _name(dtype: torch.dtype) -> str:

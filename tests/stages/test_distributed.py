@@ -61,7 +61,7 @@ def annotation(image_id: int) -> Annotation:
 
 
 def write_features(folder: Path, spoilt: int | None = None) -> None:
-    """As `rmlr features` would; the tokens of one image may be spoilt."""
+    """As `rmlr features` would; the tokens of one image may be spoilt: too large for what is made of them."""
     generator = torch.Generator().manual_seed(0)
     index = Index(
         detector_digest=DETECTOR,
@@ -88,7 +88,7 @@ def write_features(folder: Path, spoilt: int | None = None) -> None:
                     boxes,
                     0.2 + 0.7 * torch.rand(len(boxes), generator=generator),
                     (torch.arange(len(boxes)) >= people_of(image_id)).long(),
-                    tokens * (float("nan") if image_id == spoilt else 1.0),
+                    tokens * (1e38 if image_id == spoilt else 1.0),
                 ),
                 torch.zeros(len(boxes), dtype=torch.long),
                 torch.randn(1, CHANNELS, 4, 4, generator=generator),

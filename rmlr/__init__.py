@@ -14,6 +14,7 @@ What can be done from Python (docs/python.md shows each):
     test = rmlr.read_annotations("results/demo/vcoco/prepare", "test")    # classes and annotated images
     metrics = rmlr.evaluate("mine.parquet", test)              # detections of any method: a path, a data frame, records
     print(metrics, metrics["vcoco_ap_role_1"])
+    print(rmlr.compare("results/demo/runs/shared/rmlr", "results/demo/runs/table2/wo_cl"))  # better, or noise?
 
 The names below are imported when they are first used, so `import rmlr` takes no time. The stages of the study are
 commands (`rmlr --help`); their modules are internal and may change.
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from rmlr.hoi import Agents, Annotation, Triplets, Vocabulary
     from rmlr.learning.answers import Answer, Trace, Traces, Triplet
     from rmlr.learning.benchmark import Benchmark, Metrics, evaluate, read_annotations
+    from rmlr.learning.comparison import ComparedRuns, compare
     from rmlr.learning.inference import Model, load
 
 __version__ = "0.1.0"
@@ -35,6 +37,7 @@ __all__ = [
     "Annotation",
     "Answer",
     "Benchmark",
+    "ComparedRuns",
     "Metrics",
     "Model",
     "Trace",
@@ -42,6 +45,7 @@ __all__ = [
     "Triplet",
     "Triplets",
     "Vocabulary",
+    "compare",
     "evaluate",
     "load",
     "read_annotations",
@@ -51,6 +55,7 @@ _MODULES = {
     "rmlr.hoi": ("Agents", "Annotation", "Triplets", "Vocabulary"),
     "rmlr.learning.answers": ("Answer", "Trace", "Traces", "Triplet"),
     "rmlr.learning.benchmark": ("Benchmark", "Metrics", "evaluate", "read_annotations"),
+    "rmlr.learning.comparison": ("ComparedRuns", "compare"),
     "rmlr.learning.inference": ("Model", "load"),
 }
 

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import rmlr
+from rmlr.stages.evaluate import evaluate
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "python.md").read_text()
@@ -17,14 +18,18 @@ PAGE = (ROOT / "docs" / "python.md").read_text()
 def study(photo_run, tmp_path, monkeypatch) -> Path:
     """A folder in which results/demo is a tiny study."""
     demo = tmp_path / "results" / "demo"
+    runs = ("runs/shared/rmlr/0", "runs/table2/wo_cl/0")
     places = {
         "world/draw": photo_run.root / "raw",
         "vcoco/prepare": photo_run.root / "results" / "prepare",
-        "runs/shared/rmlr/0": photo_run.run,
+        **{f"{run}/{stage}": photo_run.run / stage for run in runs for stage in ("train", "predict")},
     }
     for place, target in places.items():
         (demo / place).parent.mkdir(parents=True, exist_ok=True)
         (demo / place).symlink_to(target)
+    for run in runs:
+        given = {"triplets": demo / run / "predict" / "triplets.parquet", "out": demo / run / "evaluate"}
+        evaluate(annotations=demo / "vcoco/prepare", **given)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -36,6 +41,7 @@ def test_every_block_of_the_page_runs(study, monkeypatch):
     said = "".join(printed)
     assert "AP_role scenario 1" in said
     assert "vcoco_ap_role_1" in said
+    assert "A and B cannot be told apart; A - B is +0.00 points" in said
     for name in ("drawn.png", "trace.png"):
         with Image.open(study / name) as page:
             assert page.width >= 360

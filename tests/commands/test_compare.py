@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import rmlr as rmlr_library
 from rmlr.commands.compare import compare
 from rmlr.data.hicodet import read_hicodet
 from rmlr.data.records import (
@@ -108,6 +109,21 @@ def test_a_better_run_is_told_from_a_worse_one_on_the_command_line(vcoco, tmp_pa
     assert "another training" in done.stdout
     assert len(found["classes"]["vcoco_ap_role_1"]) == 24
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["it.json"]
+
+
+def test_from_python_the_numbers_are_those_of_the_command(vcoco, tmp_path, capsys):
+    compare(vcoco / "good", vcoco / "bad", samples=100, out=tmp_path / "it.json")
+    found = rmlr_library.compare(str(vcoco / "good"), vcoco / "bad", samples=100)
+    written, headline = read(tmp_path / "it.json"), found.headlines["vcoco_ap_role_1"]
+    assert capsys.readouterr().out == f"{found}\n"
+    assert headline.difference == written["headlines"]["vcoco_ap_role_1"]["difference"] > 0
+    assert found.verdicts["vcoco_ap_role_1"] == written["headlines"]["vcoco_ap_role_1"]["verdict"]
+    frame = found.frame().set_index(["setting", "class"])
+    for setting, metric in zip(dict.fromkeys(frame.index.get_level_values(0)), found.headlines, strict=True):
+        for name, numbers in written["classes"][metric].items():
+            row = frame.loc[setting, name]
+            for key in ("a", "b", "difference"):
+                assert row[key] == pytest.approx(np.nan if numbers[key] is None else numbers[key], nan_ok=True)
 
 
 def test_the_other_way_round_the_other_is_better_by_as_much(vcoco, tmp_path):
@@ -275,7 +291,7 @@ def test_a_table_that_scores_otherwise_than_was_said_is_refused(vcoco, copy, tmp
     about = read(path)
     about["metrics"]["vcoco_ap_role_2"] += 1e-6
     path.write_text(json.dumps(about))
-    refused(copy, vcoco / "bad" / "0", "vcoco_ap_role_2 is .* there, but scoring .* now gives", tmp_path)
+    refused(copy, vcoco / "bad" / "0", "vcoco_ap_role_2 is .* there, but scoring the predictions again gives", tmp_path)
 
 
 def test_what_is_no_evaluation_is_refused(vcoco, copy, tmp_path):
@@ -292,7 +308,9 @@ def test_what_is_no_evaluation_is_refused(vcoco, copy, tmp_path):
 
 def test_a_run_on_either_side_and_too_few_samples_are_refused(vcoco, tmp_path):
     refused(vcoco / "good", vcoco / "good" / "2", r"good/2/evaluate is on either side", tmp_path)
-    refused(vcoco / "good", vcoco / "bad", "--samples 5: expected 100 at least", tmp_path, samples=5)
+    refused(vcoco / "good", vcoco / "bad", r"samples \(--samples\) is 5: expected 100 to", tmp_path, samples=5)
+    refused(vcoco / "good", vcoco / "bad", r"is 1000000000: expected 100 to 10000", tmp_path, samples=10**9)
+    refused(vcoco / "good", vcoco / "bad", r"seed \(--seed\) is -1: expected a whole number from 0", tmp_path, seed=-1)
 
 
 def test_on_the_command_line_an_error_is_one_message(vcoco):

@@ -1,0 +1,358 @@
+"""Is A better than B, or is it noise? Two evaluations, or those of several seeds, on the same test images."""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from rmlr.evaluation.comparison import MIN_IMAGES, Comparison, compare_runs
+from rmlr.evaluation.matching import Ranking
+from rmlr.evaluation.resampling import CONFIDENCE, Difference, Spread, draw_images
+from rmlr.learning.benchmark import Benchmark, resample
+from rmlr.report.pages import aligned
+from rmlr.study.files import read_json
+from rmlr.study.provenance import digest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+SAMPLES, MIN_SAMPLES, MAX_SAMPLES = 1000, 100, 10_000  # the interval's ends are where 2.5 % of them lie beyond
+MAX_SEED = 2**32
+SHOWN = 5  # classes each way
+
+
+class _Split(BaseModel):
+    split: str
+
+
+class _Digest(BaseModel):
+    sha256: str
+
+
+class _About(BaseModel):
+    """What is wanted of an evaluation's run.json."""
+
+    stage: str
+    settings: _Split
+    inputs: dict[str, _Digest]  # annotations, triplets, and what else there was
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One folder made by `evaluate`, and what it was made from."""
+
+    folder: Path
+    split: str
+    annotations: Path
+    annotations_sha256: str
+    triplets: Path
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ComparedRuns:
+    """What A and B differ by on the same test images, with its uncertainty. Numbers are fractions; printed, points."""
+
+    a: list[Evaluation]  # of each seed
+    b: list[Evaluation]
+    folders: tuple[Path, Path]  # as they were given
+    benchmark: Benchmark
+    samples: int
+    seed: int
+    settings: tuple[Comparison, ...]  # V-COCO's two scenarios, or HICO-DET's Default and Known Object
+
+    @property
+    def headlines(self) -> dict[str, Difference]:
+        """A, B and their difference by metric, such as vcoco_ap_role_1."""
+        return {metric: found for one in self.settings for metric, found in one.headlines.items()}
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """A sentence for each headline metric: which is better and by how much, or that it cannot be told."""
+        over = scope(len(self.benchmark.images), len(self.a), len(self.b))
+        return {
+            headline.metric: verdict(headline.title, one.headlines[headline.metric], over)
+            for one in self.settings
+            for headline in one.ranking.headlines
+        }
+
+    def __str__(self) -> str:
+        sides = zip("AB", self.folders, (self.a, self.b), strict=True)
+        lines = [f"{name}: {folder}, {count(len(side), 'run')}" for name, folder, side in sides]
+        images = f"{count(len(self.benchmark.images), 'image')}, drawn {self.samples:,} times; points"
+        lines += [f"{self.benchmark.vocabulary.dataset} {self.a[0].split}, {images}", *report(self)]
+        return "\n".join(lines)
+
+    def frame(self) -> "pd.DataFrame":
+        """A row for each class of each setting: A, B, their difference, its interval, and whether that leaves 0 out."""
+        import pandas as pd
+
+        rows = [
+            {
+                "setting": one.title,
+                "class": one.ranking.names[index],
+                "images": one.images[index],
+                "a": found.a,
+                "b": found.b,
+                "difference": found.difference,
+                "low": found.whole.low,
+                "high": found.whole.high,
+                "is_clear": found.is_clear,
+            }
+            for one in self.settings
+            for index, found in one.classes.items()
+        ]
+        return pd.DataFrame(rows)
+
+    def as_json(self) -> dict[str, Any]:
+        """What was compared, headlines by metric with their verdicts, and every class of each setting."""
+
+        def content(found: Difference) -> dict[str, Any]:
+            return {"difference": found.difference, **asdict(found), "is_clear": found.is_clear}
+
+        verdicts = self.verdicts
+        return {
+            "a": [as_record(evaluation) for evaluation in self.a],
+            "b": [as_record(evaluation) for evaluation in self.b],
+            "annotations": str(self.a[0].annotations),
+            "dataset": self.benchmark.vocabulary.dataset,
+            "split": self.a[0].split,
+            "images": len(self.benchmark.images),
+            "samples": self.samples,
+            "seed": self.seed,
+            "confidence": CONFIDENCE,
+            "headlines": {
+                metric: content(found) | {"verdict": verdicts[metric]} for metric, found in self.headlines.items()
+            },
+            "classes": {
+                one.ranking.headlines[0].metric: {
+                    one.ranking.names[index]: content(found) for index, found in one.classes.items()
+                }
+                for one in self.settings
+            },
+        }
+
+
+def compare(a: str | Path, b: str | Path, *, samples: int = SAMPLES, seed: int = 0) -> ComparedRuns:
+    """Tell whether A is better than B, or whether the difference is noise, as `rmlr compare` does.
+
+    Images of the split are drawn anew, with replacement and the same for both, and both are scored on each such set by
+    the official protocol: how far the difference moves is what the choice of test images is worth. Where A and B both
+    have several seeds, the spread between trainings is added.
+
+    Args:
+        a: folder made by `rmlr evaluate`, one that holds it (a run of one seed), or one that holds those (a run of
+            several).
+        b: likewise; scored on the same images.
+        samples: how many sets of images are drawn.
+        seed: of the drawing; the same one gives the same numbers.
+
+    Raises ValueError where a folder is none of these, or where both were not scored on the same images.
+    """
+    if not MIN_SAMPLES <= samples <= MAX_SAMPLES:
+        raise ValueError(
+            f"samples (--samples) is {samples}: expected {MIN_SAMPLES} to {MAX_SAMPLES}. Of fewer the interval has no "
+            "ends; more do not move them by what can be seen, and each takes memory for every image and class"
+        )
+    if not 0 <= seed < MAX_SEED:
+        raise ValueError(f"seed (--seed) is {seed}: expected a whole number from 0 to {MAX_SEED - 1}")
+    folders = Path(a), Path(b)
+    sides = [find_evaluations(folder) for folder in folders]
+    refuse_incomparable(*sides)
+    first = sides[0][0]
+    benchmark = Benchmark.load(first.annotations, first.split)
+    weights = draw_images(len(benchmark.images), samples, seed)
+    rankings: tuple[Ranking, ...] = ()
+    scored: list[list[list[np.ndarray]]] = [[], []]  # side, run, setting: c s
+    for name, side, runs in zip("AB", sides, scored, strict=True):
+        for evaluation in side:
+            log.info("%s: scoring %s on %d sets of images", name, evaluation.triplets, samples)
+            rankings = benchmark.rank(evaluation.triplets)
+            runs.append(resample(rankings, weights, evaluation.metrics, f"{evaluation.folder / 'run.json'}"))
+    settings = tuple(
+        compare_runs(ranking, *([run[index] for run in runs] for runs in scored))
+        for index, ranking in enumerate(rankings)
+    )
+    return ComparedRuns(*sides, folders, benchmark, samples, seed, settings)
+
+
+# ---- what was scored
+
+
+def find_evaluations(folder: Path) -> list[Evaluation]:
+    """The evaluations that a folder is, or holds: of one run, or one for each seed."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; expected one made by `rmlr evaluate`")
+    seeds = sorted(folder.glob("*/evaluate"), key=lambda path: (len(path.parent.name), path.parent.name))
+    for places in ([folder], [folder / "evaluate"], seeds):
+        found = [place for place in places if (place / "run.json").is_file()]
+        if found:
+            break
+    else:
+        raise ValueError(
+            f"{folder}: no evaluation. Expected a folder made by `rmlr evaluate`, with a run.json; one that holds "
+            "evaluate/; or one that holds SEED/evaluate/"
+        )
+    waiting = [path.name for path in sorted(folder.iterdir()) if path.name.isdigit() and path / "evaluate" not in found]
+    if waiting:
+        log.warning("%s: not evaluated, and so left out: %s", folder, ", ".join(waiting))
+    return [read_evaluation(place) for place in found]
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """What run.json says was scored; ValueError where that is gone or changed."""
+    path = folder / "run.json"
+    about = read_json(path, _About)
+    if about.stage != "evaluate" or len(about.inputs) < 2:
+        raise ValueError(f"{path}: made by '{about.stage}' from {len(about.inputs)} inputs. Expected one of 'evaluate'")
+    (annotations, truth), (triplets, table) = list(about.inputs.items())[:2]
+    return Evaluation(
+        folder=folder,
+        split=about.settings.split,
+        annotations=locate(folder, annotations, truth.sha256),
+        annotations_sha256=truth.sha256,
+        triplets=locate(folder, triplets, table.sha256),
+        metrics=about.metrics,
+    )
+
+
+def locate(evaluation: Path, name: str, sha256: str) -> Path:
+    """An input by the name that `evaluate` was given: as seen from here, or from a folder above the evaluation."""
+    places = dict.fromkeys(start / name for start in (Path(), *evaluation.resolve().parents))
+    existing = [place for place in places if place.exists()]
+    if not existing:
+        raise ValueError(
+            f"{evaluation}: scored {name}, which is neither here nor below any folder above it. Was it moved? Put it "
+            "back, or run `rmlr evaluate` again"
+        )
+    for place in existing:
+        if digest(place)["sha256"] == sha256:
+            return place
+    raise ValueError(f"{evaluation}: {existing[0]} has changed since it was scored. Run `rmlr evaluate` again")
+
+
+def refuse_incomparable(a: Sequence[Evaluation], b: Sequence[Evaluation]) -> None:
+    """ValueError unless all were scored on the same annotated images, and no run stands on both sides.
+
+    But all may: who compares a run with itself sees that nothing differs.
+    """
+    first = a[0]
+    for other in (*a, *b):
+        if other.split != first.split or other.annotations_sha256 != first.annotations_sha256:
+            raise ValueError(
+                f"{first.folder} was scored on {first.split} of {first.annotations}, but {other.folder} on "
+                f"{other.split} of {other.annotations}: these are other images, or otherwise annotated. Run "
+                "`rmlr evaluate` for both on the same split of the same annotations"
+            )
+    runs_a, runs_b = ({evaluation.folder.resolve() for evaluation in side} for side in (a, b))
+    if runs_a & runs_b and runs_a != runs_b:
+        raise ValueError(f"{min(runs_a & runs_b)} is on either side. Name the seeds' folders so that none is in both")
+
+
+# ---- the report
+
+
+def report(compared: ComparedRuns) -> list[str]:
+    """Headlines by each source of noise, a verdict on each, and the classes that differ most in the first setting."""
+    titles = [headline.title for one in compared.settings for headline in one.ranking.headlines]
+    headlines = list(compared.headlines.values())
+    has_seeds = headlines[0].seeds is not None
+    sources = ("images", "seeds", "both") if has_seeds else ("images",)
+    rows = [
+        [title, *sizes(found), *(interval(getattr(found, source)) for source in sources)]
+        for title, found in zip(titles, headlines, strict=True)
+    ]
+    lines = ["", table_of(["", "A", "B", "A - B", *(f"{CONFIDENCE:.0%}, {source}" for source in sources)], rows), ""]
+    lines += compared.verdicts.values()
+    if not has_seeds:
+        lines.append("One run does not tell what another training would give: that is in no interval.")
+    return [*lines, *of_classes(compared.settings[0], sources[-1])]
+
+
+def of_classes(one: Comparison, source: str) -> list[str]:
+    """The classes that differ most either way, of those with positives in enough images; nothing where none differ."""
+    classes = [index for index in one.classes if one.images[index] >= MIN_IMAGES]
+    classes.sort(key=lambda index: -one.classes[index].difference)
+    ahead = [index for index in classes if one.classes[index].difference > 0][:SHOWN]
+    behind = [index for index in classes if one.classes[index].difference < 0][-SHOWN:]
+    if not ahead + behind:
+        return []
+    names, positives = one.ranking.names, one.ranking.positives()
+    head = [one.title, "positives", "A", "B", "A - B", f"{CONFIDENCE:.0%}, {source}"]
+    rows = [
+        [names[index], f"{positives[index]}", *sizes(one.classes[index]), interval(one.classes[index].whole)]
+        for index in ahead + behind
+    ]
+    clear = sum(one.classes[index].is_clear for index in classes)
+    return [
+        "",
+        table_of(head, rows),
+        "",
+        f"At most {SHOWN} classes each way, of {len(classes)} with a positive in {MIN_IMAGES} images or more. The "
+        f"intervals of {clear} leave 0 out; of two equal methods {(1 - CONFIDENCE) * len(classes):.1f} would, by "
+        "chance: a class picked from here is a question, not a finding.",
+    ]
+
+
+def table_of(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, for terminals and notes alike: names to the left, numbers to the right."""
+    return aligned([head, *rows], [column == 0 for column in range(len(head))])
+
+
+def scope(images: int, runs_a: int, runs_b: int) -> str:
+    """What an interval is over."""
+    if min(runs_a, runs_b) < 2:
+        return f"{count(images, 'image')}, not over trainings"
+    return (
+        f"{count(images, 'image')} and {f'{runs_a} seeds each' if runs_a == runs_b else f'{runs_a} and {runs_b} seeds'}"
+    )
+
+
+def verdict(title: str, found: Difference, over: str) -> str:
+    """One sentence: which is better and by how much, or that it cannot be told."""
+    if math.isnan(found.difference):
+        return f"{title}: nothing to compare, no class has a positive."
+    if not found.is_clear:
+        return (
+            f"{title}: A and B cannot be told apart; A - B is {points(found.difference)} points ({CONFIDENCE:.0%} "
+            f"interval {interval(found.whole)}, over {over})."
+        )
+    better, worse = "AB" if found.difference > 0 else "BA"
+    low, high = sorted(100 * abs(end) for end in (found.whole.low, found.whole.high))
+    return (
+        f"{title}: {better} is better than {worse} by {100 * abs(found.difference):.2f} points ({CONFIDENCE:.0%} "
+        f"interval {low:.2f} to {high:.2f}, over {over})."
+    )
+
+
+def sizes(found: Difference) -> tuple[str, str, str]:
+    """A, B and A - B, in points."""
+    return points(found.a, sign=""), points(found.b, sign=""), points(found.difference)
+
+
+def interval(spread: Spread) -> str:
+    """From where to where, in points."""
+    return "-" if math.isnan(spread.low) else f"{points(spread.low)} to {points(spread.high)}"
+
+
+def points(fraction: float, sign: str = "+") -> str:
+    """A fraction as points; a difference with its sign."""
+    return "-" if math.isnan(fraction) else f"{100 * fraction:{sign}.2f}"
+
+
+def count(number: int, noun: str) -> str:
+    """`3 runs`, `1 run`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def as_record(evaluation: Evaluation) -> dict[str, Any]:
+    """One run, and what `evaluate` measured of it."""
+    return {"folder": str(evaluation.folder), "triplets": str(evaluation.triplets), "metrics": evaluation.metrics}

@@ -5,19 +5,12 @@ import importlib
 import io
 import json
 import logging
-import os
+import math
 import platform
 import statistics
 import sys
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from itertools import pairwise
-from multiprocessing import get_context
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,18 +18,15 @@ import pandas as pd
 import torch
 import transformers
 
-from rmlr.data.features import Features
-from rmlr.data.records import load_vocabulary
 from rmlr.hoi import Vocabulary
+from rmlr.learning.estimate import estimate
 from rmlr.model.cost import Cost, Method, Scene, measure
 from rmlr.model.detector import FrozenDetector, random_detector
-from rmlr.model.network import build, build_objective, needed_pose
-from rmlr.model.text import TextEmbeddings
-from rmlr.study import run
-from rmlr.study.nodes import CostNode, TrainNode
+from rmlr.model.network import build
+from rmlr.study.nodes import CostNode
 from rmlr.study.output import claim_file, signed
 from rmlr.study.plan import Study
-from rmlr.study.provenance import Meter
+from rmlr.study.run import run
 from rmlr.study.settings import CostScene
 
 log = logging.getLogger(__name__)
@@ -45,7 +35,14 @@ VARIANTS = {"DETR": None, "UPT": "upt", "RmLR": "rmlr"}  # of the table's method
 DEPTHS = {"ResNet-50": (3, 4, 6, 3), "ResNet-101": (3, 4, 23, 3)}  # blocks in the stages of the table's backbones
 UNITS = {"macs_g": 1e9, "params_m": 1e6, "fps": 1.0}  # of the table's columns
 DETR_CLASSES, OBJECTS, VERBS = 91, 80, 24  # of the published DETR's head; of V-COCO
-SETTLING = 2  # training steps before those that count
+POSSIBLE = {  # least and most of the flags that are numbers
+    "passes": (1, 10_000),
+    "warmup": (0, 10_000),
+    "steps": (1, 1_000_000),
+    "side": (1, 8192),  # pixels; beyond, a photo's attention maps alone fill any memory
+    "people": (0, 100),
+    "things": (0, 100),
+}
 HEADS = {
     "method": "method",
     "backbone": "backbone",
@@ -124,48 +121,63 @@ def cost(
             versions and all that was measured. With --settings a folder: cost.csv, cost.json and, for `rmlr table`,
             metrics.json.
     """
-    if passes < 1 or warmup < 0 or steps < 1 or side < 1 or min(people, things) < 0:
-        given = f"--passes {passes} --warmup {warmup} --steps {steps} --side {side} --people {people} --things {things}"
-        raise ValueError(f"{given}: passes, steps and side must be 1 at least, the others 0")
-    if settings is not None and (out is None or train is not None):
-        raise ValueError(f"--settings {settings}: give --out, a folder, and not --train")
-    if settings is None and out is not None and out.suffix != ".csv":
-        raise ValueError(f"--out {out}: a table (CSV); its name must end with .csv")
-    if settings is None and out is not None:
-        claim_file(out.with_suffix(".json"), "cost")
-        if not out.with_suffix(".json").exists():
-            claim_file(out, "cost")  # which no earlier call made
+    numbers = {"passes": passes, "warmup": warmup, "steps": steps, "side": side, "people": people, "things": things}
+    _must_be_possible(numbers)
+    where = _device(device)
+    _must_fit(settings, out, train)
     inputs = {"annotations": annotations, "features": features, "text": text, "pose": pose}
     named = {name: path for name, path in inputs.items() if path is not None}
     if train is not None:
-        if missing := [f"--{name}" for name in inputs if name not in named and name != "pose"]:
-            raise ValueError(f"--train {train}: give {', '.join(missing)} as well, as to `rmlr train`")
-        estimate = _estimate(train, named, steps)
-        _say(str(estimate))
-        table, about = [asdict(estimate)], {"settings": str(train), **_machine(_device(None)), **asdict(estimate)}
+        table, about = _of_training(train, named, steps)
     elif named:
         raise ValueError(f"--{next(iter(named))}: of a training run, whose settings --train must name")
     elif settings is not None and out is not None:
-        node = CostNode.load(settings)
-        with run.run("cost", node, settings=settings, out=out, inputs=[paper]) as record:
-            table, about = _table(node, paper, rows, device)
-            _write(record.folder / "cost.csv", table, about)
-            (record.folder / "metrics.json").write_text(json.dumps(_for_table(table, about), indent=2) + "\n")
+        _as_node(settings, out, paper, rows, where)
         return
     else:
-        scene = CostScene(
-            sizes=profile,
-            side=side,
-            people=people,
-            things=things,
-            passes=passes,
-            warmup=warmup,
-            precision=precision,
-        )
-        node = Study.load(params).cost_node(scene, "", "--profile")
-        table, about = _table(node, paper, rows, device)
+        del numbers["steps"]
+        scene = CostScene(sizes=profile, precision=precision, **numbers)
+        table, about = _table(Study.load(params).cost_node(scene, "", "--profile"), paper, rows, where)
     if out is not None:
         _write(out, table, about)
+
+
+def _must_be_possible(numbers: Mapping[str, int]) -> None:
+    """ValueError unless each number of a flag is one that can be measured with."""
+    for name, number in numbers.items():
+        least, most = POSSIBLE[name]
+        if not least <= number <= most:
+            raise ValueError(f"--{name} {number}: expected a whole number from {least} to {most}")
+
+
+def _must_fit(settings: Path | None, out: Path | None, train: Path | None) -> None:
+    """ValueError unless these flags go together, and `out` may be written."""
+    if settings is not None and (out is None or train is not None):
+        raise ValueError(f"--settings {settings}: give --out, a folder, and not --train")
+    if settings is None and out is not None:
+        if out.suffix != ".csv":
+            raise ValueError(f"--out {out}: a table (CSV); its name must end with .csv")
+        claim_file(out.with_suffix(".json"), "cost")
+        if not out.with_suffix(".json").exists():
+            claim_file(out, "cost")  # which no earlier call made
+
+
+def _of_training(train: Path, named: Mapping[str, Path], steps: int) -> tuple[list[dict], dict[str, Any]]:
+    """What a training run takes, as a table of one row, and what it was estimated on; printed, too."""
+    if missing := [f"--{name}" for name in ("annotations", "features", "text") if name not in named]:
+        raise ValueError(f"--train {train}: give {', '.join(missing)} as well, as to `rmlr train`")
+    found = estimate(importlib.import_module("rmlr.stages.train").train, train, named, steps)
+    _print(str(found))
+    return [asdict(found)], {"settings": str(train), **_machine(_device(None)), **asdict(found)}
+
+
+def _as_node(settings: Path, out: Path, paper: Path, rows: Sequence[str], where: torch.device) -> None:
+    """Measure as the study's node, with what its settings file says."""
+    node = CostNode.load(settings)
+    with run("cost", node, settings=settings, out=out, inputs=[paper]) as record:
+        table, about = _table(node, paper, rows, where)
+        _write(record.folder / "cost.csv", table, about)
+        (record.folder / "metrics.json").write_text(json.dumps(_for_table(table, about), indent=2) + "\n")
 
 
 # ---- Table 4
@@ -173,15 +185,15 @@ def cost(
 Row = tuple[str, str]  # method and backbone
 
 
-def _table(node: CostNode, paper: Path, rows: Sequence[str], device: str | None) -> tuple[list[dict], dict[str, Any]]:
-    """The table, and what it was measured on; said, too."""
-    scene, where = Scene(node.cost.side, node.cost.people, node.cost.things), _device(device)
+def _table(node: CostNode, paper: Path, rows: Sequence[str], where: torch.device) -> tuple[list[dict], dict[str, Any]]:
+    """The table, and what it was measured on; printed, too."""
+    scene = Scene(node.cost.side, node.cost.people, node.cost.things)
     printed = _read_paper(paper)
     found = {row: _measure(row, node, scene, where) for row in _chosen(printed, rows)}
     detr = {backbone: _detector_seconds(found, backbone) for _, backbone in found}
     table = [_beside(row, printed, of_row, detr[row[1]]) for row, of_row in found.items()]
     about = _machine(where) | {"weights": "random"} | node.cost.model_dump() | {"pairs": scene.pairs}
-    _say(_as_text(table, found, about))
+    _print(_as_text(table, found, about))
     return table, about | {
         "rows": [{"method": row[0], "backbone": row[1], **asdict(of_row)} for row, of_row in found.items()]
     }
@@ -213,15 +225,18 @@ def _read_paper(path: Path) -> dict[Row, dict[str, str]]:
         with path.open(newline="") as file:
             lines = list(csv.DictReader(file))
         printed = {(line["method"], line["backbone"]): {column: line[column] for column in UNITS} for line in lines}
-        for number in (cell for row in printed.values() for cell in row.values()):
-            float(number)  # ValueError, if it is none
+        for number in (float(cell) for row in printed.values() for cell in row.values()):
+            if not 0 < number < math.inf:
+                raise ValueError(f"{number} is not a number above 0")
     except OSError as error:
         raise ValueError(
             f"{path}: cannot be read ({error.strerror}). Call this where the paper's tables lie"
         ) from error
     except (KeyError, TypeError, ValueError) as error:
         columns = ", ".join(["method", "backbone", *UNITS])
-        raise ValueError(f"{path}: expected columns {columns} with numbers in the last three ({error!r})") from error
+        raise ValueError(
+            f"{path}: expected columns {columns} with numbers above 0 in the last three ({error!r})"
+        ) from error
     for method, backbone in printed:
         if method not in VARIANTS or backbone not in DEPTHS:
             known = f"{', '.join(VARIANTS)} with {', '.join(DEPTHS)}"
@@ -318,133 +333,17 @@ def _as_text(table: list[dict[str, str]], found: Mapping[Row, Cost], about: Mapp
     )
 
 
-# ---- a training run
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What a training run takes, from some of its steps."""
-
-    variant: str
-    epochs: int
-    steps: int  # of the whole run
-    timed_steps: int
-    seconds_a_step: float  # mean
-    shortest_step: float
-    longest_step: float
-    startup_seconds: float  # up to the first step's end
-    hours: float
-    memory_gb: float  # at most
-    memory_of: str  # the GPU, where there is one, else the process, mapped pages of features included
-    weights_mb: float
-    resume_mb: float  # what an interrupted run goes on from
-    features_gb: float  # of all splits
-
-    def __str__(self) -> str:
-        return (
-            f"{self.variant}: {self.steps} steps in {self.epochs} epochs\n"
-            f"a step   {self.seconds_a_step:.3g} s ({self.shortest_step:.3g} to {self.longest_step:.3g}, "
-            f"{self.timed_steps} timed), {self.startup_seconds:.3g} s up to the end of the first\n"
-            f"in all   {self.hours:.2g} hours ({60 * self.hours:.2g} minutes)\n"
-            f"memory   {self.memory_gb:.2f} GB of the {self.memory_of} at most\n"
-            f"disk     {self.weights_mb:.1f} MB of weights, {self.resume_mb:.1f} MB to go on from while it runs; "
-            f"{self.features_gb:.3g} GB of features are read"
-        )
-
-
-def _estimate(settings: Path, inputs: dict[str, Path], steps: int) -> Estimate:
-    """Run some steps of training and project them."""
-    chosen = TrainNode.load(settings)
-    for path in inputs.values():
-        if not path.exists():
-            raise ValueError(f"{path}: input of training does not exist. Run the stage that makes it first")
-    log.info("%s: running %d steps", settings, steps)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:  # its memory is the training's alone
-        try:
-            total, times, memory = pool.submit(_rehearse, settings, inputs, steps).result()
-        except BrokenProcessPool as error:
-            raise ValueError(
-                f"{settings}: the training was killed from outside. Is there too little memory?"
-            ) from error
-    laps = [end - start for start, end in pairwise(times)]
-    counted = laps[1 + SETTLING :] or laps[1:] or laps
-    mean = statistics.fmean(counted)
-    weights, resume = _checkpoint_bytes(chosen, **inputs)
-    files = [file for file in inputs["features"].rglob("*") if file.is_file()]
-    return Estimate(
-        variant=chosen.tags.get("variant", chosen.variant.network),
-        epochs=chosen.train.epochs,
-        steps=total,
-        timed_steps=len(counted),
-        seconds_a_step=mean,
-        shortest_step=min(counted),
-        longest_step=max(counted),
-        startup_seconds=laps[0],
-        hours=(laps[0] + (total - 1) * mean) / 3600,
-        memory_gb=memory / 1e9,
-        memory_of="GPU" if torch.cuda.is_available() else "process",
-        weights_mb=weights / 1e6,
-        resume_mb=resume / 1e6,
-        features_gb=sum(file.stat().st_size for file in files) / 1e9,
-    )
-
-
-def _rehearse(settings: Path, inputs: dict[str, Path], steps: int) -> tuple[int, list[float], float]:
-    """`rmlr train` as it is, in a folder that goes, until `steps` are done. To be called in a process of its own.
-
-    Gives the steps of the whole run, the clock at the beginning and after every step, and the peak of memory in bytes.
-    """
-    times, totals = [time.perf_counter()], [0]
-
-    class Stopwatch(run.Progress):
-        def advance(self, count: int = 1, note: str = "") -> None:
-            times.append(time.perf_counter())
-            totals.append(self.total)
-            if len(times) > steps:
-                raise _EnoughError
-
-    run.Progress = Stopwatch
-    os.environ["RMLR_TRACKING"] = "off"
-    stage = importlib.import_module("rmlr.stages.train")  # by name, as the command line: commands know no stage
-    with tempfile.TemporaryDirectory() as folder, suppress(_EnoughError):
-        stage.train(settings=settings, **inputs, seed=0, out=Path(folder, "train"))
-    if torch.cuda.is_available():
-        return totals[-1], times, torch.cuda.max_memory_allocated()
-    return totals[-1], times, 1e6 * Meter().read()["peak_memory_mb"]
-
-
-class _EnoughError(Exception):
-    """Ends a rehearsal."""
-
-
-def _checkpoint_bytes(
-    chosen: TrainNode, annotations: Path, features: Path, text: Path, pose: Path | None = None
-) -> tuple[int, int]:
-    """Size of the weights that a run leaves, and of what an interrupted run goes on from: also AdamW's two moments."""
-    vocabulary, cached = (
-        load_vocabulary(annotations),
-        Features.load(features, chosen.train.split, needed_pose(chosen.variant, pose)),
-    )
-    embeddings = TextEmbeddings.load(text) if chosen.variant.aligns else None
-    shapes = {"channels": cached.channels, "token_dim": cached.token_dim, "pose_channels": cached.pose_channels}
-    objective = build_objective(
-        chosen.variant,
-        chosen.network,
-        chosen.alignment,
-        chosen.losses,
-        vocabulary=vocabulary,
-        text=embeddings,
-        phrase_counts=embeddings and torch.ones(len(embeddings.phrases), dtype=torch.long),
-    )
-    modules = build(chosen.variant, chosen.network, vocabulary=vocabulary, **shapes), objective
-    weights = sum(tensor.nbytes for module in modules for tensor in module.state_dict().values())
-    return weights, weights + 2 * sum(one.nbytes for module in modules for one in module.parameters())
-
-
 # ---- output
 
 
 def _device(asked: str | None) -> torch.device:
+    """The device to measure on; ValueError where there is none of the kind that was asked for."""
+    if asked == "cuda" and not torch.cuda.is_available():
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        raise ValueError(
+            f"--device cuda: torch {torch.__version__} ({built}) finds no GPU here. Measure on the CPU (--device cpu), "
+            "or install a driver and a build of torch that fit the GPU"
+        )
     return torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
@@ -468,7 +367,7 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 

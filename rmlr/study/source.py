@@ -10,23 +10,13 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1]
 
 # What changes no number: the version, what surrounds a stage, the types of a settings file, whose content counts
-# anyway, the check of tensors, which accepts or refuses them, and AP on val by epoch, on which no weight depends. After
-# a change of how `rmlr.study.run` seeds, the results must be removed by hand.
+# anyway, the check of tensors, which accepts or refuses them, and AP on val by epoch and estimates, on which no weight
+# depends. After a change of how `rmlr.study.run` seeds, the results must be removed by hand.
 _TYPES = ("section", "settings", "figures", "params", "nodes", "plan")
-_AROUND = (
-    "device",
-    "folder",
-    "made",
-    "output",
-    "provenance",
-    "run",
-    "source",
-    "store",
-    "tensors",
-    "tracking",
-    "views",
-)  # a stage
-NOT_COUNTED = ("rmlr", "rmlr.learning.held_out", *(f"rmlr.study.{name}" for name in (*_TYPES, *_AROUND)))
+_AROUND = ("device", "folder", "made", "output", "provenance", "run", "source", "tensors")  # a stage
+_TRACKER = ("tracking", "store", "views")
+_ASIDE = ("rmlr.learning.estimate", "rmlr.learning.held_out")
+NOT_COUNTED = ("rmlr", *_ASIDE, *(f"rmlr.study.{name}" for name in (*_TYPES, *_AROUND, *_TRACKER)))
 
 
 def code_digest(stage: str) -> str:

@@ -11,6 +11,8 @@ import pytest
 
 from rmlr.commands import cost as command
 from rmlr.commands.cost import cost
+from rmlr.learning.assembly import Given
+from rmlr.learning.estimate import rehearse
 from rmlr.stages.text import text
 from rmlr.stages.train import train
 from rmlr.study import run
@@ -95,8 +97,10 @@ def test_a_row_is_chosen_by_method_backbone_or_both():
     ("flags", "message"),
     [
         ({"rows": ("QPIC",)}, "--rows 'QPIC': .*DETR ResNet-50, .*RmLR ResNet-101"),
-        ({"passes": 0}, "--passes 0 .*1 at least"),
-        ({"people": -1}, "--people -1 .*the others 0"),
+        ({"passes": 0}, "--passes 0: expected a whole number from 1 to 10000"),
+        ({"side": 10**9}, "--side 1000000000: expected a whole number from 1 to 8192"),
+        ({"device": "cuda"}, r"--device cuda: torch .* finds no GPU here\. Measure on the CPU"),
+        ({"people": -1}, "--people -1: expected a whole number from 0 to 100"),
         ({"profile": "poster"}, "--profile: there is no 'poster'. There are: demo, tiny, paper"),
         ({"paper": PARAMS}, "params.yaml: expected columns method, backbone, macs_g, params_m, fps"),
         ({"paper": Path("nowhere.csv")}, "nowhere.csv: cannot be read"),
@@ -118,6 +122,10 @@ def test_a_row_that_is_not_ours_and_a_study_without_a_variant_are_refused(tmp_pa
     table.write_text("method,backbone,macs_g,params_m,fps\nQPIC,ResNet-50,1,2,3\n")
     with pytest.raises(ValueError, match=r"table.csv: QPIC with ResNet-50 cannot be measured; only DETR, UPT, RmLR"):
         cost(params=PARAMS, paper=table)
+    for number in ("inf", "nan", "0", "-1", "many"):
+        table.write_text(f"method,backbone,macs_g,params_m,fps\nDETR,ResNet-50,1,2,{number}\n")
+        with pytest.raises(ValueError, match=r"table.csv: expected columns .* with numbers above 0 in the last three"):
+            cost(params=PARAMS, paper=table, device="cpu")
     params = tmp_path / "params.yaml"
     params.write_text(re.sub(r"(?m)^  upt: .*\n", "", PARAMS.read_text()).replace("variant: upt", "variant: boxes"))
     with pytest.raises(ValueError, match=r"variants for Table 4: there is no 'upt'\. There are: plain, "):
@@ -187,7 +195,7 @@ def test_an_estimate_knows_the_steps_and_files_of_a_real_run(
 @pytest.mark.parametrize("steps", [1, 3, 10])
 def test_a_rehearsal_ends_after_the_steps_asked_for_or_with_the_run(inputs, settings_of, steps, monkeypatch):
     monkeypatch.setattr(run, "Progress", run.Progress)  # to be put back
-    total, times, memory = command._rehearse(settings_of(node(epochs=2, batch_size=10)), inputs, steps)
+    total, times, memory = rehearse(train, settings_of(node(epochs=2, batch_size=10)), Given(**inputs), steps)
     assert total == 4
     assert len(times) == 1 + min(steps, 4)
     assert times == sorted(times)

@@ -1,0 +1,130 @@
+"""What a training run will take, told from some of its steps: time, memory, disk."""
+
+import logging
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from rmlr.learning.assembly import Given, assemble
+from rmlr.study import run
+from rmlr.study.nodes import TrainNode
+from rmlr.study.provenance import Meter
+
+log = logging.getLogger(__name__)
+
+SETTLING = 2  # training steps before those that count
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a training run takes, from some of its steps."""
+
+    variant: str
+    epochs: int
+    steps: int  # of the whole run
+    timed_steps: int
+    seconds_a_step: float  # mean
+    shortest_step: float
+    longest_step: float
+    startup_seconds: float  # up to the first step's end
+    hours: float
+    memory_gb: float  # at most
+    memory_of: str  # the GPU, where there is one, else the process, mapped pages of features included
+    weights_mb: float
+    resume_mb: float  # what an interrupted run resumes from
+    features_gb: float  # of all splits
+
+    def __str__(self) -> str:
+        return (
+            f"{self.variant}: {self.steps} steps in {self.epochs} epochs\n"
+            f"a step   {self.seconds_a_step:.3g} s ({self.shortest_step:.3g} to {self.longest_step:.3g}, "
+            f"{self.timed_steps} timed), {self.startup_seconds:.3g} s up to the end of the first\n"
+            f"in all   {self.hours:.2g} hours ({60 * self.hours:.2g} minutes)\n"
+            f"memory   {self.memory_gb:.2f} GB of the {self.memory_of} at most\n"
+            f"disk     {self.weights_mb:.1f} MB of weights, {self.resume_mb:.1f} MB to resume from while it runs; "
+            f"{self.features_gb:.3g} GB of features are read"
+        )
+
+
+def estimate(train: Callable[..., None], settings: Path, inputs: Mapping[str, Path], steps: int) -> Estimate:
+    """Run some steps of training and project them. `train` is the stage, `inputs` what it is given, by flag."""
+    chosen = TrainNode.load(settings)
+    given = Given(**inputs).needed(chosen, settings)
+    for path in given.paths():
+        if not path.exists():
+            raise ValueError(f"{path}: input of training does not exist. Run the stage that makes it first")
+    log.info("%s: running %d steps", settings, steps)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:  # its memory is the training's alone
+        try:
+            total, times, memory = pool.submit(rehearse, train, settings, given, steps).result()
+        except BrokenProcessPool as error:
+            raise ValueError(
+                f"{settings}: the training was killed from outside. Is there too little memory?"
+            ) from error
+    laps = [end - start for start, end in pairwise(times)]
+    counted = laps[1 + SETTLING :] or laps[1:] or laps
+    mean = statistics.fmean(counted)
+    weights, resume = _checkpoint_bytes(chosen, given)
+    files = [file for file in given.features.rglob("*") if file.is_file()] if given.features else []
+    return Estimate(
+        variant=chosen.tags.get("variant", chosen.variant.network),
+        epochs=chosen.train.epochs,
+        steps=total,
+        timed_steps=len(counted),
+        seconds_a_step=mean,
+        shortest_step=min(counted),
+        longest_step=max(counted),
+        startup_seconds=laps[0],
+        hours=(laps[0] + (total - 1) * mean) / 3600,
+        memory_gb=memory / 1e9,
+        memory_of="GPU" if torch.cuda.is_available() else "process",
+        weights_mb=weights / 1e6,
+        resume_mb=resume / 1e6,
+        features_gb=sum(file.stat().st_size for file in files) / 1e9,
+    )
+
+
+def rehearse(train: Callable[..., None], settings: Path, given: Given, steps: int) -> tuple[int, list[float], float]:
+    """`rmlr train` as it is, in a temporary folder, until `steps` are done. To be called in a process of its own.
+
+    Gives the steps of the whole run, the clock at the beginning and after every step, and the peak of memory in bytes.
+    """
+    times, totals = [time.perf_counter()], [0]
+
+    class Stopwatch(run.Progress):
+        def advance(self, count: int = 1, note: str = "") -> None:
+            times.append(time.perf_counter())
+            totals.append(self.total)
+            if len(times) > steps:
+                raise _EnoughError
+
+    run.Progress = Stopwatch
+    os.environ["RMLR_TRACKING"] = "off"
+    with tempfile.TemporaryDirectory() as folder, suppress(_EnoughError):
+        train(settings=settings, **asdict(given), seed=0, out=Path(folder, "train"))
+    if torch.cuda.is_available():
+        return totals[-1], times, torch.cuda.max_memory_allocated()
+    return totals[-1], times, 1e6 * Meter().read()["peak_memory_mb"]
+
+
+class _EnoughError(Exception):
+    """Ends a rehearsal."""
+
+
+def _checkpoint_bytes(chosen: TrainNode, given: Given) -> tuple[int, int]:
+    """Size of the weights that a run leaves, and of what an interrupted run resumes from: also AdamW's two moments."""
+    ready = assemble(chosen, given, seed=0)
+    modules = ready.network, ready.objective
+    weights = sum(tensor.nbytes for module in modules for tensor in module.state_dict().values())
+    return weights, weights + 2 * sum(one.nbytes for module in modules for one in module.parameters())

@@ -86,6 +86,7 @@ class World:
         data.mkdir(parents=True)
         (data / "vocabulary.json").write_text("{}")
         self.environment = {**os.environ, "RMLR_TRACKING": "on", "OMP_NUM_THREADS": "1"}
+        self.environment.setdefault("RMLR_TRACKING_SECONDS", "600")  # of a machine that has other work, too
         self.environment.pop("MLFLOW_TRACKING_URI", None)
 
     def start(self, seed: int, *wanted: str, **variables: str) -> subprocess.Popen:

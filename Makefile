@@ -44,9 +44,8 @@ lint: $(READY)  ## style, types and import contract
 	pyright
 	lint-imports
 
-ui: $(READY)  ## MLflow's pages, on this machine only: http://127.0.0.1:5000
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --host 127.0.0.1 --port 5000 \
-		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+ui: $(READY)  ## MLflow's pages, on this machine only: prints the links that open runs, tables and comparisons
+	python workflow/ui.py
 
 pull: $(READY)  ## results of this commit from DVC's remote, known as current to both engines (also after a branch switch)
 	python workflow/pull.py

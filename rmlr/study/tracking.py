@@ -33,6 +33,7 @@ STUDY = "study"  # tag `suite` of the run that holds tables and figures
 DATA = "data."  # before what a stage counts of its data: a parameter of the run
 RESULTS = ("metrics.json", "summary.txt", "per_verb.csv", "per_action.csv", "per_class.csv", "curves.csv")
 SHOWN = (".png", ".svg", ".pdf", ".csv", ".md", ".tex", ".json")
+MODELS = "mlflow.log-model.history"  # tag of a run: its artifacts that are models
 LOADER = "rmlr.commands.export"  # what MLflow calls to load a run's model
 CARRIED = ("train/checkpoint.json", "train/weights.safetensors", "train/run.json", "predict/settings.yaml")
 
@@ -146,9 +147,8 @@ class Tracker:
                 if path.endswith(".parquet"):
                     self._client.log_artifact(self.run_id, path, "predict")
             views.describe_run(self._client, self.run_id)
-            place = self._client.get_run(self.run_id).info.experiment_id
-            views.save_list(self._client, place)
-            self._model(run, place)
+            views.save_list(self._client, self._client.get_run(self.run_id).info.experiment_id)
+            self._model(run)
 
         self._attempt("finding the run", begin)
         self._finish = finish
@@ -218,31 +218,26 @@ class Tracker:
             if (folder / name).is_file():
                 self._client.log_artifact(run_id or self.run_id, str(folder / name), below)
 
-    def _model(self, run: Path, place: str) -> None:
+    def _model(self, run: Path) -> None:
         """The run's model, which MLflow's pages can register: weights and how they score, without the detector.
 
         It is loaded in this checkout, where the detector is found by what training read; `rmlr export` writes both.
         """
         client = self._client
-        known = client.get_run(self.run_id).outputs
-        if (known is not None and known.model_outputs) or not all((run / name).is_file() for name in CARRIED):
+        if MODELS in client.get_run(self.run_id).data.tags or not all((run / name).is_file() for name in CARRIED):
             return
-        from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model
 
-        name = f"{run.parent.name}-seed-{run.name}"
-        made = client.create_logged_model(place, name=name, source_run_id=self.run_id, model_type="rmlr")
+        described = Model(artifact_path="model", run_id=self.run_id)
+        described.add_flavor("python_function", loader_module=LOADER, data="run")
         with tempfile.TemporaryDirectory() as scratch:
-            described = Model(run_id=self.run_id, model_id=made.model_id)
-            described.add_flavor("python_function", loader_module=LOADER, data="run")
             described.save(str(Path(scratch, "MLmodel")))
             for file in CARRIED:
                 link = Path(scratch, "run", file)
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to((run / file).resolve())
-            client.log_model_artifacts(made.model_id, scratch)
-        client.finalize_logged_model(made.model_id, "READY")
-        client.log_outputs(self.run_id, [LoggedModelOutput(made.model_id, step=0)])
+            client.log_artifacts(self.run_id, scratch, "model")
+        client.set_tag(self.run_id, MODELS, json.dumps([described.get_tags_dict()]))
 
     def _send(self) -> None:
         from mlflow.entities import Metric

@@ -12,6 +12,7 @@ NOTE = "mlflow.note.content"  # how MLflow keeps a description: a tag of the exp
 WRITTEN = "mlflow.rmlr.note"  # digest of the description that we wrote last; another one is the user's
 VIEW = "mlflow.sharedViewState."  # how MLflow's pages keep a saved view: a tag of the experiment
 TABLE = "mlflow.rmlr."  # before a table's name: the tag of the run `study` that holds it
+CONTROL = "control: "  # how the row of one is called
 EVERY = "runs"  # the saved view of all runs
 LONGEST_NOTE = 8000  # characters of a tag's value that MLflow takes
 COMPARED = 10  # runs on a page that compares them
@@ -160,12 +161,14 @@ def links(client: Any, place: str) -> dict[str, dict[str, str]]:
 
 
 def _one_of_each_row(client: Any, place: str, table: str) -> list[str]:
-    """The run of the smallest seed of each row of a table."""
+    """The run of the smallest seed of each row of a table that is in the paper's: controls are not."""
     rows: dict[str, tuple[int, str]] = {}
     for run in client.search_runs([place], filter_string=f"tags.{table} LIKE '%'", max_results=50_000):
         seed = run.data.tags.get("seed", "")
         one = (int(seed) if seed.isdecimal() else 0, run.info.run_id)
         row = run.data.tags[table]
+        if row.startswith(CONTROL):
+            continue
         rows[row] = min(rows.get(row, one), one)
     return [run_id for _, run_id in rows.values()]
 

@@ -175,6 +175,11 @@ def test_four_runs_that_start_at_once_on_a_new_database_are_all_in_it_and_whole(
         "curves.csv",
         "evaluate/metrics.json",
         "evaluate/per_verb.csv",
+        "model/MLmodel",
+        "model/run/predict/settings.yaml",
+        "model/run/train/checkpoint.json",
+        "model/run/train/run.json",
+        "model/run/train/weights.safetensors",
         "predict/triplets.parquet",
         "settings.yaml",
     ]
@@ -186,18 +191,8 @@ def test_four_runs_that_start_at_once_on_a_new_database_are_all_in_it_and_whole(
     assert "`results/tiny/runs/shared/rmlr/3`" in note
 
     # its model can be registered: weights and how they score
-    [output] = one.outputs.model_outputs
-    model = client.get_logged_model(output.model_id)
-    assert (model.status, model.name, model.source_run_id) == ("READY", "rmlr-seed-3", one.info.run_id)
-    folder = Path(model.artifact_location.removeprefix("file://"))
-    kept = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-    assert kept == [
-        "MLmodel",
-        "run/predict/settings.yaml",
-        "run/train/checkpoint.json",
-        "run/train/run.json",
-        "run/train/weights.safetensors",
-    ]
+    [model] = json.loads(one.data.tags["mlflow.log-model.history"])
+    assert (model["artifact_path"], model["run_id"]) == ("model", one.info.run_id)
 
     # an interrupted run resumes as the same run
     with world.start(9, "interrupted") as process:
@@ -256,6 +251,28 @@ def test_four_runs_that_start_at_once_on_a_new_database_are_all_in_it_and_whole(
         "Feeds Table 2, RmLR; Table 3, RmLR; Table 4, two."
         in (runs_of(uri)[2]["shared", "0"].data.tags["mlflow.note.content"])
     )
+
+
+@needs_mlflow
+@pytest.mark.filterwarnings("ignore")
+def test_the_model_of_a_run_is_registered_from_it_and_loads_where_its_detector_is_found(
+    photo_run, tmp_path, monkeypatch
+):
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = MlflowClient(tracking_uri=uri)
+    place = client.create_experiment("rmlr-tiny", artifact_location=str(tmp_path / "files"))
+    tracker = Tracker()
+    tracker._client, tracker.run_id = client, client.create_run(place).info.run_id
+    tracker._model(photo_run.run)
+    client.create_registered_model("ours")
+    client.create_model_version("ours", f"runs:/{tracker.run_id}/model", tracker.run_id)
+    code = "import sys, mlflow.pyfunc as m; print(m.load_model(sys.argv[1]).loader_module)"
+    command = [sys.executable, "-W", "ignore", "-c", code, "models:/ours/1"]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    done = subprocess.run(command, cwd=photo_run.run, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "rmlr.commands.export", done.stderr
 
 
 @needs_mlflow

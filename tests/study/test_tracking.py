@@ -241,6 +241,16 @@ def test_four_runs_that_start_at_once_on_a_new_database_are_all_in_it_and_whole(
     assert note.index("| another name |") < note.index("| RmLR |"), "both tables"
     assert "Feeds Table 2, another name." in runs["shared", "1"].data.tags["mlflow.note.content"]
 
+    # `make ui` prints the links
+    program = [sys.executable, Path(__file__).parents[2] / "workflow" / "ui.py", "--links", "--port", "5055"]
+    printed = subprocess.run(
+        program, cwd=world.folder, env=world.environment, check=True, capture_output=True, text=True
+    )
+    wanted = [where for addresses in found.values() for where in addresses.values()]
+    assert [line.strip() for line in printed.stdout.splitlines() if "http" in line] == [
+        f"http://127.0.0.1:5055/{where}" for where in wanted
+    ]
+
     # what somebody wrote on a page stays
     client.set_experiment_tag(place, "mlflow.note.content", "my own words")
     make_table(world, world.folder / "tables" / "table2", [0, 1])

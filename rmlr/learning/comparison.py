@@ -165,14 +165,14 @@ def compare(a: str | Path, b: str | Path, *, samples: int = SAMPLES, seed: int =
     if not 0 <= seed < MAX_SEED:
         raise ValueError(f"seed (--seed) is {seed}: expected a whole number from 0 to {MAX_SEED - 1}")
     folders = Path(a), Path(b)
-    sides = [find_evaluations(folder) for folder in folders]
-    refuse_incomparable(*sides)
-    first = sides[0][0]
+    side_a, side_b = map(find_evaluations, folders)
+    refuse_incomparable(side_a, side_b)
+    first = side_a[0]
     benchmark = Benchmark.load(first.annotations, first.split)
     weights = draw_images(len(benchmark.images), samples, seed)
     rankings: tuple[Ranking, ...] = ()
     scored: list[list[list[np.ndarray]]] = [[], []]  # side, run, setting: c s
-    for name, side, runs in zip("AB", sides, scored, strict=True):
+    for name, side, runs in zip("AB", (side_a, side_b), scored, strict=True):
         for evaluation in side:
             log.info("%s: scoring %s on %d sets of images", name, evaluation.triplets, samples)
             rankings = benchmark.rank(evaluation.triplets)
@@ -181,7 +181,7 @@ def compare(a: str | Path, b: str | Path, *, samples: int = SAMPLES, seed: int =
         compare_runs(ranking, *([run[index] for run in runs] for runs in scored))
         for index, ranking in enumerate(rankings)
     )
-    return ComparedRuns(*sides, folders, benchmark, samples, seed, settings)
+    return ComparedRuns(side_a, side_b, folders, benchmark, samples, seed, settings)
 
 
 # ---- what was scored

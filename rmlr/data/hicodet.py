@@ -9,19 +9,21 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
-from rmlr.data.records import Corpus
+from rmlr.data.records import Corpus, check_vocabulary
 from rmlr.hoi import Annotation, Vocabulary
-from rmlr.study.files import Natural, PositiveInt, RelativeName, check_form, read_json
+from rmlr.study.files import Name, Natural, PositiveInt, RelativeName, check_form, read_json
 from rmlr.study.matlab import read_variables
 
 log = logging.getLogger(__name__)
 
 PERSON = "person"  # the file's name of it: object 49 of 80 in the release
+MAX_DIGITS = 18  # of an id that 64 bits hold
 FEW = 10  # a class with fewer visible rows in train is rare, as the official program counts
 RELEASE = "hico_20160224_det"  # the official archive, which holds anno.mat and anno_bbox.mat
 
@@ -47,8 +49,8 @@ class _File(BaseModel):
     annotation: list[_Image]
     filenames: list[RelativeName]
     size: list[tuple[PositiveInt, PositiveInt]]  # width, height
-    objects: list[str]
-    verbs: list[str]
+    objects: list[Name]
+    verbs: list[Name]
     correspondence: list[tuple[Natural, Natural, Natural]]  # HOI, object, verb
     rare: list[Natural] | None = None  # the test file has it: fewer than 10 visible rows in train
 
@@ -161,7 +163,7 @@ def read_boxes(path: Path) -> dict[str, tuple[_File, int]]:
                     for column, value in zip(found.values(), row, strict=True):
                         column.append(value)
             annotation.append(found)
-            sizes.append(tuple(int(_number(where, size, key)) for key in ("width", "height")))
+            sizes.append(tuple(_whole(where, size, key) for key in ("width", "height")))
         fields = {"annotation": annotation, "filenames": names, "size": sizes, "objects": objects, "verbs": verbs}
         correspondence = [(hoi, *pair) for hoi, pair in enumerate(classes)]
         files[name] = (
@@ -174,16 +176,20 @@ def read_boxes(path: Path) -> dict[str, tuple[_File, int]]:
 def _entries(where: str, entries: np.ndarray) -> Iterator[tuple[int, bool, list[tuple[Box, Box]]]]:
     """(class from 0, whether it can be seen, rows of two boxes) of every class of an image."""
     for entry in entries.ravel() if entries.dtype.names else ():  # an image without any has an empty matrix
-        hoi, is_visible = int(_number(where, entry, "id")) - 1, not _number(where, entry, "invis")
+        hoi, is_visible = _whole(where, entry, "id") - 1, not _whole(where, entry, "invis")
         rows: list[tuple[Box, Box]] = []
         if is_visible:
             humans, things, connection = (
-                _field(where, "a hoi", np.asarray(entry), key).item()
+                _one(where, key, _field(where, "a hoi", np.asarray(entry), key))
                 for key in ("bboxhuman", "bboxobject", "connection")
             )
             humans, things = _boxes(where, humans), _boxes(where, things)
+            if not isinstance(connection, np.ndarray) or connection.dtype.kind not in "iuf":
+                raise ValueError(f"{where}: connection is {connection!r:.60}, expected a matrix of numbers")
             if connection.size and (connection.ndim, connection.shape[-1]) != (2, 2):
                 raise ValueError(f"{where}: connection has {connection.shape} numbers, expected (rows, 2)")
+            if not np.isfinite(connection).all():
+                raise ValueError(f"{where}: connection of class {hoi + 1} has a number that is not finite")
             connection = connection.reshape(-1, 2).astype(np.int64) - 1
             if len(connection) and (connection.min() < 0 or (connection.max(0) >= (len(humans), len(things))).any()):
                 raise ValueError(
@@ -211,9 +217,19 @@ def _field(where: Path | str, name: str, struct: np.ndarray, key: str) -> np.nda
     return struct[key]
 
 
-def _number(where: str, struct: np.ndarray | np.void, key: str) -> float:
-    """A number of a 1 x 1 struct."""
-    return _scalar(where, key, _field(where, "a struct", np.asarray(struct), key))
+def _one(where: str, key: str, field: np.ndarray) -> Any:
+    """What the field of a 1 x 1 struct holds."""
+    if field.size != 1:
+        raise ValueError(f"{where}: has {field.size} {key}, expected one")
+    return field.item()
+
+
+def _whole(where: str, struct: np.ndarray | np.void, key: str) -> int:
+    """A whole number of a 1 x 1 struct."""
+    number = _scalar(where, key, _field(where, "a struct", np.asarray(struct), key))
+    if not number.is_integer():
+        raise ValueError(f"{where}: {key} is {number}, expected a whole number")
+    return int(number)
 
 
 def _scalar(where: str, key: str, value: object) -> float:
@@ -222,7 +238,9 @@ def _scalar(where: str, key: str, value: object) -> float:
         value = value.item()
     if not isinstance(value, np.ndarray) or value.size != 1 or value.dtype.kind not in "iufb":
         raise ValueError(f"{where}: {key} is {value!r}, expected one number")
-    return float(value.item())
+    if not np.isfinite(number := float(value.item())):
+        raise ValueError(f"{where}: {key} is {number}, expected a finite number")
+    return number
 
 
 def _compare(path: Path, json: _File, matrices: Path, boxes: _File) -> None:
@@ -276,11 +294,7 @@ def read_classes(path: Path, content: _File) -> Vocabulary:
                 f"{path}: correspondence.{index} is (HOI, object, verb) {hoi, object_, verb}: expected HOI {index}, "
                 f"an object below {len(content.objects)}, a verb below {len(content.verbs)}"
             )
-    if len(set(hois)) < len(hois):
-        raise ValueError(f"{path}: the same (object, verb) stands twice in correspondence")
-    if content.rare and max(content.rare) >= len(hois):
-        raise ValueError(f"{path}: rare names HOI {max(content.rare)} of {len(hois)}")
-    return Vocabulary(
+    vocabulary = Vocabulary(
         dataset="hicodet",
         objects=tuple(content.objects),
         person=content.objects.index(PERSON),
@@ -288,6 +302,8 @@ def read_classes(path: Path, content: _File) -> Vocabulary:
         hois=hois,
         rare=tuple(content.rare),
     )
+    check_vocabulary(path, vocabulary)
+    return vocabulary
 
 
 def read_rows(path: Path, content: _File, vocabulary: Vocabulary) -> tuple[list[Annotation], int]:
@@ -301,6 +317,8 @@ def read_rows(path: Path, content: _File, vocabulary: Vocabulary) -> tuple[list[
         where, numbers = f"{path}: {name}", re.findall(r"\d+", name)
         if not numbers:
             raise ValueError(f"{where}: the file name holds no number to tell the image by")
+        if len(numbers[-1]) > MAX_DIGITS:
+            raise ValueError(f"{where}: its last number is the image's id, and {MAX_DIGITS} digits are the most")
         image_id = int(numbers[-1])
         if image_id in names:
             raise ValueError(f"{where}: has the same number as {names[image_id]}")

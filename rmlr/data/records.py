@@ -4,6 +4,7 @@ Beside them, where the release has labels of whole images (HICO-DET's anno.mat),
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -77,16 +78,10 @@ def load_vocabulary(folder: Path) -> Vocabulary:
     """The vocabulary of a prepared dataset."""
     path = folder / "vocabulary.json"
     vocabulary = Vocabulary(**dict(read_json(path, _Vocabulary)))
-    if vocabulary.person >= len(vocabulary.objects):
-        raise ValueError(f"{path}: person is object {vocabulary.person} of {len(vocabulary.objects)}. Prepare it again")
-    for index, (verb, object_) in enumerate(vocabulary.hois):
-        if verb >= len(vocabulary.verbs) or object_ >= len(vocabulary.objects):
-            sizes = f"{len(vocabulary.verbs)} verbs and {len(vocabulary.objects)} objects"
-            raise ValueError(f"{path}: hois.{index} is verb {verb}, object {object_}, but there are {sizes}")
-    if len(set(vocabulary.hois)) < len(vocabulary.hois):
-        raise ValueError(f"{path}: the same (verb, object) stands twice in hois. Prepare it again")
-    if vocabulary.rare and max(vocabulary.rare) >= len(vocabulary.hois):
-        raise ValueError(f"{path}: rare names HOI {max(vocabulary.rare)} of {len(vocabulary.hois)}. Prepare it again")
+    try:
+        check_vocabulary(path, vocabulary)
+    except ValueError as error:
+        raise ValueError(f"{error}. Prepare it again") from error
     return vocabulary
 
 
@@ -166,10 +161,35 @@ def load_image_objects(folder: Path, split: str) -> dict[int, list[int]] | None:
     return found
 
 
+def check_vocabulary(source: Path, vocabulary: Vocabulary) -> None:
+    """Every name stands once in its list, every number of a list points at something that exists; else ValueError."""
+    verbs = vocabulary.verbs + vocabulary.unscored_verbs
+    for what, names in (("object", vocabulary.objects), ("verb", verbs), ("action", vocabulary.actions)):
+        if len(set(names)) < len(names):
+            raise ValueError(f"{source}: {what} '{Counter(names).most_common(1)[0][0]}' stands twice")
+        if unnamed := [number for number, name in enumerate(names) if not name.strip()]:
+            raise ValueError(f"{source}: {what} {unnamed[0]} (from 0) has no name")
+    if vocabulary.person >= len(vocabulary.objects):
+        raise ValueError(f"{source}: person is object {vocabulary.person} of {len(vocabulary.objects)}")
+    for index, (verb, object_) in enumerate(vocabulary.hois):
+        if verb >= len(vocabulary.verbs) or object_ >= len(vocabulary.objects):
+            sizes = f"{len(vocabulary.verbs)} verbs and {len(vocabulary.objects)} objects"
+            raise ValueError(f"{source}: hois.{index} is verb {verb}, object {object_}, but there are {sizes}")
+    if len(set(vocabulary.hois)) < len(vocabulary.hois):
+        raise ValueError(f"{source}: the same (verb, object) stands twice in hois")
+    if vocabulary.rare and max(vocabulary.rare) >= len(vocabulary.hois):
+        raise ValueError(f"{source}: rare names HOI {max(vocabulary.rare)} of {len(vocabulary.hois)}")
+    if len(set(vocabulary.rare)) < len(vocabulary.rare):
+        raise ValueError(f"{source}: rare names HOI {Counter(vocabulary.rare).most_common(1)[0][0]} twice")
+
+
 def check_annotations(source: Path, annotations: Sequence[Annotation], vocabulary: Vocabulary) -> None:
-    """Every index points at something that exists, every box has its corners in order; else ValueError."""
+    """Every image stands once, every index points at something, every box has its corners in order; else ValueError."""
     if not annotations:
         return
+    image_id, times = Counter(annotation.image_id for annotation in annotations).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"{source}: image {image_id} stands {times} times. Leave one of its records")
     boxes, labels, interactions, is_listed, actions = (
         np.concatenate([getattr(annotation, name) for annotation in annotations])
         for name in ("boxes", "labels", "interactions", "is_listed", "actions")
@@ -193,6 +213,7 @@ def check_annotations(source: Path, annotations: Sequence[Annotation], vocabular
         label[is_box] = labels[(first_box[image_of] + box)[is_box]]
         return label == vocabulary.person
 
+    refuse(~np.isfinite(boxes).all(axis=1), of_box, boxes, "is no box: expected four finite numbers")
     is_inverted = (boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1])
     refuse(is_inverted, of_box, boxes, "is no box: expected x1 <= x2 and y1 <= y2")
     num_objects = len(vocabulary.objects)

@@ -18,6 +18,12 @@ from rmlr.hoi import NO_BOX, Annotation
 log = logging.getLogger(__name__)
 
 MAX_OVERHANG = 1.0  # pixels: boxes are rounded, or drawn by hand
+FIRST_PIXEL = 0.5  # HICO-DET: how far a box may begin before the first pixel; one that counts from 0 does so by 1
+OWN_DROPPED = {  # what a reader leaves out of one's own data, by the end of a note's name
+    "dropped_boxes": "annotations of coco/ were left out: `area` is not above 0, or `ignore` is 1",
+    "dropped_persons": "listed persons were left out with all they do: their annotations were left out",
+    "dropped_rows": "rows were left out: a box of theirs has no pixel. Is it x1, y1, x2, y2, counted from 1?",
+}
 SHOWN = 5  # of many alike, in a message
 
 # Counted in the files of s-gupta/v-coco (489cc4d), fredzzhang/vcoco (cb13e3d) and fredzzhang/hicodet (e4e2340). Pairs
@@ -162,12 +168,25 @@ def _overhangs(image: Annotation) -> Bool[np.ndarray, " k"]:
 def check_own(raw: Path, corpus: Corpus) -> None:
     """Raises ValueError where one's own annotations could be read, but a study on them would mislead or stop later.
 
-    A split without images, an image in two splits, a photo that is absent or of another size (where `raw`/images is
-    there), a box that leaves its image by more than a pixel, a verb that no pair of train and val shows, a test split
-    without any pair.
+    A split without images, a photo in two splits or of two images, a photo that is absent or of another size (where
+    `raw`/images is there), a box without width or height, a box that leaves its image by more than a pixel (or by one,
+    to the left or above, where boxes count from 1), no verb that is scored, a verb that no pair of train and val shows,
+    a test split without any pair. What was left out is a warning.
     """
-    where, vocabulary, photos = raw / corpus.vocabulary.dataset, corpus.vocabulary, raw / "images"
-    home: dict[str, str] = {}
+    where, photos = raw / corpus.vocabulary.dataset, raw / "images"
+    _check_images(where, corpus)
+    for end, why in OWN_DROPPED.items():
+        if number := sum(count for name, count in corpus.notes.items() if name.endswith(end)):
+            log.warning("%s: %d %s", where, number, why)
+    if photos.is_dir():
+        _check_photos(where, photos, corpus.splits)
+    else:
+        log.info("%s: there is no such folder, so no photo was checked", photos)
+    _check_verbs(where, corpus)
+
+
+def _check_images(where: Path, corpus: Corpus) -> None:
+    home: dict[str, tuple[str, int]] = {}
     for split, images in corpus.splits.items():
         if not images:
             raise ValueError(
@@ -176,10 +195,27 @@ def check_own(raw: Path, corpus: Corpus) -> None:
             )
         for image in images:
             name = f"{where}: {split}, image {image.image_id} ({image.file_name})"
-            if home.setdefault(image.file_name, split) != split:
+            other, twin = home.setdefault(image.file_name, (split, image.image_id))
+            if other != split:
                 raise ValueError(
-                    f"{name}: stands in split '{home[image.file_name]}', too. Scores on images that were learnt from "
+                    f"{name}: stands in split '{other}', too. Scores on images that were learnt from "
                     "mean nothing: leave it in one of them"
+                )
+            if twin != image.image_id:
+                raise ValueError(f"{name}: is the photo of image {twin}, too. Leave one of the two images")
+            sides = image.boxes[:, 2:] - image.boxes[:, :2]
+            if (is_flat := (sides <= 0).any(axis=1)).any():
+                raise ValueError(
+                    f"{name}: box {image.boxes[is_flat][0].tolist()} (x1, y1, x2, y2; edges from 0) has no width or no "
+                    "height. Correct it, or take it away with what refers to it"
+                )
+            is_before = (image.boxes[:, :2] < -FIRST_PIXEL).any(axis=1)
+            if corpus.vocabulary.dataset == "hicodet" and is_before.any():
+                x, y = (image.boxes[is_before][0, :2] + 1).tolist()
+                raise ValueError(
+                    f"{name}: a box begins at x1 {x:g}, y1 {y:g}, but HICO-DET's corners count from 1: the first pixel "
+                    "is 1, and both corners are inside. If these count from 0, add 1 to all numbers of all boxes (to "
+                    "x1 and y1 alone, if x2 and y2 are one beyond the last pixel)"
                 )
             if (outside := _overhangs(image)).any():
                 raise ValueError(
@@ -187,11 +223,16 @@ def check_own(raw: Path, corpus: Corpus) -> None:
                     f"which is {image.width} wide and {image.height} high. Is it [x, y, width, height] in COCO's "
                     "file, and 1-based corners in HICO-DET's? Correct the box or the image's size"
                 )
-    if photos.is_dir():
-        _check_photos(where, photos, corpus.splits)
-    else:
-        log.info("%s: there is no such folder, so no photo was checked", photos)
+
+
+def _check_verbs(where: Path, corpus: Corpus) -> None:
+    vocabulary = corpus.vocabulary
     num_verbs = len(vocabulary.verbs)
+    if not num_verbs:
+        raise ValueError(
+            f"{where}: no verb is scored. In V-COCO's form an action is scored by its roles besides 'agent', such as "
+            "'obj'"
+        )
     learnt = Counter(
         verb for split in ("train", "val") for image in corpus.splits[split] for verb, _ in _pairs(image, num_verbs)
     )

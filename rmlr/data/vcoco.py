@@ -1,73 +1,33 @@
 """V-COCO: official rows joined with COCO's instances by annotation id, or the pairs of fredzzhang/vcoco.
 
-Foreign numberings (COCO's category and annotation ids, `role_object_id`) stay in this file.
+Foreign numberings (`ann_id`, `role_object_id`) stay in this file and in `rmlr.data.coco`.
 """
 
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-import pydantic
-from jaxtyping import Bool, Float, Int
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, RootModel
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
+from rmlr.data.coco import PERSON, Box, Coco, CocoImage, GroundTruth, read_coco
 from rmlr.data.images import read_size
-from rmlr.data.records import Corpus
+from rmlr.data.records import Corpus, check_vocabulary
 from rmlr.hoi import NO_BOX, Annotation, Vocabulary
-from rmlr.study.files import Int64, PositiveInt, RelativeName, read_json
+from rmlr.study.files import Int64, Name, RelativeName, read_json, read_text
 
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
-PERSON = "person"  # COCO's name of it
-MAX_JOIN_GAP = 0.01  # pixels between a pair's side and COCO's: both files have two decimals
+MAX_DIGITS = 18  # of an id that 64 bits hold
 
-Box = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
 _STRICT = ConfigDict(strict=True)
 
 
 # ---- the files, as they are
-
-
-@pydantic.dataclasses.dataclass(config=_STRICT, slots=True)  # not a BaseModel: COCO has 900,000 of them
-class _CocoAnnotation:
-    id: int
-    image_id: int
-    category_id: int
-    bbox: Box  # x, y, width, height
-    area: FiniteFloat
-    iscrowd: Literal[0, 1]
-    ignore: int = 0
-
-
-@pydantic.dataclasses.dataclass(config=_STRICT, slots=True)
-class _CocoImage:
-    id: Int64
-    file_name: RelativeName
-    height: PositiveInt
-    width: PositiveInt
-
-
-class _CocoCategory(BaseModel):
-    model_config = _STRICT
-
-    id: int
-    name: str
-
-
-class _CocoFile(BaseModel):
-    """instances_*.json"""
-
-    model_config = _STRICT
-
-    images: list[_CocoImage]
-    annotations: list[_CocoAnnotation]
-    categories: list[_CocoCategory]
 
 
 class _Action(BaseModel):
@@ -75,15 +35,15 @@ class _Action(BaseModel):
 
     model_config = _STRICT
 
-    action_name: str
-    role_name: list[str] = Field(min_length=1)  # "agent" first
+    action_name: Name
+    role_name: list[Name] = Field(min_length=1)  # "agent" first
     image_id: list[int]
     ann_id: list[int]
     label: list[Literal[0, 1]]
     role_object_id: list[int]  # role-major: all agents, then all objects of the first role, ...; 0: no such object
 
 
-class _ActionsFile(RootModel[list[_Action]]):
+class _ActionsFile(RootModel[Annotated[list[_Action], Field(min_length=1)]]):
     """vcoco_*.json"""
 
 
@@ -106,167 +66,6 @@ class _PairsFile(BaseModel):
     images: list[Int64]
     classes: list[str]
     objects: list[str]  # the first is the background
-
-
-# ---- COCO's instances
-
-
-@dataclass(frozen=True)
-class Coco:
-    """COCO's instances of the images that a V-COCO-format dataset names."""
-
-    objects: tuple[str, ...]  # by ascending category id
-    images: dict[int, _CocoImage]
-    instances: dict[int, list[_CocoAnnotation]]  # by image, in file order, without those that are no ground truth
-    place: dict[int, tuple[int, int]]  # annotation id -> image id, index among its instances or NO_BOX
-    label_of: dict[int, int]  # category id -> index into `objects`
-    dropped: dict[int, int]  # by image: annotations that are no ground truth
-
-    @property
-    def person(self) -> int:
-        """Which of `objects` is the person."""
-        return self.objects.index(PERSON)
-
-    def ground_truth(self, image_id: int) -> "GroundTruth":
-        """All instances of one image."""
-        instances = self.instances[image_id]
-        bbox = np.array([instance.bbox for instance in instances], dtype=np.float64).reshape(-1, 4)
-        return GroundTruth(
-            image=self.images[image_id],
-            boxes=np.concatenate([bbox[:, :2], bbox[:, :2] + bbox[:, 2:]], axis=1),
-            labels=np.array([self.label_of[instance.category_id] for instance in instances], dtype=np.int64),
-            is_crowd=np.array([instance.iscrowd for instance in instances], dtype=bool),
-        )
-
-
-@dataclass(frozen=True)
-class GroundTruth:
-    """The boxes of one image, before it is said what its people do."""
-
-    image: _CocoImage
-    boxes: Float[np.ndarray, "k 4"]
-    labels: Int[np.ndarray, " k"]
-    is_crowd: Bool[np.ndarray, " k"]
-
-    def annotation(self, listed: Iterable[int], interactions: Sequence, actions: Sequence) -> Annotation:
-        """The record of the image; `listed` are the boxes of persons whose actions were annotated."""
-        return Annotation(
-            image_id=self.image.id,
-            file_name=self.image.file_name,
-            height=self.image.height,
-            width=self.image.width,
-            boxes=self.boxes,
-            labels=self.labels,
-            interactions=np.array(interactions, dtype=np.int64).reshape(-1, 3),
-            is_crowd=self.is_crowd,
-            is_listed=np.isin(np.arange(len(self.boxes)), list(listed)),
-            actions=np.array(actions, dtype=np.int64).reshape(-1, 2),
-        )
-
-    def find(self, box: Box, label: int) -> int | None:
-        """Which of the boxes this one is, to the two decimals that the files have."""
-        is_same = (np.abs(self.boxes - np.array(box)) < MAX_JOIN_GAP).all(-1) & (self.labels == label)
-        return int(is_same.argmax()) if is_same.any() else None
-
-
-def read_coco(folder: Path, wanted: Container[int]) -> Coco:
-    """The images of `wanted` that COCO's train2014 and val2014 instances hold. Either file may be absent, not both.
-
-    As the official tool does, annotations with `ignore` 1 or without area are left out (evaluation specification, 1.2).
-    Takes memory of about ten times the file.
-    """
-    paths = [folder / f"instances_{name}2014.json" for name in ("train", "val")]
-    paths = [path for path in paths if path.exists()]
-    if not paths:
-        raise ValueError(f"{folder}: neither instances_train2014.json nor instances_val2014.json. Put COCO's there")
-    categories: list[tuple[int, str]] = []
-    images: dict[int, _CocoImage] = {}
-    instances: dict[int, list[_CocoAnnotation]] = {}
-    place: dict[int, tuple[int, int]] = {}
-    dropped: dict[int, int] = defaultdict(int)
-    for path in paths:
-        content = read_json(path, _CocoFile)
-        found = sorted((category.id, category.name) for category in content.categories)
-        if categories and found != categories:
-            raise ValueError(f"{path}: categories differ from those of {paths[0]}. Are both of one release?")
-        for twice in (Counter(number for number, _ in found), Counter(name for _, name in found)):
-            if (most := twice.most_common(1)) and most[0][1] > 1:
-                raise ValueError(
-                    f"{path}: category {most[0][0]!r} stands twice under categories. Give each one id and name"
-                )
-        categories, category_ids, known = found, {number for number, _ in found}, set()
-        for image in content.images:
-            if image.id in known or image.id in images:
-                raise ValueError(f"{path}: image id {image.id} stands twice. Is the file damaged?")
-            known.add(image.id)
-            if image.id in wanted:
-                images[image.id], instances[image.id] = image, []
-        for item in content.annotations:
-            if item.image_id not in known:
-                raise ValueError(
-                    f"{path}: annotation {item.id} is of image {item.image_id}, which is not in the file's image list. "
-                    "Are images and annotations of one release?"
-                )
-            if item.category_id not in category_ids:
-                raise ValueError(
-                    f"{path}: annotation {item.id}: no category {item.category_id} in the file, which has "
-                    f"{sorted(category_ids)}. Correct category_id, or add it under categories"
-                )
-            if item.image_id not in wanted:
-                continue
-            if item.id in place:
-                raise ValueError(f"{path}: annotation id {item.id} stands twice. Is the file damaged?")
-            of_image = instances[item.image_id]
-            if item.ignore == 1 or item.area <= 0:
-                place[item.id] = (item.image_id, NO_BOX)
-                dropped[item.image_id] += 1
-            else:
-                place[item.id] = (item.image_id, len(of_image))
-                of_image.append(item)
-    objects = tuple(name for _, name in categories)
-    if PERSON not in objects:
-        raise ValueError(f"{paths[0]}: no category is named '{PERSON}': {', '.join(objects)}")
-    label_of = {number: label for label, (number, _) in enumerate(categories)}
-    return Coco(objects, images, instances, place, label_of, dropped)
-
-
-class _AllBut:
-    """Every image but these; it remembers which of them it was asked about."""
-
-    def __init__(self, excluded: Set[int]):
-        self._excluded, self.met = excluded, set[int]()
-
-    def __contains__(self, image_id: object) -> bool:
-        if image_id not in self._excluded:
-            return True
-        self.met.add(int(str(image_id)))
-        return False
-
-
-def read_coco_without(folder: Path, excluded: Set[int], objects: Sequence[str]) -> list[Annotation]:
-    """Every image of COCO's train2014 and val2014 but the `excluded` ones, with all its boxes, for a detector to learn.
-
-    `objects` are the classes that it shall know. ValueError where a file is absent, where the classes are others, and
-    where an excluded image is none of COCO's: then nothing says that another number is not the same photo.
-    """
-    for name in ("train", "val"):
-        if not (path := folder / f"instances_{name}2014.json").exists():
-            raise ValueError(f"{path}: does not exist. All of COCO 2014 is asked for: put both of its files there")
-    wanted = _AllBut(excluded)
-    coco = read_coco(folder, wanted)
-    if tuple(objects) != coco.objects:
-        raise ValueError(f"{folder}: COCO's classes are {list(coco.objects)}, expected V-COCO's: {list(objects)}")
-    if unknown := sorted(excluded - wanted.met):
-        raise ValueError(
-            f"{folder}: {len(unknown)} of the {len(excluded)} images to leave out are none of COCO's, such as "
-            f"{unknown[:5]}. Are V-COCO and COCO of one release?"
-        )
-    images = [coco.ground_truth(image_id).annotation((), (), ()) for image_id in sorted(coco.images)]
-    assert excluded.isdisjoint(image.image_id for image in images)
-    return images
-
-
-# ---- V-COCO's two forms
 
 
 def read_vcoco(raw: Path, unscored_roles: Sequence[str]) -> Corpus:
@@ -325,18 +124,14 @@ def read_vcoco(raw: Path, unscored_roles: Sequence[str]) -> Corpus:
 
 def read_ids(path: Path) -> list[int]:
     """The image ids of a split, in file order; the official trainval list is not sorted."""
-    try:
-        lines = path.read_text().split()
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}). Put V-COCO's data/splits there") from error
-    for line, text in enumerate(lines, start=1):
-        if not text.isdecimal():
-            raise ValueError(f"{path}: entry {line}: expected an image id, got {text!r}")
-    ids = [int(text) for text in lines]
-    if len(set(ids)) < len(ids):
-        twice = next(image_id for position, image_id in enumerate(ids) if image_id in ids[:position])
-        raise ValueError(f"{path}: image {twice} is listed twice")
-    return ids
+    ids: dict[int, None] = {}  # in order
+    for line, text in enumerate(read_text(path, "Put V-COCO's data/splits there").split(), start=1):
+        if not (text.isdecimal() and len(text) <= MAX_DIGITS):
+            raise ValueError(f"{path}: entry {line}: expected an image id, got {text[:60]!r}")
+        if int(text) in ids:
+            raise ValueError(f"{path}: image {int(text)} is listed twice")
+        ids[int(text)] = None
+    return list(ids)
 
 
 def _roles(actions: list[_Action]) -> list[tuple[str, list[str]]]:
@@ -356,7 +151,7 @@ def _vocabulary(
         raise ValueError(
             f"{path}: no action-role {unknown}, which the setting vcoco.unscored_roles leaves out of the score"
         )
-    return Vocabulary(
+    vocabulary = Vocabulary(
         dataset="vcoco",
         objects=objects,
         person=objects.index(PERSON),
@@ -365,6 +160,8 @@ def _vocabulary(
         unscored_verbs=tuple(verb for verb in verbs if verb in unscored_roles),
         actions=tuple(action.action_name for action in actions),
     )
+    check_vocabulary(path, vocabulary)
+    return vocabulary
 
 
 def _join(path: Path, rows: list[_Action], ids: list[int], coco: Coco, vocabulary: Vocabulary) -> list[Annotation]:
@@ -499,7 +296,7 @@ def read_pairs(path: Path, ids: list[int], vocabulary: Vocabulary, coco: Coco, p
             truth = coco.ground_truth(image_id)
         else:
             truth = GroundTruth(
-                image=_CocoImage(image_id, pairs.file_name, *read_size(photos / pairs.file_name)),
+                image=CocoImage(image_id, pairs.file_name, *read_size(photos / pairs.file_name)),
                 boxes=np.array([box for box, _ in named], dtype=np.float64).reshape(-1, 4),
                 labels=np.array([label for _, label in named], dtype=np.int64),
                 is_crowd=np.zeros(len(named), dtype=bool),

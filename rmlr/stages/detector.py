@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from transformers import DetrForObjectDetection
 
+from rmlr.data.coco import read_coco_without
 from rmlr.data.records import load_annotations, load_vocabulary
 from rmlr.data.release import in_folders
-from rmlr.data.vcoco import read_coco_without
 from rmlr.evaluation.objects import load_scorer
 from rmlr.hoi import Annotation, Vocabulary
 from rmlr.learning.detector import Photos, fit, measure, training_identity

@@ -39,6 +39,13 @@ def _must_stay_inside(name: str) -> str:
     return name
 
 
+def _must_say_something(name: str) -> str:
+    if not name.strip():
+        raise ValueError("expected a name, not an empty text")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_must_say_something)]  # of an object, a verb or the like
 RelativeName = Annotated[str, AfterValidator(_must_stay_inside)]  # of a file below a folder
 Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what an array holds
 Natural = Annotated[int, Field(ge=0, lt=2**63)]

@@ -176,6 +176,12 @@ def test_an_index_into_another_images_boxes_is_refused(folder):
         (lambda vocabulary: vocabulary["hois"].append([0, 2]), r"hois\.2 is verb 0, object 2"),
         (lambda vocabulary: vocabulary["hois"].append([0, 0]), r"the same \(verb, object\) stands twice"),
         (lambda vocabulary: vocabulary.update(rare=[2]), "rare names HOI 2 of 2"),
+        (lambda vocabulary: vocabulary.update(rare=[1, 1]), "rare names HOI 1 twice"),
+        (
+            lambda vocabulary: vocabulary.update(verbs=2 * vocabulary["verbs"][:1]),
+            r"verb '.*' stands twice.*Prepare it",
+        ),
+        (lambda vocabulary: vocabulary["objects"].__setitem__(1, ""), r"object 1 \(from 0\) has no name"),
         (lambda vocabulary: vocabulary.update(dataset="hoia"), "dataset: .*'vcoco' or 'hicodet', got 'hoia'"),
         (lambda vocabulary: vocabulary.pop("verbs"), "verbs: Field required"),
     ],

@@ -123,6 +123,15 @@ def own(**splits: list[Annotation]) -> Corpus:
         ),
         ({"val": [image(3, 1, ball=(-1.5, 5.0, 9.0, 9.0))]}, r"val, image 3 .*: box \[-1.5, 5.0"),
         ({"val": [image(3, 1, ball=(5.0, 5.0, 9.0, 12.0))]}, r"val, image 3 .*: box \[5.0, 5.0, 9.0, 12.0"),
+        (
+            {"val": [image(3, 1, ball=(5.0, 5.0, 5.0, 9.0))]},
+            r"val, image 3 \(3.jpg\): box \[5.0, 5.0, 5.0, 9.0\] .* no width or no height",
+        ),
+        ({"val": [image(3, 1, ball=(5.0, 9.0, 9.0, 9.0))]}, "no width or no height"),
+        (
+            {"train": [image(1, 0), replace(image(2), file_name="1.jpg")]},
+            r"train, image 2 \(1.jpg\): is the photo of image 1, too",
+        ),
         ({"val": [image(3, 0)]}, "1 of 2 verbs have no pair in train and val: kick obj. .*unscored_roles"),
         ({"val": [image(3, 1, thing=NO_BOX)]}, "1 of 2 verbs have no pair in train and val: kick obj"),
         ({"train": [image(1)], "val": [image(3, 2)]}, "2 of 2 verbs have no pair in train and val: hold obj, kick obj"),
@@ -133,6 +142,36 @@ def own(**splits: list[Annotation]) -> Corpus:
 def test_own_data_that_would_stop_or_mislead_a_study_are_refused(tmp_path, splits, message):
     with pytest.raises(ValueError, match=message):
         check_own(tmp_path, own(**splits))
+
+
+@pytest.mark.parametrize(("x1", "is_refused"), [(0.0, True), (1.0, False)])
+def test_own_boxes_in_hicodets_form_count_from_1(tiny_hicodet_raw, x1, is_refused):
+    path = tiny_hicodet_raw / "hicodet" / "instances_train2015.json"
+    content = json.loads(path.read_text())
+    content["annotation"][0]["boxes_o"][0][0] = x1
+    path.write_text(json.dumps(content))
+    corpus = read_hicodet(tiny_hicodet_raw, 1)
+    if not is_refused:
+        check_own(tiny_hicodet_raw, corpus)
+        return
+    with pytest.raises(ValueError, match=r"train, image 1 .*: a box begins at x1 0, y1 .*count from 1.*add 1 to all"):
+        check_own(tiny_hicodet_raw, corpus)
+
+
+def test_what_a_reader_left_out_of_own_data_is_a_warning(tmp_path, caplog):
+    notes = {"train_dropped_boxes": 2, "test_dropped_boxes": 1, "val_dropped_persons": 1, "trainval_dropped_rows": 0}
+    with caplog.at_level(logging.WARNING):
+        check_own(tmp_path, replace(own(), notes=notes))
+    assert "3 annotations of coco/ were left out" in caplog.text
+    assert "1 listed persons were left out" in caplog.text
+    assert "rows were left out" not in caplog.text
+
+
+def test_own_data_without_a_scored_verb_are_refused(tmp_path):
+    corpus = own()
+    corpus = replace(corpus, vocabulary=replace(corpus.vocabulary, verbs=(), hois=()))
+    with pytest.raises(ValueError, match="no verb is scored.*besides 'agent'"):
+        check_own(tmp_path, corpus)
 
 
 def test_own_data_that_have_all_pass_and_verbs_that_cannot_be_scored_are_told(tmp_path, caplog):

@@ -9,9 +9,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from rmlr.data.coco import Coco
 from rmlr.data.records import Corpus, check_annotations, count_annotations
 from rmlr.data.release import check_counts
-from rmlr.data.vcoco import SPLITS, Coco, read_ids, read_pairs, read_vcoco
+from rmlr.data.vcoco import SPLITS, read_ids, read_pairs, read_vcoco
 from rmlr.hoi import NO_BOX, Vocabulary
 
 POINT = ["point instr"]
@@ -251,6 +252,26 @@ def renamed_person(ann_id):
             "action 'hit': expected 'agent', then other roles",
         ),
         ("vcoco/vcoco_train.json", lambda rows: rows[1].pop("ann_id"), r"1\.ann_id: Field required"),
+        ("vcoco/vcoco_train.json", lambda rows: rows.clear(), "List should have at least 1 item"),
+        ("vcoco/vcoco_train.json", lambda rows: rows.append(rows[1]), "verb 'hit instr' stands twice"),
+        ("vcoco/vcoco_train.json", lambda rows: rows.append(rows[0]), "action 'stand' stands twice"),
+        ("vcoco/vcoco_train.json", lambda rows: rows[0].update(action_name=""), r"0\.action_name: expected a name"),
+        ("vcoco/vcoco_train.json", lambda rows: rows[0].update(role_name=[]), r"0\.role_name: List should have at"),
+        (
+            "coco/instances_train2014.json",
+            lambda coco: coco["images"][0].update(file_name="../../mine.jpg"),
+            r"images\.0\.file_name: expected the name of a file below its folder",
+        ),
+        (
+            "coco/instances_train2014.json",
+            lambda coco: coco["images"][0].update(id=2**63),
+            r"images\.0\.id: Input should be less than 9223372036854775808, got 9223372036854775808",
+        ),
+        (
+            "coco/instances_train2014.json",
+            lambda coco: coco["categories"][0].update(name=""),
+            r"categories\.0\.name: expected a name",
+        ),
         (
             "vcoco/vcoco_val.json",
             lambda rows: rows.reverse(),
@@ -349,7 +370,13 @@ def test_an_unscored_role_that_is_no_role_is_refused(tiny_vcoco_raw):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("1\nx2\n", "entry 2: expected .* 'x2'"), ("7\n5\n7\n", "7 is listed twice")]
+    ("text", "message"),
+    [
+        ("1\nx2\n", "entry 2: expected .* 'x2'"),
+        ("7\n5\n7\n", "7 is listed twice"),
+        (f"{10**18}\n", "entry 1: exp"),
+        ("-1\n", "entry 1: exp"),
+    ],
 )
 def test_ids_that_are_none_or_twice_are_refused(tmp_path, text, message):
     (tmp_path / "a.ids").write_text(text)

@@ -11,8 +11,8 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
+from rmlr.data.coco import read_coco_without
 from rmlr.data.records import load_annotations, load_vocabulary, save_annotations, save_vocabulary
-from rmlr.data.vcoco import read_coco_without
 from rmlr.hoi import Annotation, Vocabulary
 from rmlr.learning import detector as learning
 from rmlr.learning.detector import Lesson, Photos, targets

@@ -136,6 +136,9 @@ def test_many_misfits_are_told_as_one_and_a_number(folder):
     [
         (lambda image: image.pop("width"), r"0\.width: Field required"),
         (lambda image: image.update(depth=3), r"0\.depth: Extra inputs are not permitted, got 3"),
+        (lambda image: image.update(image_id=2**64), r"0\.image_id: .* less than 9223372036854775808"),
+        (lambda image: image.update(file_name="../7.jpg"), r"0\.file_name: expected the name of a file below"),
+        (lambda image: image["labels"].__setitem__(1, 2**63), r"0\.labels\.1: .* less than"),
         (lambda image: image.update(width=0), r"0\.width: .* greater than 0, got 0"),
         (lambda image: image["boxes"].pop(), "image 7: 1 boxes, 2 labels, 2 is_crowd and 2 is_listed"),
         (lambda image: image["is_listed"].pop(), "image 7: 2 boxes, 2 labels, 2 is_crowd and 1 is_listed"),
@@ -159,6 +162,12 @@ def test_many_misfits_are_told_as_one_and_a_number(folder):
 def test_records_that_do_not_fit_are_refused_by_file_and_image(folder, edit, message):
     change(folder / "train.json", lambda images: edit(images[0]))
     with pytest.raises(ValueError, match=f"train.json: .*{message}"):
+        load_annotations(folder, "train")
+
+
+def test_an_image_that_stands_twice_is_refused(folder):
+    change(folder / "train.json", lambda images: images.append(images[0]))
+    with pytest.raises(ValueError, match=r"train\.json: image 7 stands 2 times\. Leave one of its records"):
         load_annotations(folder, "train")
 
 

@@ -170,7 +170,7 @@ def test_what_a_reader_left_out_of_own_data_is_a_warning(tmp_path, caplog):
 def test_own_data_without_a_scored_verb_are_refused(tmp_path):
     corpus = own()
     corpus = replace(corpus, vocabulary=replace(corpus.vocabulary, verbs=(), hois=()))
-    with pytest.raises(ValueError, match="no verb is scored.*besides 'agent'"):
+    with pytest.raises(ValueError, match=r"no verb is scored.*besides 'agent'"):
         check_own(tmp_path, corpus)
 
 

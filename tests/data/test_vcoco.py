@@ -374,8 +374,8 @@ def test_an_unscored_role_that_is_no_role_is_refused(tiny_vcoco_raw):
     [
         ("1\nx2\n", "entry 2: expected .* 'x2'"),
         ("7\n5\n7\n", "7 is listed twice"),
-        (f"{10**18}\n", "entry 1: exp"),
-        ("-1\n", "entry 1: exp"),
+        (f"{10**18}\n", "entry 1: expected an image id"),
+        ("-1\n", "entry 1: expected an image id"),
     ],
 )
 def test_ids_that_are_none_or_twice_are_refused(tmp_path, text, message):

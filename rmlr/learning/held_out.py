@@ -4,6 +4,7 @@ It is a curve to look at. No weight depends on it, so it does not count as code 
 (`rmlr.study.source`).
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -11,8 +12,8 @@ from torch import nn
 
 from rmlr.data.records import load_annotations, load_image_objects
 from rmlr.evaluation import hicodet, vcoco
-from rmlr.hoi import Vocabulary
-from rmlr.learning.examples import Examples
+from rmlr.hoi import Annotation, Vocabulary
+from rmlr.learning.examples import Tested
 from rmlr.model.scoring import concatenate, score_triplets
 from rmlr.study.settings import Prediction
 from rmlr.study.views import is_headline
@@ -23,10 +24,17 @@ SECTION = "val/"  # before the name of a metric: a section of its own on MLflow'
 class HeldOutScores:
     """The paper's columns on the images of `chosen.split`, as they are tested."""
 
-    def __init__(self, annotations: Path, vocabulary: Vocabulary, examples: Examples, chosen: Prediction) -> None:
+    def __init__(
+        self,
+        annotations: Path,
+        vocabulary: Vocabulary,
+        tested: Callable[[str, Sequence[Annotation]], tuple[list[int], Tested]],
+        chosen: Prediction,
+    ) -> None:
+        """`tested` says how images are read (`Examples.tested`)."""
         self._vocabulary, self._chosen = vocabulary, chosen
         self._images = load_annotations(annotations, chosen.split)
-        self._image_ids, self._read = examples.tested(chosen.split, self._images)
+        self._image_ids, self._read = tested(chosen.split, self._images)
         self._image_objects = None
         if vocabulary.dataset == "hicodet":
             self._image_objects = load_image_objects(annotations, chosen.split)

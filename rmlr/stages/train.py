@@ -60,7 +60,7 @@ def train(
         if chosen.held_out is not None:
             from rmlr.learning.held_out import HeldOutScores  # only here, for evaluators take a second to load
 
-            held_out = HeldOutScores(annotations, ready.vocabulary, examples, chosen.held_out)
+            held_out = HeldOutScores(annotations, ready.vocabulary, examples.tested, chosen.held_out)
         rows = fit(
             ready.network,
             ready.objective,

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from importlib.metadata import version
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -209,24 +208,6 @@ def test_held_out_features_of_another_detector_are_refused(run_train, study, tmp
 
 
 # ---- a share of the labels
-
-
-def test_a_share_is_of_that_many_images_and_part_of_every_larger_one():
-    ids = list(range(1000, 1500))
-    shares = {share: {ids[at] for at in choose_share(ids, share)} for share in (0.001, 0.1, 0.25, 0.5, 1.0)}
-    assert [len(chosen) for chosen in shares.values()] == [1, 50, 125, 250, 500]
-    chosen = list(shares.values())
-    assert all(smaller <= larger for smaller, larger in pairwise(chosen))
-    assert 10 < len(shares[0.1] & set(ids[:250])) < 40  # from everywhere
-
-
-def test_a_share_depends_on_the_ids_alone_and_keeps_their_order():
-    ids = list(range(100, 160))
-    positions = choose_share(ids, 0.3)
-    assert positions == sorted(positions)
-    assert {ids[at] for at in positions} == {ids[::-1][at] for at in choose_share(ids[::-1], 0.3)}
-    assert choose_share(ids, 1.0) == list(range(60))
-    assert choose_share([], 0.5) == []
 
 
 @pytest.mark.parametrize("share", [0.0, 1.5, -0.1, float("nan")])

@@ -30,6 +30,22 @@ def test_every_node_of_every_profile_is_read_again_as_it_was_written(content, pr
         assert type(node).load(path) == node, place
 
 
+def test_a_run_is_validated_where_val_is_held_out_and_only_there(content):
+    content["runs"]["table2"]["plain"]["overrides"] = {"train.split": "train"}
+    nodes = nodes_of(content)
+    found = {name: nodes[f"runs/table2/{name}/0/train"] for name in ("plain", "wo_cl")}
+    assert all(isinstance(node, TrainNode) for node in found.values())
+    assert found["plain"].train.validate_every == 1
+    assert found["plain"].held_out.model_dump() == {"split": "val"} | {
+        name: content["profiles"]["tiny"]["prediction"][name] for name in ("batch_size", "prior_power", "min_score")
+    }
+    assert (found["wo_cl"].train.validate_every, found["wo_cl"].held_out) == (0, None)
+    content["profiles"]["tiny"]["train"]["vcoco"]["validate_every"] = 5
+    assert nodes_of(content)["runs/table2/wo_cl/0/train"] == found["wo_cl"], "what has no effect changes no settings"
+    content["profiles"]["tiny"]["train"]["vcoco"]["validate_every"] = 0
+    assert nodes_of(content)["runs/table2/plain/0/train"].held_out is None
+
+
 def test_only_the_drawn_profiles_draw(content):
     assert "world/draw" in nodes_of(content, "demo")
     assert "world/draw" not in nodes_of(content, "paper")

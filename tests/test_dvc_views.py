@@ -1,4 +1,4 @@
-"""What a researcher sees through DVC: metrics, plots, and the picture of the milestones in the README."""
+"""What a researcher sees through DVC: metrics, plots, and the picture of the milestones in docs/pipeline.md."""
 
 import importlib
 import json
@@ -142,7 +142,7 @@ def test_the_overrides_of_one_run_are_set_by_a_plus(tmp_path):
     assert Study.load(params).run("table2/plain", "here").overrides == {"train.epochs": 3}
 
 
-def test_the_readme_shows_the_milestones_that_dvc_knows(monkeypatch):
+def test_the_page_on_the_pipeline_shows_the_milestones_that_dvc_knows(monkeypatch):
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(ROOT / "workflow")
@@ -150,5 +150,5 @@ def test_the_readme_shows_the_milestones_that_dvc_knows(monkeypatch):
     block = dag.picture()
     for milestone in ("data", "runs@shared", "table2"):
         assert f'["{milestone}"]' in block
-    readme = (ROOT / "README.md").read_text()
-    assert dag.replaced(readme, block) == readme, "dvc.yaml has changed: `python workflow/dag.py` draws it anew"
+    page = (ROOT / "docs/pipeline.md").read_text()
+    assert dag.replaced(page, block) == page, "dvc.yaml has changed: `python workflow/dag.py` draws it anew"

@@ -1,4 +1,4 @@
-"""Write the milestones, as `dvc dag` knows them, into the README: `python workflow/dag.py`, after a change of dvc.yaml.
+"""Write the milestones, as `dvc dag` knows them, into docs/pipeline.md: `python workflow/dag.py`, after a change of dvc.yaml.
 
 Dependencies that follow from others are left out, or nobody could read the picture; `dvc dag` has them all.
 """
@@ -7,7 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
-README = Path("README.md")
+PAGE = Path("docs/pipeline.md")
 BEGIN, END = "<!-- milestones: python workflow/dag.py -->\n", "<!-- end of milestones -->\n"
 
 
@@ -35,9 +35,9 @@ def replaced(text: str, block: str) -> str:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"{README}: expected the lines '{BEGIN.strip()}' and '{END.strip()}' around the picture")
+        raise ValueError(f"{PAGE}: expected the lines '{BEGIN.strip()}' and '{END.strip()}' around the picture")
     return f"{before}{BEGIN}{block}{END}{after}"
 
 
 if __name__ == "__main__":
-    README.write_text(replaced(README.read_text(), picture()))
+    PAGE.write_text(replaced(PAGE.read_text(), picture()))

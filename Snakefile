@@ -9,7 +9,6 @@ report: "workflow/report/study.rst"
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/sources.smk"
 include: "workflow/rules/fetch.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/detector.smk"
@@ -24,7 +23,7 @@ rule all:
         rules.milestone_fetch.input,
         rules.milestone_data.input,
         rules.milestone_pose.input,
-        [f"{RESULTS}/runs/{name}/{seed}/evaluate/run.json" for name in ALL_RUNS for seed in CHOSEN.seeds],
-        [f"results/{name}.{kind}" for name in STUDY.tables for kind in TABLE_KINDS],
+        [f"{RESULTS}/runs/{name}/{seed}/evaluate/run.json" for name in GRAPH.runs for seed in CHOSEN.seeds],
+        [GRAPH.copies(name) for name in GRAPH.study.tables],
         rules.milestone_figures.input,
-        "results/statement.md",
+        GRAPH.copies("statement"),

@@ -71,8 +71,10 @@ def main(arguments: list[str] | None = None) -> None:
             if named not in STAGES | COMMANDS:
                 raise ValueError(f"there is no command '{named}'. There are: {', '.join(STAGES | COMMANDS)}")
             from rmlr.study import provenance
+            from rmlr.study.threads import fix_threads
 
             provenance.command = arguments
+            fix_threads(named)
         command_line(named)(arguments)
     except (ValueError, OSError) as error:
         if os.environ.get("RMLR_DEBUG", "") not in ("", "0"):

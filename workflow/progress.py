@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rmlr.study.made import read_about
 
@@ -71,7 +72,7 @@ class StudyLog(logging.Handler):
         self.waiting: dict[str, int] = {}  # rule: jobs that have not begun
         self.running: dict[int, Job] = {}
         self.took: dict[str, list[float]] = defaultdict(list)  # rule: seconds of each finished job
-        self.ran: set[str] = set()  # rules of finished jobs
+        self.copied: list[str] = []  # tables, and the statement, that are new
         self.done = self.total = 0
         self.talks = threading.Event()
         self.stopped = threading.Event()
@@ -84,7 +85,8 @@ class StudyLog(logging.Handler):
         self.talks.set()
         threading.Thread(target=self._keep_talking, daemon=True).start()
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def emit(self, record: Any) -> None:
+        """Hear one event; Snakemake's records have what it is about as attributes."""
         event = str(getattr(record, "event", None) or "")
         if event == "run_info":
             self.waiting = {rule: count for rule, count in record.stats.items() if rule != "total"}
@@ -100,7 +102,8 @@ class StudyLog(logging.Handler):
         elif event == "job_finished" and record.job_id in self.running:
             job = self.running.pop(record.job_id)
             self.took[job.rule].append(job.seconds)
-            self.ran.add(job.rule)
+            if job.rule.startswith("copy_"):
+                self.copied.append(job.rule.removeprefix("copy_"))
             self.done += 1
             if job.log is not None:  # a rule without a log only names files
                 self._say(f"{job.name}: done in {minutes(job.seconds)}")

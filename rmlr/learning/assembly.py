@@ -40,10 +40,14 @@ class Given:
         pose = needed_pose(chosen.variant, self.pose)
         return Given(self.annotations, self.text, pose=pose, **{name: getattr(self, name) for name in names})
 
-    def paths(self) -> list[Path]:
-        """All that is read."""
-        found = (self.annotations, self.features, self.images, self.detector, self.text, self.pose)
-        return [path for path in found if path is not None]
+    def paths(self, chosen: TrainNode) -> list[Path]:
+        """All that is read; of cached views, those of the splits that the run learns from or is validated on."""
+        whole = (self.annotations, self.images, self.detector, self.text)
+        seen = [path for path in (self.features, self.pose) if path is not None]
+        if chosen.online is None:
+            every = chosen.train.split == "trainval" or chosen.held_out is not None
+            seen = [path / split for path in seen for split in (("train", "val") if every else (chosen.train.split,))]
+        return [path for path in (*whole, *seen) if path is not None]
 
 
 @dataclass(frozen=True, slots=True)

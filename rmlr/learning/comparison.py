@@ -16,7 +16,7 @@ from rmlr.evaluation.resampling import CONFIDENCE, Difference, Spread, draw_imag
 from rmlr.learning.benchmark import Benchmark, resample
 from rmlr.report.pages import aligned
 from rmlr.study.files import read_json
-from rmlr.study.provenance import digest
+from rmlr.study.content import digest
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -44,7 +44,9 @@ def detector(
             photos.
     """
     chosen = DetectorNode.load(settings)
+    given = Path(chosen.detector.weights or "")  # a file or folder, or else of the hub
     inputs = [annotations, images, *([coco] if coco else [])]
+    inputs += [given] if chosen.detector.weights and given.exists() else []
     with run("detector", chosen, settings=settings, out=out, inputs=inputs, seed=seed) as record:
         vocabulary, scorer = load_vocabulary(annotations), load_scorer(chosen.detector.object_ap)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

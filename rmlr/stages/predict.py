@@ -32,7 +32,9 @@ def predict(
     """
     node = PredictNode.load(settings)
     pose = needed_pose(load_card(weights).variant, pose)
-    chosen, inputs = node.prediction, [annotations, features, weights, *([pose] if pose else [])]
+    chosen = node.prediction
+    splits = ("train", "val") if chosen.split == "trainval" else (chosen.split,)
+    inputs = [annotations, *(folder / name for folder in (features, pose) if folder for name in splits), weights]
     with run("predict", node, settings=settings, out=out, inputs=inputs) as record:
         trained = Trained.open(annotations, features, chosen.split, weights, pose)
         is_valid_verb = torch.from_numpy(trained.vocabulary.is_valid_verb).to(trained.device)

@@ -65,7 +65,9 @@ def separation(*, settings: Path, annotations: Path, features: Path, weights: Pa
     """
     node = SeparationNode.load(settings)
     chosen = node.separation
-    with run("separation", node, settings=settings, out=out, inputs=[annotations, features, weights]) as record:
+    splits = ("train", "val") if node.split == "trainval" else (node.split,)
+    inputs = [annotations, *(features / split for split in splits), weights]
+    with run("separation", node, settings=settings, out=out, inputs=inputs) as record:
         trained = Trained.open(annotations, features, node.split, weights)
         network, vocabulary, cached = trained.network, trained.vocabulary, trained.features
         order = cached.annotated(load_annotations(annotations, node.split), features / node.split)

@@ -23,9 +23,10 @@ def text(*, settings: Path, annotations: Path, out: Path) -> None:
         out: folder to write; gets embeddings.safetensors and index.json.
     """
     chosen = TextNode.load(settings)
-    with run("text", chosen, settings=settings, out=out, inputs=[annotations]) as record:
+    encoder = chosen.encoder
+    inputs = [annotations, *([Path(encoder.model)] if Path(encoder.model).exists() else [])]  # else of the hub
+    with run("text", chosen, settings=settings, out=out, inputs=inputs) as record:
         texts = collect(load_vocabulary(annotations), load_annotations(annotations, "trainval"))
-        encoder = chosen.encoder
         embeddings = embed(
             texts,
             load_encoder(encoder.model, encoder.revision, encoder.sha256),

@@ -51,7 +51,7 @@ def train(
     """
     chosen = TrainNode.load(settings)
     given = Given(annotations, text, features, pose, images, detector).needed(chosen, settings)
-    with run("train", chosen, settings=settings, out=out, inputs=given.paths(), seed=seed) as record:
+    with run("train", chosen, settings=settings, out=out, inputs=given.paths(chosen), seed=seed) as record:
         ready = assemble(chosen, given, seed)
         examples = ready.examples
         count, drawn = len(examples.image_ids), len(examples.drawn)

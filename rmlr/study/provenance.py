@@ -17,7 +17,6 @@ from rmlr.study.device import processes
 
 PACKAGES = ("rmlr", "torch", "transformers", "numpy")  # whose versions run.json keeps
 PACKAGE = Path(__file__).parents[1]
-SMALL_FILE = 1 << 20  # bytes: larger inputs are known by name and size alone
 
 
 command: list[str] | None = None
@@ -54,22 +53,6 @@ def _process_start() -> float:
         return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
     except (OSError, AttributeError):  # no /proc
         return time.time() - time.process_time()
-
-
-def digest(path: Path) -> dict[str, Any]:
-    """What an input is, cheaply: names and sizes of all its files, and the content of small ones that say what made it.
-
-    `run.json` is left out, for it says when. Pictures and weights are known by name and size.
-    """
-    files = [file for file in visible_files(path) if file.name != "run.json"]
-    found, size = hashlib.sha256(), 0
-    for file in files:
-        length = file.stat().st_size
-        size += length
-        found.update(os.fsencode(file.relative_to(path.parent)) + f"\0{length}\n".encode())
-        if length <= SMALL_FILE and (file == path or file.suffix in (".json", ".yaml", ".csv", ".ids")):
-            found.update(file.read_bytes())
-    return {"files": len(files), "bytes": size, "sha256": found.hexdigest()}
 
 
 def visible_files(path: Path) -> list[Path]:

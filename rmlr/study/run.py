@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from rmlr.study import provenance
+from rmlr.study.content import digest
 from rmlr.study.device import processes, take_device
 from rmlr.study.files import write_whole
 from rmlr.study.folder import begin, discard, finish, naming, only_writer, publish, recover
 from rmlr.study.made import ABOUT, Made, is_finished, read_about
 from rmlr.study.output import beside, claim
-from rmlr.study.provenance import Meter, digest
+from rmlr.study.provenance import Meter
 from rmlr.study.section import Section
+from rmlr.study.threads import computing
 from rmlr.study.tracking import Tracker
 
 log = logging.getLogger(__name__)
@@ -118,7 +120,7 @@ def run(
             if identity is not None and processes() == 1 and _is_made(place, stage, identity):
                 log.info("%s: is made already, of the same settings and inputs. Remove it to have it made again", out)
                 raise SystemExit(0)
-            with take_device(stage) as device:
+            with take_device(stage) as device, computing(stage):
                 about = {"stage": stage, "seed": seed, "settings": node.model_dump(mode="json"), "identity": identity}
                 about |= {"began": began.isoformat(timespec="seconds"), "device": device}
                 yield from _work(about, used, out, place, inputs, meter, scheduler)

@@ -51,8 +51,11 @@ class Section(BaseModel):
             raise ValueError(f"{where}: {len(lines)} setting(s) do not fit:\n" + "\n".join(lines)) from error
 
     def dump(self) -> str:
-        """As YAML, such that `load` gives the same again."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        """As YAML, such that `load` gives the same again.
+
+        What is at its default is left out: a new field with a default leaves the identity of a result as it was.
+        """
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
 
 
 def _shortened(value: Any) -> str:

@@ -7,21 +7,25 @@ import tokenize
 from functools import cache
 from pathlib import Path
 
+from rmlr.study.threads import THREADS
+
 PACKAGE = Path(__file__).parents[1]
 
 # What changes no number: the version, what surrounds a stage, the types of a settings file, whose content counts
 # anyway, the check of tensors, which accepts or refuses them, and AP on val by epoch and estimates, on which no weight
 # depends. After a change of how `rmlr.study.run` seeds, the results must be removed by hand.
 _TYPES = ("section", "settings", "figures", "params", "nodes", "plan")
-_AROUND = ("device", "folder", "made", "output", "provenance", "run", "source", "tensors")  # a stage
+_AROUND = ("content", "current", "device", "folder", "identity", "made", "output", "provenance", "run", "threads")
+_CHECKS = ("source", "tensors")
 _TRACKER = ("tracking", "store", "views")
 _ASIDE = ("rmlr.learning.estimate", "rmlr.learning.held_out")
-NOT_COUNTED = ("rmlr", *_ASIDE, *(f"rmlr.study.{name}" for name in (*_TYPES, *_AROUND, *_TRACKER)))
+NOT_COUNTED = ("rmlr", *_ASIDE, *(f"rmlr.study.{name}" for name in (*_TYPES, *_AROUND, *_CHECKS, *_TRACKER)))
 
 
 def code_digest(stage: str) -> str:
     """What a stage's module and all that it imports of ours say, comments, docstrings and blank lines left out."""
-    text = "".join(f"{path.relative_to(PACKAGE)}\n{_read(path)[0]}\n" for path in stage_files(stage))
+    text = f"threads: {THREADS.get(stage)}\n"  # how many is a part of the arithmetic
+    text += "".join(f"{path.relative_to(PACKAGE)}\n{_read(path)[0]}\n" for path in stage_files(stage))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

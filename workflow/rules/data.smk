@@ -23,25 +23,26 @@ rule draw:
 
 rule raw:
     input:
-        lambda wildcards: receipts(lambda source: source.serves),
-        lambda wildcards: [file for dataset in RAW_FILES for file in real_files(dataset)],
+        GRAPH.receipts(lambda source: bool(source.serves)),
+        [file for dataset in ("vcoco", "hicodet") for file in GRAPH.real_files(dataset)],
     output:
         "results/{profile}/world/raw.txt",
     log:
         "results/{profile}/logs/world/raw.txt",
     localrule: True
     params:
-        raw=RAW,
+        raw=GRAPH.raw,
     shell:
         "(find -L {params.raw} -name '.?*' -prune -o -type f -printf '%s %P\\n' | sort -k 2 > {output}.part && mv {output}.part {output}) 2> {log}"
 
 
 rule prepare:
     input:
-        raw_files,
+        INPUTS("{dataset}/prepare"),
         settings="results/{profile}/settings/{dataset}/prepare.yaml",
     output:
-        expand("results/{{profile}}/{{dataset}}/prepare/{file}", file=ANNOTATIONS),
+        "results/{profile}/{dataset}/prepare/vocabulary.json",
+        expand("results/{{profile}}/{{dataset}}/prepare/{split}.json", split=["train", "val", "test"]),
         "results/{profile}/{dataset}/prepare/settings.yaml",
         run="results/{profile}/{dataset}/prepare/run.json",
     log:
@@ -52,17 +53,16 @@ rule prepare:
         mem_mb=8000,
         runtime=30,
     params:
-        raw=RAW,
+        read=GRAPH.flags("{dataset}/prepare"),
         out=subpath(output.run, parent=True),
     shell:
-        "rmlr prepare --settings {input.settings} --raw {params.raw} --out {params.out} &> {log}"
+        "rmlr prepare --settings {input.settings} {params.read} --out {params.out} &> {log}"
 
 
 rule text:
     input:
-        encoder_weights,
+        INPUTS("{dataset}/text/{encoder}"),
         settings="results/{profile}/settings/{dataset}/text/{encoder}.yaml",
-        annotations="results/{profile}/{dataset}/prepare/run.json",
     output:
         "results/{profile}/{dataset}/text/{encoder}/embeddings.safetensors",
         "results/{profile}/{dataset}/text/{encoder}/index.json",
@@ -77,10 +77,10 @@ rule text:
         mem_mb=8000,
         runtime=60,
     params:
-        annotations=subpath(input.annotations, parent=True),
+        read=GRAPH.flags("{dataset}/text/{encoder}"),
         out=subpath(output.run, parent=True),
     shell:
-        "rmlr text --settings {input.settings} --annotations {params.annotations} --out {params.out} &> {log}"
+        "rmlr text --settings {input.settings} {params.read} --out {params.out} &> {log}"
 
 
 rule milestone_data:
@@ -96,5 +96,9 @@ for dataset in CHOSEN.train:
         name:
             f"milestone_text_{dataset}"
         input:
-            {f"{RESULTS}/{dataset}/text/{run.encoder}/run.json" for run in ALL_RUNS.values() if run.dataset == dataset},
+            {
+                f"{RESULTS}/{dataset}/text/{run.encoder}/run.json"
+                for run in GRAPH.runs.values()
+                if run.dataset == dataset
+            },
         localrule: True

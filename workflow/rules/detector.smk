@@ -3,10 +3,8 @@
 
 rule detector:
     input:
-        images_mark,
-        detector_weights,
+        INPUTS("detector/{detector}"),
         settings="results/{profile}/settings/detector/{detector}.yaml",
-        annotations=detector_annotations,
     output:
         "results/{profile}/detector/{detector}/model.safetensors",
         "results/{profile}/detector/{detector}/config.json",
@@ -23,22 +21,17 @@ rule detector:
         mem_mb=16000,
         runtime=2880,
     params:
-        annotations=subpath(input.annotations, parent=True),
-        images=f"{RAW}/images",
+        read=GRAPH.flags("detector/{detector}"),
         seed=CHOSEN.detector_seed,
-        coco=coco_flag,
         out=subpath(output.run, parent=True),
     shell:
-        "rmlr detector --settings {input.settings} --annotations {params.annotations} --images {params.images}"
-        " --seed {params.seed} --out {params.out}{params.coco} &> {log}"
+        "rmlr detector --settings {input.settings} {params.read} --seed {params.seed} --out {params.out} &> {log}"
 
 
 rule features:
     input:
-        images_mark,
+        INPUTS("{dataset}/features/{backbone}/{split}"),
         settings="results/{profile}/settings/{dataset}/features/{backbone}/{split}.yaml",
-        annotations="results/{profile}/{dataset}/prepare/run.json",
-        detector=serving_detector,
     output:
         "results/{profile}/{dataset}/features/{backbone}/{split}/index.json",
         "results/{profile}/{dataset}/features/{backbone}/{split}/settings.yaml",
@@ -53,18 +46,15 @@ rule features:
         mem_mb=16000,
         runtime=720,
     params:
-        annotations=subpath(input.annotations, parent=True),
-        images=f"{RAW}/images",
-        detector=subpath(input.detector, parent=True),
+        read=GRAPH.flags("{dataset}/features/{backbone}/{split}"),
         out=subpath(output.run, parent=True),
     shell:
-        "rmlr features --settings {input.settings} --annotations {params.annotations} --split {wildcards.split}"
-        " --images {params.images} --detector {params.detector} --out {params.out} &> {log}"
+        "rmlr features --settings {input.settings} {params.read} --out {params.out} &> {log}"
 
 
 rule joints:
     input:
-        lambda wildcards: images_mark(wildcards) or real_files("vcoco"),
+        INPUTS("pose/joints"),
         settings="results/{profile}/settings/pose/joints.yaml",
     output:
         "results/{profile}/pose/joints/weights.pth",
@@ -80,18 +70,16 @@ rule joints:
         mem_mb=8000,
         runtime=720,
     params:
-        annotations=f"{RAW}/coco",
-        images=f"{RAW}/images",
+        read=GRAPH.flags("pose/joints"),
         seed=CHOSEN.detector_seed,
         out=subpath(output.run, parent=True),
     shell:
-        "rmlr joints --settings {input.settings} --annotations {params.annotations} --images {params.images}"
-        " --seed {params.seed} --out {params.out} &> {log}"
+        "rmlr joints --settings {input.settings} {params.read} --seed {params.seed} --out {params.out} &> {log}"
 
 
 rule given_pose:
     input:
-        pose_weights,
+        GRAPH.pose_weights(),
     output:
         "results/{profile}/pose/given.txt",
     log:
@@ -105,11 +93,8 @@ rule given_pose:
 
 rule pose:
     input:
-        images_mark,
-        pose_weights,
+        INPUTS("pose/{dataset}/{backbone}/{split}"),
         settings="results/{profile}/settings/pose/{dataset}/{backbone}/{split}.yaml",
-        annotations="results/{profile}/{dataset}/prepare/run.json",
-        features="results/{profile}/{dataset}/features/{backbone}/{split}/run.json",
     output:
         "results/{profile}/pose/{dataset}/{backbone}/{split}/index.json",
         "results/{profile}/pose/{dataset}/{backbone}/{split}/settings.yaml",
@@ -124,14 +109,10 @@ rule pose:
         mem_mb=16000,
         runtime=720,
     params:
-        annotations=subpath(input.annotations, parent=True),
-        images=f"{RAW}/images",
-        features=subpath(input.features, ancestor=2),
-        joints=f" --joints {RESULTS}/pose/joints" if TRAINS_JOINTS else "",
+        read=GRAPH.flags("pose/{dataset}/{backbone}/{split}"),
         out=subpath(output.run, parent=True),
     shell:
-        "rmlr pose --settings {input.settings} --annotations {params.annotations} --split {wildcards.split}"
-        " --images {params.images} --features {params.features} --out {params.out}{params.joints} &> {log}"
+        "rmlr pose --settings {input.settings} {params.read} --out {params.out} &> {log}"
 
 
 for backbone in CHOSEN.backbones:
@@ -140,7 +121,7 @@ for backbone in CHOSEN.backbones:
         name:
             f"milestone_detector_{backbone}"
         input:
-            {f"{detector_of(dataset, backbone)}/run.json" for dataset in CHOSEN.train},
+            {f"{RESULTS}/{GRAPH.detector_of(dataset, backbone)}/run.json" for dataset in CHOSEN.train},
         localrule: True
 
     for dataset in CHOSEN.train:
@@ -153,15 +134,12 @@ for backbone in CHOSEN.backbones:
             localrule: True
 
 
-POSE_RUNS = [run for run in ALL_RUNS.values() if STUDY.variants[run.variant].pose]
-
-
 rule milestone_pose:
     input:
-        [f"{RESULTS}/pose/{'joints/run.json' if TRAINS_JOINTS else 'given.txt'}"] if POSE_RUNS else [],
+        [f"{RESULTS}/pose/{'joints/run.json' if GRAPH.trains_joints else 'given.txt'}"] if GRAPH.pose_runs() else [],
         [
             f"{RESULTS}/pose/{run.dataset}/{run.backbone}/{split}/run.json"
-            for run in POSE_RUNS
+            for run in GRAPH.pose_runs()
             for split in CHOSEN.cached_views(run.dataset)
         ],
     localrule: True

@@ -3,9 +3,9 @@
 
 rule fetch:
     input:
-        settings=fetch_settings("{source}"),
+        settings=GRAPH.fetch_settings("{source}"),
     output:
-        receipt=f"{RAW}/receipts/{{source}}.ok",
+        receipt=f"{GRAPH.raw}/receipts/{{source}}.ok",
     log:
         f"{RESULTS}/logs/fetch/{{source}}.txt",
     wildcard_constraints:
@@ -24,7 +24,7 @@ rule fetch:
 
 rule receipts:
     input:
-        receipts(lambda source: True),
+        GRAPH.receipts(lambda source: True),
     output:
         "results/{profile}/fetch/receipts.txt",
     log:

@@ -3,10 +3,8 @@
 
 rule separation:
     input:
+        INPUTS("separation/{group}/{run}/{seed}"),
         settings="results/{profile}/settings/separation/{group}/{run}/{seed}.yaml",
-        annotations=run_annotations,
-        features=predict_views,
-        weights="results/{profile}/runs/{group}/{run}/{seed}/train/run.json",
     output:
         "results/{profile}/separation/{group}/{run}/{seed}/interactions.parquet",
         "results/{profile}/separation/{group}/{run}/{seed}/pairs.parquet",
@@ -23,25 +21,20 @@ rule separation:
         mem_mb=16000,
         runtime=240,
     params:
-        annotations=subpath(input.annotations, parent=True),
-        features=run_views,
-        weights=subpath(input.weights, parent=True),
+        read=GRAPH.flags("separation/{group}/{run}/{seed}"),
         out=subpath(output.run, parent=True),
     shell:
-        "rmlr separation --settings {input.settings} --annotations {params.annotations} --features {params.features}"
-        " --weights {params.weights} --out {params.out} &> {log}"
+        "rmlr separation --settings {input.settings} {params.read} --out {params.out} &> {log}"
 
 
-for kind in sorted({shown.kind for shown in FIGURES.values()}):
+for kind in sorted({shown.kind for shown in GRAPH.figures.values()}):
 
     rule:
         name:
             f"figure_{kind}"
         input:
-            images_mark,
-            figure_files,
+            INPUTS("figures/{figure}"),
             settings="results/{profile}/settings/figures/{figure}.yaml",
-            annotations=figure_annotations,
         output:
             "results/{profile}/figures/{figure}/figure.svg",
             "results/{profile}/figures/{figure}/figure.csv",
@@ -50,8 +43,8 @@ for kind in sorted({shown.kind for shown in FIGURES.values()}):
                 "results/{profile}/figures/{figure}/figure.png",
                 caption=f"../report/{kind}.rst",
                 category="3 Figures",
-                subcategory=figure_theme,
-                labels=figure_labels,
+                subcategory=lambda wildcards: GRAPH.figure_theme(wildcards.figure),
+                labels=lambda wildcards: GRAPH.figure_labels(wildcards.figure),
             ),
             run="results/{profile}/figures/{figure}/run.json",
         log:
@@ -59,22 +52,19 @@ for kind in sorted({shown.kind for shown in FIGURES.values()}):
         benchmark:
             "results/{profile}/benchmarks/figures/{figure}.tsv"
         wildcard_constraints:
-            figure="|".join(name for name, shown in FIGURES.items() if shown.kind == kind),
+            figure="|".join(name for name, shown in GRAPH.figures.items() if shown.kind == kind),
         resources:
             mem_mb=4000,
             runtime=30,
         params:
-            annotations=subpath(input.annotations, parent=True),
-            images=f"{RAW}/images",
-            results=subpath(output.run, ancestor=3),
+            read=GRAPH.flags("figures/{figure}"),
             out=subpath(output.run, parent=True),
-            caption=figure_caption,
+            caption=lambda wildcards: GRAPH.figure_caption(wildcards.figure),
         shell:
-            "rmlr figure --settings {input.settings} --annotations {params.annotations} --images {params.images}"
-            " --results {params.results} --out {params.out} &> {log}"
+            "rmlr figure --settings {input.settings} {params.read} --out {params.out} &> {log}"
 
 
 rule milestone_figures:
     input:
-        [f"{RESULTS}/figures/{name}/figure.png" for name in FIGURES],
+        [f"{RESULTS}/figures/{name}/figure.png" for name in GRAPH.figures],
     localrule: True

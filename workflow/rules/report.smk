@@ -27,8 +27,7 @@ rule cost:
 
 rule table:
     input:
-        table_metrics,
-        table_cost,
+        INPUTS("tables/{table}"),
         settings="results/{profile}/settings/tables/{table}.yaml",
         paper=ancient("paper/{table}.csv"),  # its content counts, as part of the settings' code digest
         notes=ancient("paper/notes.yaml"),
@@ -42,7 +41,7 @@ rule table:
             "results/{profile}/tables/{table}/{table}.html",
             caption="../report/table.rst",
             category="2 Tables",
-            labels=table_labels,
+            labels=lambda wildcards: GRAPH.table_labels(wildcards.table),
         ),
         run="results/{profile}/tables/{table}/run.json",
     log:
@@ -53,41 +52,57 @@ rule table:
         mem_mb=1000,
         runtime=10,
     params:
-        runs=f"{RESULTS}/runs",
-        cost=cost_flag,
+        read=GRAPH.flags("tables/{table}"),
         out=subpath(output.run, parent=True),
     shell:
-        "rmlr table --settings {input.settings} --runs {params.runs} --paper {input.paper} --notes {input.notes}"
-        " --out {params.out}{params.cost} &> {log}"
+        "rmlr table --settings {input.settings} {params.read} --paper {input.paper} --notes {input.notes}"
+        " --out {params.out} &> {log}"
 
 
-rule copy:
-    input:
-        csv=f"{RESULTS}/tables/{{table}}/{{table}}.csv",
-        md=f"{RESULTS}/tables/{{table}}/{{table}}.md",
-        tex=f"{RESULTS}/tables/{{table}}/{{table}}.tex",
-        marker=copy_marker("{table}"),
-    output:
-        csv="results/{table}.csv",
-        md="results/{table}.md",
-        tex="results/{table}.tex",
-    log:
-        f"{RESULTS}/logs/copies/{{table}}.txt",
-    localrule: True
-    params:
-        made=subpath(input.csv, strip_suffix=".csv"),
-    shell:
-        "(for kind in csv md tex; do cp {params.made}.$kind results/{wildcards.table}.$kind; done) &> {log}"
+for name in [*GRAPH.study.tables, "statement"]:
+
+    rule:
+        name:
+            f"copy_{name}"
+        input:
+            GRAPH.made(name) if GRAPH.marker(name) in STALE else ancient(GRAPH.made(name)),
+            marker=GRAPH.marker(name),
+        output:
+            GRAPH.copies(name),
+        log:
+            f"{RESULTS}/logs/copies/{name}.txt",
+        localrule: True
+        params:
+            made=GRAPH.made(name),
+            folder=subpath(output[0], parent=True),
+        shell:
+            "cp {params.made} {params.folder} &> {log}"
+
+    rule:
+        name:
+            f"milestone_{name}" if name == "statement" else name
+        input:
+            GRAPH.copies(name),
+        localrule: True
+
+
+if GRAPH.profile != GRAPH.study.profile:
+
+    rule of_another_profile:
+        input:
+            GRAPH.refuse,
+        output:
+            "results/{place}",
+        wildcard_constraints:
+            place="[^/]+",
+        localrule: True
 
 
 rule statement:
     input:
-        statement_runs,
-        statement_annotations,
-        [f"{RESULTS}/tables/{table}/run.json" for table in STUDY.tables],  # so that the times are of
-        [f"{RESULTS}/figures/{figure}/run.json" for figure in FIGURES],  # all that there is to time
+        INPUTS("statement"),
         settings="results/{profile}/settings/statement.yaml",
-        paper=ancient([f"paper/{table}.csv" for table in STUDY.tables]),  # as in rule table
+        paper=ancient([f"paper/{table}.csv" for table in GRAPH.study.tables]),  # as in rule table
     output:
         "results/{profile}/statement/statement.md",
         "results/{profile}/statement/brief.html",
@@ -128,16 +143,3 @@ rule statement:
     shell:
         "rmlr statement --settings {input.settings} --results {params.results} --paper {params.paper}"
         " --out {params.out} &> {log}"
-
-
-rule copy_statement:
-    input:
-        md=f"{RESULTS}/statement/statement.md",
-        marker=copy_marker("statement"),
-    output:
-        "results/statement.md",
-    log:
-        f"{RESULTS}/logs/copies/statement.txt",
-    localrule: True
-    shell:
-        "cp {input.md} {output} &> {log}"

@@ -1,14 +1,10 @@
-"""The named runs: trained, let loose on the test split, and scored; one thread each, side by side."""
+"""The named runs: trained, run on the test split, and scored; one thread each, side by side."""
 
 
 rule train:
     input:
+        INPUTS("runs/{group}/{run}/{seed}/train"),
         settings="results/{profile}/settings/runs/{group}/{run}/{seed}/train.yaml",
-        annotations=run_annotations,
-        features=train_views,
-        photos=train_photos,
-        pose=train_poses,
-        text=run_text,
     output:
         "results/{profile}/runs/{group}/{run}/{seed}/train/weights.safetensors",
         "results/{profile}/runs/{group}/{run}/{seed}/train/checkpoint.json",
@@ -24,22 +20,16 @@ rule train:
         mem_mb=16000,
         runtime=2880,
     params:
-        annotations=subpath(input.annotations, parent=True),
-        seen=train_flags,
-        text=subpath(input.text, parent=True),
+        read=GRAPH.flags("runs/{group}/{run}/{seed}/train"),
         out=subpath(output.run, parent=True),
     shell:
-        "rmlr train --settings {input.settings} --annotations {params.annotations}{params.seen}"
-        " --text {params.text} --seed {wildcards.seed} --out {params.out} &> {log}"
+        "rmlr train --settings {input.settings} {params.read} --seed {wildcards.seed} --out {params.out} &> {log}"
 
 
 rule predict:
     input:
+        INPUTS("runs/{group}/{run}/{seed}/predict"),
         settings="results/{profile}/settings/runs/{group}/{run}/{seed}/predict.yaml",
-        annotations=run_annotations,
-        features=predict_views,
-        pose=predict_poses,
-        weights="results/{profile}/runs/{group}/{run}/{seed}/train/run.json",
     output:
         "results/{profile}/runs/{group}/{run}/{seed}/predict/triplets.parquet",
         "results/{profile}/runs/{group}/{run}/{seed}/predict/settings.yaml",
@@ -53,21 +43,16 @@ rule predict:
         mem_mb=16000,
         runtime=240,
     params:
-        annotations=subpath(input.annotations, parent=True),
-        features=run_views,
-        pose=pose_flag,
-        weights=subpath(input.weights, parent=True),
+        read=GRAPH.flags("runs/{group}/{run}/{seed}/predict"),
         out=subpath(output.run, parent=True),
     shell:
-        "rmlr predict --settings {input.settings} --annotations {params.annotations} --features {params.features}"
-        " --weights {params.weights} --out {params.out}{params.pose} &> {log}"
+        "rmlr predict --settings {input.settings} {params.read} --out {params.out} &> {log}"
 
 
 rule evaluate:
     input:
+        INPUTS("runs/{group}/{run}/{seed}/evaluate"),
         settings="results/{profile}/settings/runs/{group}/{run}/{seed}/evaluate.yaml",
-        annotations=run_annotations,
-        triplets="results/{profile}/runs/{group}/{run}/{seed}/predict/triplets.parquet",
     output:
         "results/{profile}/runs/{group}/{run}/{seed}/evaluate/metrics.json",
         "results/{profile}/runs/{group}/{run}/{seed}/evaluate/settings.yaml",
@@ -80,14 +65,13 @@ rule evaluate:
         mem_mb=8000,
         runtime=60,
     params:
-        annotations=subpath(input.annotations, parent=True),
+        read=GRAPH.flags("runs/{group}/{run}/{seed}/evaluate"),
         out=subpath(output.run, parent=True),
     shell:
-        "rmlr evaluate --settings {input.settings} --annotations {params.annotations} --triplets {input.triplets}"
-        " --out {params.out} &> {log}"
+        "rmlr evaluate --settings {input.settings} {params.read} --out {params.out} &> {log}"
 
 
-for group in STUDY.runs:
+for group in GRAPH.study.runs:
 
     rule:
         name:
@@ -95,8 +79,8 @@ for group in STUDY.runs:
         input:
             [
                 f"{RESULTS}/runs/{group}/{run}/{seed}/evaluate/run.json"
-                for run in STUDY.runs[group]
-                if f"{group}/{run}" in ALL_RUNS
+                for run in GRAPH.study.runs[group]
+                if f"{group}/{run}" in GRAPH.runs
                 for seed in CHOSEN.seeds
             ],
         localrule: True

@@ -1,0 +1,81 @@
+"""What files hold, as digests: results are told apart by content, never by the clock."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PICTURES = (".jpg", ".jpeg", ".png")  # known by name and size: there are many, and nothing of ours changes one
+ABOUT = ("run.json", "settings.yaml")  # how and when a folder was made: no part of what it holds
+CHUNK = 1 << 20  # bytes
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(CHUNK):
+            found.update(part)
+    return found.hexdigest()
+
+
+class Known:
+    """Digests of files that were read before, by path, size and time of change; kept in a file between calls."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._before: dict[str, list[Any]] = {}
+        self._now: dict[str, list[Any]] = {}
+        try:
+            before = json.loads(path.read_text())
+            self._before = before if isinstance(before, dict) else {}
+        except (OSError, ValueError):
+            pass  # a cache that is lost or damaged is made anew
+
+    def __call__(self, path: Path) -> str:
+        """The digest of a file's bytes."""
+        found = path.stat()
+        stamp = [found.st_size, found.st_mtime_ns, found.st_ino]
+        name = str(path)
+        kept = self._now.get(name) or self._before.get(name)
+        digest = kept[3] if kept is not None and kept[:3] == stamp else sha256_of(path)
+        self._now[name] = [*stamp, digest]
+        return digest
+
+    def save(self) -> None:
+        """Keep what was read in this call."""
+        if self._now == self._before:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        aside = self._path.with_name(f".{self._path.name}.part")
+        aside.write_text(json.dumps(self._now))
+        aside.replace(self._path)
+
+
+def digest(path: Path, read: Callable[[Path], str] = sha256_of) -> dict[str, Any]:
+    """What a file or folder holds: names and bytes of all files, of pictures their names and sizes.
+
+    Hidden files are left out, and of a folder the files that say how and when it was made. `read` gives the digest of
+    one file.
+    """
+    files = [path] if path.is_file() else files_of(path)
+    whole, size = hashlib.sha256(), 0
+    for file in files:
+        length = file.stat().st_size
+        size += length
+        what = str(length) if file.suffix.lower() in PICTURES and file != path else read(file)
+        whole.update(os.fsencode(file.relative_to(path.parent)) + f"\0{what}\n".encode())
+    return {"files": len(files), "bytes": size, "sha256": whole.hexdigest()}
+
+
+def files_of(folder: Path) -> list[Path]:
+    """All files below a folder that count, in order of their names."""
+    found, seen = [], set[str]()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]  # links go round
+        seen.add(real)
+        found += [Path(root, name) for name in names if not name.startswith(".") and name not in ABOUT]
+    return sorted(file for file in found if file.is_file())

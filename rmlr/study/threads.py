@@ -1,0 +1,49 @@
+"""With how many threads each stage computes: part of a result, since sums over another number have another order.
+
+So it is the same on every machine and however few cores Snakemake is given. Threads that load photos compute nothing
+(`rmlr.data.loading`); `draw` and `cost` are not here: the one draws the same pictures on any number, the other measures
+time.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+THREADS = {
+    "prepare": 1,
+    "detector": 2,
+    "features": 2,
+    "joints": 1,
+    "pose": 2,
+    "text": 1,
+    "train": 1,
+    "predict": 1,
+    "evaluate": 1,
+    "table": 1,
+    "separation": 1,
+    "figure": 1,
+    "statement": 1,
+}
+VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # read once, when a library is loaded
+
+
+def fix_threads(stage: str) -> None:
+    """Before any library is loaded: what a stage's libraries will compute with."""
+    if stage in THREADS:
+        os.environ.update(dict.fromkeys(VARIABLES, str(THREADS[stage])))
+
+
+@contextmanager
+def computing(stage: str) -> Iterator[None]:
+    """While a stage is at work, also within a process that does other things: torch computes with its threads."""
+    if stage not in THREADS or "torch" not in sys.modules:
+        yield
+        return
+    torch = sys.modules["torch"]
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS[stage])
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

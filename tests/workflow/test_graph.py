@@ -1,0 +1,137 @@
+"""The graph of a study: what nodes stand on, what rules are given, where tables are copied to."""
+
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from graph import STAGES, Graph, digests
+from wanted import LONG_AGO, only_one, want
+
+from rmlr.study.plan import Study
+
+ROOT = Path(__file__).parents[2]
+CODE = defaultdict(lambda: "abc")
+
+
+@pytest.fixture
+def content():
+    return yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Where no data are."""
+    monkeypatch.chdir(tmp_path)
+
+
+def graph_of(content, **config) -> Graph:
+    return Graph.of(Study.check(content, "params.yaml"), config, CODE)
+
+
+@pytest.mark.parametrize("profile", ["demo", "tiny", "paper", "paper_cached", "paper_tiny"])
+def test_every_node_of_every_profile_stands_on_nodes_of_it_and_the_order_has_no_circle(content, profile):
+    graph = graph_of(content, profile=profile)
+    done: set[str] = set()
+    while len(done) < len(graph.nodes):
+        ready = [node for node in graph.nodes if node not in done and set(graph.before(node)) <= done]
+        assert ready
+        done.update(ready)
+    for node in graph.nodes:
+        assert all(path.startswith(("results/", "data/raw/")) for path in graph.inputs_of(node))
+
+
+def test_a_run_stands_on_its_detectors_features_its_text_and_its_data(content):
+    graph = graph_of(content)
+    assert graph.before("runs/table1/upt_medium/0/train") == [
+        "vcoco/prepare",
+        "vcoco/features/medium/train",
+        "vcoco/features/medium/val",
+        "vcoco/text/main",
+    ]
+    assert graph.before("runs/table1/upt_medium/0/predict") == [
+        "vcoco/prepare",
+        "vcoco/features/medium/test",
+        "runs/table1/upt_medium/0/train",
+    ]
+    assert graph.before("vcoco/features/medium/test") == ["world/draw", "vcoco/prepare", "detector/medium"]
+    assert graph.flags_of("runs/table1/upt_medium/0/predict") == (
+        "--annotations results/demo/vcoco/prepare --features results/demo/vcoco/features/medium"
+        " --weights results/demo/runs/table1/upt_medium/0/train"
+    )
+
+
+def test_a_run_with_the_pose_cue_stands_on_what_the_pose_network_saw(content):
+    graph = graph_of(content)
+    assert "pose/hicodet/base/test" in graph.before("runs/table9_hicodet/pose/0/predict")
+    assert "pose/joints" in graph.before("pose/hicodet/base/test")
+    assert " --pose results/demo/pose/hicodet/base" in graph.flags_of("runs/table9_hicodet/pose/0/train")
+    assert not any("pose/" in name for name in graph.before("runs/shared/rmlr/0/train"))
+
+
+def test_a_run_on_photos_stands_on_the_detector_and_on_receipts_of_photos(content):
+    graph = graph_of(content, profile="paper")
+    node = "runs/shared/rmlr/0/train"
+    assert graph.before(node) == ["vcoco/prepare", "detector/base/vcoco", "vcoco/text/main"]
+    assert "data/raw/receipts/coco-train2014.ok" in graph.outside(node)
+    assert " --images data/raw/images --detector results/paper/detector/base/vcoco " in graph.flags_of(node)
+
+
+def test_for_the_users_own_folder_nothing_is_fetched(content):
+    graph = graph_of(content, profile="paper", raw="my/data")
+    assert not graph.sources
+    assert graph.outside("vcoco/prepare") == []
+    Path("my/data/vcoco").mkdir(parents=True)
+    Path("my/data/vcoco/vcoco_train.json").write_text("[]")
+    assert graph.outside("vcoco/prepare") == ["my/data/vcoco/vcoco_train.json"]
+    assert graph.flags_of("vcoco/prepare") == "--raw my/data"
+
+
+def test_what_a_name_of_the_hub_means_is_part_of_a_nodes_identity(content):
+    fetched = graph_of(content, profile="paper").nodes["vcoco/text/main"]
+    own = graph_of(content, profile="paper", raw="my/data").nodes["vcoco/text/main"]
+    assert own.code == "abc"
+    assert fetched.code.startswith("abc-")
+
+
+def test_tables_of_the_profile_of_params_are_copied_to_results_and_others_beside_their_results(content):
+    assert graph_of(content).copies("table2") == ["results/table2.csv", "results/table2.md", "results/table2.tex"]
+    other = graph_of(content, profile="tiny")
+    assert other.copies("table2")[0] == "results/tiny/table2.csv"
+    assert other.copies("statement") == ["results/tiny/statement.md"]
+    with pytest.raises(ValueError, match=r"results/table2\.csv is of profile demo.*results/tiny/table2\.csv"):
+        other.refuse(SimpleNamespace(place="table2.csv"))
+
+
+def test_a_node_that_stands_on_what_the_profile_does_not_make_is_named(content):
+    graph = graph_of(content)
+    without = replace(graph, nodes={name: node for name, node in graph.nodes.items() if "text" not in name})
+    with pytest.raises(ValueError, match=r"runs/shared/rmlr/0/train: stands on vcoco/text/main, which profile demo"):
+        without.before("runs/shared/rmlr/0/train")
+
+
+def test_every_stage_has_a_digest_and_papers_numbers_count_for_those_that_read_them(tmp_path):
+    (tmp_path / "paper").mkdir()
+    (tmp_path / "paper/table2.csv").write_text("1")
+    before = digests(tmp_path / "paper")
+    assert before.keys() == set(STAGES)
+    (tmp_path / "paper/table2.csv").write_text("2")
+    after = digests(tmp_path / "paper")
+    assert {stage for stage in STAGES if before[stage] != after[stage]} == {"table", "statement"}
+
+
+def test_a_wanted_file_is_old_where_what_it_asks_for_is_made_and_new_where_not(tmp_path):
+    path = tmp_path / "deeper/settings.yaml"
+    want(path, "epochs: 3\n", made=True)
+    assert path.stat().st_mtime == LONG_AGO
+    want(path, "epochs: 4\n", made=False)
+    assert path.read_text() == "epochs: 4\n"
+    assert path.stat().st_mtime > LONG_AGO
+
+
+def test_one_process_at_a_time_may_write(tmp_path):
+    path = tmp_path / "state/lock"
+    assert only_one(path)
+    assert not only_one(path), "another open file, as another process has"

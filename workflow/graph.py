@@ -1,0 +1,439 @@
+"""The graph of a study: which node stands on which, and what a rule is given for each. The rules call this; `current`
+says which nodes need not be made again.
+
+A node is named by its folder below results/PROFILE, such as `runs/table2/plain/0/train` (`rmlr.study.plan`).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from rmlr.fetch.sources import Source, check_weights, gives, load_sources, named_weights, needed
+from rmlr.study.figures import AnyFigure
+from rmlr.study.nodes import DetectorNode, FigureNode, StatementNode, TableNode, TextNode, TrainNode
+from rmlr.study.params import Profile, Run
+from rmlr.study.plan import Study
+from rmlr.study.section import DatasetName, Section
+from rmlr.study.source import code_digest
+
+STAGES = (
+    *("draw", "prepare", "detector", "features", "joints", "pose", "text", "train", "predict", "evaluate", "cost"),
+    *("table", "separation", "figure", "statement"),
+)
+TABLE_KINDS = ("csv", "md", "tex")
+RAW_FILES = {
+    "vcoco": ("coco/*.json", "vcoco/*.json", "vcoco/splits/*.ids"),
+    "hicodet": ("hicodet/*.json", "hicodet/anno_bbox.mat", "hicodet/anno.mat"),
+}
+LOSS = "Loss of interaction information"  # a theme of the report
+THEMES = {"examples": "Pictures", "curves": "Training", "separation": LOSS, "places": LOSS}
+
+Input = Callable[[Any], Sequence[Any]]  # Snakemake calls it with a rule's wildcards
+
+
+def digests(paper: Path) -> dict[str, str]:
+    """Of each stage the digest of its code; for those that read the paper's numbers, of these as well."""
+    printed = sha256(b"".join(file.read_bytes() for file in sorted(paper.iterdir()))).hexdigest()[:16]
+    found = {stage: code_digest(stage) for stage in STAGES}
+    return found | {stage: found[stage] + printed for stage in ("table", "statement")}
+
+
+@dataclass(frozen=True)
+class Given:
+    """Weights that a node is given, as params.yaml names them."""
+
+    name: str
+    revision: str | None
+    code: str  # digest of the node's stage
+
+
+def _given(node: Section) -> Given | None:
+    if isinstance(node, TextNode):
+        return Given(node.encoder.model, node.encoder.revision, node.code)
+    if isinstance(node, DetectorNode) and node.detector.weights:
+        return Given(node.detector.weights, node.detector.revision, node.code)
+    return None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The nodes of one profile and the paths between them."""
+
+    study: Study
+    profile: str
+    raw: str  # the drawn world, or the folder of real data in the same layout
+    fetches: bool  # whether that folder is ours to fill
+    sources: Mapping[str, Source]  # that the profile reads, of those that are fetched
+    nodes: Mapping[str, Section]
+
+    @classmethod
+    def of(cls, study: Study, config: Mapping[str, Any], code: Mapping[str, str]) -> "Graph":
+        """The graph of the profile that `config` (Snakemake's `--config`) names, else of that of params.yaml.
+
+        `raw=FOLDER` is the user's own folder of real data: nothing is fetched for it, its files are what they are. With
+        `raw=FOLDER sources=TABLE` it is filled from another table of sources.
+        """
+        profile = str(config.get("profile", study.profile))
+        nodes = study.nodes(profile, code)
+        drawn = study.profiles[profile].world is not None
+        raw = f"results/{profile}/world/draw" if drawn else str(config.get("raw", "data/raw"))
+        fetches = not drawn and ("raw" not in config or "sources" in config)
+        table = load_sources(Path(config["sources"]) if "sources" in config else None) if fetches else {}
+        sources = {name: table[name] for name in needed(table, study, profile, Path(raw))}
+        of_hub = [source for source in sources.values() if source.hub]
+        for name, node in nodes.items():
+            given = _given(node)
+            for source in of_hub:  # what a name of the hub means is said by the table of sources
+                if given is not None and gives(source, given.name, given.revision, Path(raw)):
+                    nodes[name] = node.model_copy(update={"code": f"{given.code}-{source.digest}"})
+        return cls(study, profile, raw, fetches, sources, nodes)
+
+    def readable(self) -> list[str]:
+        """All that nodes may read besides what other nodes made."""
+        given = [one.name for node in self.nodes.values() if (one := _given(node)) is not None]
+        pose = self.chosen.pose.weights if self.chosen.pose else None
+        return [self.raw, "paper", *dict.fromkeys(given), *([pose] if pose else [])]
+
+    # ---- names
+
+    @property
+    def results(self) -> str:
+        """The folder of all nodes."""
+        return f"results/{self.profile}"
+
+    @property
+    def chosen(self) -> Profile:
+        """The profile's settings."""
+        return self.study.profiles[self.profile]
+
+    @cached_property
+    def runs(self) -> dict[str, Run]:
+        """The runs that the profile makes, by GROUP/NAME."""
+        return self.study.runs_in(self.profile)
+
+    @cached_property
+    def figures(self) -> dict[str, AnyFigure]:
+        """The figures that the profile makes."""
+        return self.study.figures_in(self.profile)
+
+    @property
+    def trains_joints(self) -> bool:
+        """Whether the pose network is trained here; else it is a given file, or there is none."""
+        return "pose/joints" in self.nodes
+
+    @property
+    def is_drawn(self) -> bool:
+        return self.chosen.world is not None
+
+    def folder(self, node: str) -> str:
+        """Where a node's results are."""
+        return f"{self.results}/{node}"
+
+    def settings(self, node: str) -> str:
+        """The settings file that a node's rule reads."""
+        return f"{self.results}/settings/{node}.yaml"
+
+    def refuse(self, wildcards: Any) -> list[str]:
+        """The input of what is of the profile of params.yaml alone: ValueError says where this profile's is."""
+        name = wildcards.place
+        raise ValueError(
+            f"results/{name} is of profile {self.study.profile}, which params.yaml names, and is kept. That of profile "
+            f"{self.profile} is {self.results}/{name}: ask for that file, or for the rule {name.partition('.')[0]}"
+        )
+
+    def marker(self, name: str) -> str:
+        """What the rule that copies a table, or the statement, reads."""
+        return f"{self.results}/settings/copies/{name}.txt"
+
+    def fetch_settings(self, source: str) -> str:
+        """What the rule that fetches a source reads."""
+        return f"{self.results}/settings/fetch/{source}.txt"
+
+    def made(self, name: str) -> list[str]:
+        """What of a table, or the statement, is copied, in the order of `copies`."""
+        folder = self.folder(f"tables/{name}" if name in self.study.tables else name)
+        return [f"{folder}/{Path(file).name}" for file in self.copies(name)]
+
+    def splits(self, split: str) -> tuple[str, ...]:
+        return ("train", "val") if split == "trainval" else (split,)
+
+    def detector_of(self, dataset: DatasetName, backbone: str) -> str:
+        """The node of the detector that serves a data set on a backbone."""
+        return f"detector/{self.chosen.backbones[backbone].detector(dataset)}"
+
+    def copies(self, name: str) -> list[str]:
+        """Where a table or the statement is copied to: results/ for the profile of params.yaml, else results/PROFILE.
+
+        The first are committed, so that a trial of another profile does not replace them.
+        """
+        folder = "results" if self.profile == self.study.profile else self.results
+        return [f"{folder}/{name}.{kind}" for kind in (("md",) if name == "statement" else TABLE_KINDS)]
+
+    # ---- what a node stands on
+
+    def before(self, node: str) -> list[str]:
+        """The nodes whose results a node reads, in the order of its flags."""
+        found = self._before(node)
+        if missing := [name for name in found if name not in self.nodes]:
+            raise ValueError(f"{node}: stands on {missing[0]}, which profile {self.profile} does not make")
+        return list(dict.fromkeys(found))
+
+    def _before(self, node: str) -> list[str]:
+        world = ["world/draw"] if self.is_drawn else []
+        match node.split("/"):
+            case ["world", _] | ["cost"]:
+                return []
+            case ["pose", "joints"] | ["vcoco" | "hicodet", "prepare"]:
+                return world
+            case ["vcoco" | "hicodet" as dataset, "text", _]:
+                return [f"{dataset}/prepare"]
+            case ["detector", *name]:
+                return [*world, f"{self.chosen.detectors['/'.join(name)].dataset}/prepare"]
+            case ["vcoco" | "hicodet" as dataset, "features", backbone, _]:
+                return [*world, f"{dataset}/prepare", self.detector_of(dataset, backbone)]
+            case ["pose", dataset, backbone, split]:
+                joints = ["pose/joints"] if self.trains_joints else []
+                return [*world, f"{dataset}/prepare", f"{dataset}/features/{backbone}/{split}", *joints]
+            case ["runs", group, name, seed, stage]:
+                return self._before_run(f"{group}/{name}", seed, stage)
+            case ["separation", group, name, seed]:
+                run, split = self.runs[f"{group}/{name}"], self.chosen.prediction.split
+                return [f"{run.dataset}/prepare", *self._views(run, split), f"runs/{group}/{name}/{seed}/train"]
+            case ["tables", _]:
+                return self._before_table(node)
+            case ["figures", _]:
+                return self._before_figure(node)
+            case ["statement"]:
+                return self._before_statement()
+        raise ValueError(f"{node}: no node of a study has such a name")
+
+    def _views(self, run: Run, split: str, *, pose: bool = False) -> list[str]:
+        """What a network saw of a split: the detector under a run or, with `pose`, the pose network."""
+        above = f"pose/{run.dataset}" if pose else f"{run.dataset}/features"
+        return [f"{above}/{run.backbone}/{name}" for name in self.splits(split)]
+
+    def _before_run(self, name: str, seed: str, stage: str) -> list[str]:
+        run, train = self.runs[name], self.train_node(name, seed)
+        prepare, folder = f"{run.dataset}/prepare", f"runs/{name}/{seed}"
+        if stage == "evaluate":
+            return [prepare, f"{folder}/predict"]
+        if stage == "predict":
+            split = self.chosen.prediction.split
+            poses = self._views(run, split, pose=True) if train.variant.pose else []
+            return [prepare, *self._views(run, split), *poses, f"{folder}/train"]
+        text = f"{run.dataset}/text/{run.encoder}"
+        if train.online is None:
+            split = "trainval" if train.held_out else train.train.split
+            poses = self._views(run, split, pose=True) if train.variant.pose else []
+            return [prepare, *self._views(run, split), *poses, text]
+        joints = ["pose/joints"] if train.variant.pose and self.trains_joints else []
+        world = ["world/draw"] if self.is_drawn else []
+        return [prepare, *world, self.detector_of(run.dataset, run.backbone), *joints, text]
+
+    def train_node(self, name: str, seed: str) -> TrainNode:
+        """What a run (GROUP/NAME) is trained with."""
+        node = self.nodes[f"runs/{name}/{seed}/train"]
+        assert isinstance(node, TrainNode)
+        return node
+
+    def table_sources(self, table: str) -> list[str]:
+        """What feeds a table's rows: GROUP/NAME of runs, or `cost`."""
+        node = self.nodes[f"tables/{table}"]
+        assert isinstance(node, TableNode)
+        return list(dict.fromkeys(source.run for row in [*node.rows, *node.controls] for source in row.sources))
+
+    def _before_table(self, node: str) -> list[str]:
+        sources = self.table_sources(node.removeprefix("tables/"))
+        seeds = self.chosen.seeds
+        found = [f"runs/{run}/{seed}/evaluate" for run in sources if run != "cost" for seed in seeds]
+        return found + (["cost"] if "cost" in sources else [])
+
+    def _before_figure(self, name: str) -> list[str]:
+        node = self.nodes[name]
+        assert isinstance(node, FigureNode)
+        kind, names = node.figure.kind, list(node.figure.runs.values())
+        pattern = {"curves": "runs/{}/train", "separation": "separation/{}", "places": "separation/{}"}
+        shown = [pattern.get(kind, "runs/{}/predict").format(f"{run}/{seed}") for run in names for seed in node.seeds]
+        world = ["world/draw"] if self.is_drawn else []
+        return [*world, f"{self.runs[names[0]].dataset}/prepare", *shown]
+
+    def _before_statement(self) -> list[str]:
+        """All that tables and claims are about, figure 1's distances, and whatever there is to time."""
+        node = self.nodes["statement"]
+        assert isinstance(node, StatementNode)
+        rows = [row for claimed in node.tables.values() for row in claimed.table.rows]
+        runs = dict.fromkeys(source.run for row in rows for source in row.sources if source.run != "cost")
+        seeds, stages = node.seeds, ("predict", "evaluate")
+        found = [f"{dataset}/prepare" for dataset in self.chosen.train]
+        found += [f"runs/{run}/{seed}/{stage}" for run in runs for seed in seeds for stage in stages]
+        found += [f"separation/{run}/{seeds[0]}" for run in node.places]
+        return found + [f"tables/{table}" for table in self.study.tables] + [f"figures/{name}" for name in self.figures]
+
+    # ---- what rules are given
+
+    def inputs_of(self, node: str) -> list[str]:
+        """A node's inputs but for its settings: what says that other nodes were made, and real data that is there."""
+        if not self.fetches and isinstance(section := self.nodes[node], DetectorNode) and section.detector.weights:
+            check_weights(section.detector.weights, section.detector.revision)
+        return [f"{self.folder(name)}/run.json" for name in self.before(node)] + self.outside(node)
+
+    def outside(self, node: str) -> list[str]:
+        """What a node reads that no node makes: receipts of real data, or the user's own files."""
+        match node.split("/"):
+            case ["vcoco" | "hicodet" as dataset, "prepare"]:
+                fetched = self.receipts(lambda source: dataset in source.serves and source.has_annotations)
+                is_own = getattr(self.chosen, dataset).release == "own"  # then its photos are checked, too
+                photos = self.photos([dataset]) if is_own and fetched else []
+                return list(dict.fromkeys([*fetched, *photos])) or self.real_files(dataset)
+            case ["vcoco" | "hicodet", "text", encoder]:
+                section = self.chosen.encoders[encoder]
+                return self.weights(section.model, section.revision)
+            case ["detector", *name]:
+                section = self.chosen.detectors["/".join(name)]
+                given = self.weights(section.weights, section.revision) if section.weights else []
+                return [*self.photos([section.dataset]), *given]
+            case ["vcoco" | "hicodet" as dataset, "features", *_]:
+                return self.photos([dataset])
+            case ["pose", "joints"]:
+                return self.photos(self.chosen.train) or self.real_files("vcoco")
+            case ["pose", dataset, *_]:
+                return [*self.photos([dataset]), *self.pose_weights()]
+            case ["runs", group, name, seed, "train"]:
+                train = self.train_node(f"{group}/{name}", seed)
+                if train.online is None:
+                    return []
+                poses = self.pose_weights() if train.variant.pose else []
+                return [*self.photos([self.runs[f"{group}/{name}"].dataset]), *poses]
+            case ["figures", figure]:
+                run = next(iter(self.figures[figure].runs.values()))
+                return self.photos([self.runs[run].dataset])
+        return []
+
+    def flags(self, pattern: str) -> Callable[[Any], str]:
+        """What the command of the nodes `pattern` is called with besides its settings, seed and `--out`."""
+        return lambda wildcards: self.flags_of(pattern.format(**dict(wildcards.items())))
+
+    def flags_of(self, node: str) -> str:
+        """Paths that a stage reads, as flags."""
+        given = {name: path for name, path in self._flags(node).items() if path}
+        return " ".join(f"--{name} {path}" for name, path in given.items())
+
+    def _flags(self, node: str) -> dict[str, str]:
+        images, in_results = f"{self.raw}/images", self.folder
+        match node.split("/"):
+            case ["vcoco" | "hicodet", "prepare"]:
+                return {"raw": self.raw}
+            case ["vcoco" | "hicodet" as dataset, "text", _]:
+                return {"annotations": in_results(f"{dataset}/prepare")}
+            case ["detector", *name]:
+                section = self.chosen.detectors["/".join(name)]
+                coco = f"{self.raw}/coco" if section.all_of_coco else ""
+                return {"annotations": in_results(f"{section.dataset}/prepare"), "images": images, "coco": coco}
+            case ["vcoco" | "hicodet" as dataset, "features", backbone, split]:
+                annotations, detector = (
+                    in_results(f"{dataset}/prepare"),
+                    in_results(self.detector_of(dataset, backbone)),
+                )
+                return {"annotations": annotations, "split": split, "images": images, "detector": detector}
+            case ["pose", "joints"]:
+                return {"annotations": f"{self.raw}/coco", "images": images}
+            case ["pose", dataset, backbone, split]:
+                annotations, features = in_results(f"{dataset}/prepare"), in_results(f"{dataset}/features/{backbone}")
+                joints = in_results("pose/joints") if self.trains_joints else ""
+                more = {"features": features, "joints": joints}
+                return {"annotations": annotations, "split": split, "images": images, **more}
+            case ["runs", group, name, seed, stage]:
+                return self._run_flags(f"{group}/{name}", seed, stage)
+            case ["separation", group, name, seed]:
+                run = self.runs[f"{group}/{name}"]
+                annotations, features = in_results(f"{run.dataset}/prepare"), self._seen(run)
+                weights = in_results(f"runs/{group}/{name}/{seed}/train")
+                return {"annotations": annotations, "features": features, "weights": weights}
+            case ["tables", _]:
+                return {"runs": in_results("runs"), "cost": in_results("cost") if "cost" in self.before(node) else ""}
+            case ["figures", figure]:
+                run = self.runs[next(iter(self.figures[figure].runs.values()))]
+                return {"annotations": in_results(f"{run.dataset}/prepare"), "images": images, "results": self.results}
+        return {}
+
+    def _seen(self, run: Run, *, pose: bool = False) -> str:
+        """The folder of what a network saw, every split below."""
+        return self.folder(f"pose/{run.dataset}/{run.backbone}" if pose else f"{run.dataset}/features/{run.backbone}")
+
+    def _run_flags(self, name: str, seed: str, stage: str) -> dict[str, str]:
+        run, node = self.runs[name], self.train_node(name, seed)
+        annotations, made = self.folder(f"{run.dataset}/prepare"), self.folder(f"runs/{name}/{seed}")
+        if stage == "evaluate":
+            return {"annotations": annotations, "triplets": f"{made}/predict/triplets.parquet"}
+        poses = self._seen(run, pose=True) if node.variant.pose else ""
+        if stage == "predict":
+            return {"annotations": annotations, "features": self._seen(run), "weights": f"{made}/train", "pose": poses}
+        text = self.folder(f"{run.dataset}/text/{run.encoder}")
+        if node.online is None:
+            return {"annotations": annotations, "features": self._seen(run), "pose": poses, "text": text}
+        given = self.chosen.pose.weights if self.chosen.pose else None
+        weights = self.folder("pose/joints/weights.pth") if self.trains_joints else given
+        detector = self.folder(self.detector_of(run.dataset, run.backbone))
+        seen = {"images": f"{self.raw}/images", "detector": detector}
+        return {"annotations": annotations, **seen, "pose": (weights or "") if poses else "", "text": text}
+
+    # ---- real data and weights
+
+    def real_files(self, dataset: str) -> list[str]:
+        """The annotation files of real data that are there; the stage itself says what it misses."""
+        if self.is_drawn:
+            return []
+        return sorted(str(file) for pattern in RAW_FILES[dataset] for file in Path(self.raw).glob(pattern))
+
+    def receipts(self, wanted: Callable[[Source], bool]) -> list[str]:
+        """What says that sources were fetched: of those that the profile needs, the `wanted` ones."""
+        return [f"{self.raw}/receipts/{name}.ok" for name, source in self.sources.items() if wanted(source)]
+
+    def photos(self, datasets: Iterable[str]) -> list[str]:
+        """Receipts of the photos of data sets; none where they are drawn, or the user's own."""
+        return self.receipts(lambda source: bool(set(datasets) & set(source.serves)) and source.has_photos)
+
+    def weights(self, weights: str, revision: str | None) -> list[str]:
+        """Receipts of given weights; none for what is no source of ours."""
+        return self.receipts(lambda source: gives(source, weights, revision, Path(self.raw)))
+
+    def pose_weights(self) -> list[str]:
+        """A given pose network, if it is there; the stage says that it is not."""
+        if self.chosen.pose is None or self.chosen.pose.weights is None:
+            return []
+        given = self.chosen.pose.weights
+        return self.weights(given, None) or ([given] if Path(given).is_file() else [])
+
+    def hub_is_whole(self) -> bool:
+        """Whether all that comes from the hub by revision is fetched: such a revision means what was fetched."""
+        named = named_weights(self.study, self.profile)
+        return all(self.weights(*one) for one in named if "/" in one[0] and one[1])
+
+    # ---- what the report says
+
+    def figure_caption(self, figure: str) -> dict[str, Any]:
+        """What its caption says of a figure (workflow/report): its settings, and on what data it was measured."""
+        node = self.nodes[f"figures/{figure}"]
+        assert isinstance(node, FigureNode)
+        dataset = self.runs[next(iter(node.figure.runs.values()))].dataset
+        data = f"the drawn world in {dataset} form, which is not the paper's data" if self.is_drawn else dataset
+        return node.model_dump() | {"data": data, "separation": self.study.separation.model_dump()}
+
+    def figure_theme(self, figure: str) -> str:
+        """Under which head a figure stands."""
+        return THEMES.get(self.figures[figure].kind, "Accuracy")
+
+    def figure_labels(self, figure: str) -> dict[str, str]:
+        """How a figure is called in the report's list."""
+        return {"figure": figure.replace("_", " "), "runs": ", ".join(self.figures[figure].runs)}
+
+    def table_labels(self, table: str) -> dict[str, str]:
+        """How a table is called in the report's list."""
+        return {"table": table.removeprefix("table"), "title": self.study.tables[table].title}
+
+    def pose_runs(self) -> list[Run]:
+        """The runs that read a pose network."""
+        return [run for run in self.runs.values() if self.study.variants[run.variant].pose]

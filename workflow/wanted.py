@@ -5,7 +5,7 @@ All other inputs of a current node are `ancient` to Snakemake: times of checkout
 
 import fcntl
 import os
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 

@@ -42,6 +42,7 @@ COMMANDS: dict[str, str] = {
     "photo": "Photos and a trained run -> what people do in them: a table, and pictures with boxes.",
     "export": "A trained run and its detector -> one folder to carry away and serve, an MLflow model.",
     "adopt": "A published UPT's weights -> a run's folder, which photo, export and predict take.",
+    "accept": "A change of code that alters no result -> results marked as current, with who, when and why.",
     "compare": "Two evaluations -> is one better, or is it noise?",
     "cost": "This machine -> what the networks of Table 4, or a training run, cost on it.",
 }

@@ -7,22 +7,17 @@ A node is named by its folder below results/PROFILE, such as `runs/table2/plain/
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from rmlr.fetch.sources import Source, check_weights, gives, load_sources, named_weights, needed
 from rmlr.study.figures import AnyFigure
+from rmlr.study.identity import identified
 from rmlr.study.nodes import DetectorNode, FigureNode, StatementNode, TableNode, TextNode, TrainNode
 from rmlr.study.params import Profile, Run
 from rmlr.study.plan import Study
 from rmlr.study.section import DatasetName, Section
-from rmlr.study.source import code_digest
 
-STAGES = (
-    *("draw", "prepare", "detector", "features", "joints", "pose", "text", "train", "predict", "evaluate", "cost"),
-    *("table", "separation", "figure", "statement"),
-)
 TABLE_KINDS = ("csv", "md", "tex")
 RAW_FILES = {
     "vcoco": ("coco/*.json", "vcoco/*.json", "vcoco/splits/*.ids"),
@@ -32,13 +27,6 @@ LOSS = "Loss of interaction information"  # a theme of the report
 THEMES = {"examples": "Pictures", "curves": "Training", "separation": LOSS, "places": LOSS}
 
 Input = Callable[[Any], Sequence[Any]]  # Snakemake calls it with a rule's wildcards
-
-
-def digests(paper: Path) -> dict[str, str]:
-    """Of each stage the digest of its code; for those that read the paper's numbers, of these as well."""
-    printed = sha256(b"".join(file.read_bytes() for file in sorted(paper.iterdir()))).hexdigest()[:16]
-    found = {stage: code_digest(stage) for stage in STAGES}
-    return found | {stage: found[stage] + printed for stage in ("table", "statement")}
 
 
 @dataclass(frozen=True)
@@ -70,14 +58,14 @@ class Graph:
     nodes: Mapping[str, Section]
 
     @classmethod
-    def of(cls, study: Study, config: Mapping[str, Any], code: Mapping[str, str]) -> "Graph":
+    def of(cls, study: Study, config: Mapping[str, Any], paper: Path = Path("paper")) -> "Graph":
         """The graph of the profile that `config` (Snakemake's `--config`) names, else of that of params.yaml.
 
         `raw=FOLDER` is the user's own folder of real data: nothing is fetched for it, its files are what they are. With
         `raw=FOLDER sources=TABLE` it is filled from another table of sources.
         """
         profile = str(config.get("profile", study.profile))
-        nodes = study.nodes(profile, code)
+        nodes = identified(study, profile, paper)
         drawn = study.profiles[profile].world is not None
         raw = f"results/{profile}/world/draw" if drawn else str(config.get("raw", "data/raw"))
         fetches = not drawn and ("raw" not in config or "sources" in config)

@@ -179,3 +179,22 @@ class StatementNode(Section):
     tables: dict[str, Claimed]
     places: list[str]  # runs, GROUP/NAME, of which the stage separation says how alike people are; first seed
     made_with: dict[str, Any]  # the profile, its runs and their variants, for a reader
+
+
+NODES: dict[str, type[Section]] = {  # by stage
+    "draw": DrawNode,
+    "prepare": PrepareNode,
+    "detector": DetectorNode,
+    "features": FeaturesNode,
+    "joints": JointsNode,
+    "pose": PoseNode,
+    "text": TextNode,
+    "train": TrainNode,
+    "predict": PredictNode,
+    "evaluate": EvaluateNode,
+    "cost": CostNode,
+    "table": TableNode,
+    "separation": SeparationNode,
+    "figure": FigureNode,
+    "statement": StatementNode,
+}

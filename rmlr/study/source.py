@@ -4,9 +4,11 @@ import ast
 import hashlib
 import io
 import tokenize
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
+from rmlr.study.settings import Variant
 from rmlr.study.threads import THREADS
 
 PACKAGE = Path(__file__).parents[1]
@@ -22,17 +24,20 @@ _ASIDE = ("rmlr.learning.estimate", "rmlr.learning.held_out")
 NOT_COUNTED = ("rmlr", *_ASIDE, *(f"rmlr.study.{name}" for name in (*_TYPES, *_AROUND, *_CHECKS, *_TRACKER)))
 
 
-def code_digest(stage: str) -> str:
-    """What a stage's module and all that it imports of ours say, comments, docstrings and blank lines left out."""
+def code_digest(stage: str, without: Collection[str] = ()) -> str:
+    """What a stage's module and all that it imports of ours say, comments, docstrings and blank lines left out.
+
+    `without` are modules that this call of the stage does not run (`not_run`).
+    """
     text = f"threads: {THREADS.get(stage)}\n"  # how many is a part of the arithmetic
-    text += "".join(f"{path.relative_to(PACKAGE)}\n{_read(path)[0]}\n" for path in stage_files(stage))
+    text += "".join(f"{path.relative_to(PACKAGE)}\n{_read(path)[0]}\n" for path in stage_files(stage, without))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def stage_files(stage: str) -> list[Path]:
+def stage_files(stage: str, without: Collection[str] = ()) -> list[Path]:
     """The files of ours that a stage runs, in order of their names; imports inside functions count as well.
 
-    A command that the study runs (`cost`) is as good as a stage.
+    A command that the study runs (`cost`) is as good as a stage. Modules `without` which it runs are not followed.
     """
     found: dict[str, Path] = {}
     waiting = [f"rmlr.commands.{stage}" if _file(f"rmlr.commands.{stage}") else f"rmlr.stages.{stage}"]
@@ -41,10 +46,25 @@ def stage_files(stage: str) -> list[Path]:
         path = _file(module)
         if path is None:
             raise ValueError(f"{PACKAGE}: there is no module '{module}', which stage '{stage}' needs")
-        if module not in found and module not in NOT_COUNTED:
+        if module not in found and module not in NOT_COUNTED and module not in without:
             found[module] = path
             waiting += [*_read(path)[1], module.rpartition(".")[0]]
     return sorted(found.values())
+
+
+def not_run(variant: Variant, *, learns: bool, online: bool) -> frozenset[str]:
+    """The modules that are loaded but not run where a run of a variant is trained (`learns`), or its weights are used.
+
+    Whatever is not listed here counts; tests run every variant and see that nothing of these modules was called.
+    """
+    unused = set()
+    if variant.network != "upt":
+        unused.add("rmlr.model.upt")
+    if not (variant.aligns and learns):
+        unused |= {"rmlr.model.align", "rmlr.model.text", "rmlr.model.encoders"}
+    if not online:
+        unused.add("rmlr.learning.photos")
+    return frozenset(unused)
 
 
 def _file(module: str) -> Path | None:

@@ -11,7 +11,7 @@ from rmlr.fetch.sources import DEFAULT
 from rmlr.study.device import visible_gpus
 from rmlr.study.plan import Study
 
-from graph import Graph, digests
+from graph import Graph
 from progress import listen, show_progress, summary
 from wanted import inputs, only_one, write_wanted
 
@@ -22,7 +22,7 @@ envvars:
 
 os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # jobs find `rmlr`
 
-GRAPH = Graph.of(Study.load(Path("params.yaml")), config, digests(Path("paper")))
+GRAPH = Graph.of(Study.load(Path("params.yaml")), config)
 RESULTS, CHOSEN = GRAPH.results, GRAPH.chosen
 MAY_WRITE = workflow.is_main_process and only_one(Path(".snakemake/rmlr.lock"))
 config.update(

@@ -15,8 +15,8 @@ from rmlr.evaluation.matching import Ranking
 from rmlr.evaluation.resampling import CONFIDENCE, Difference, Spread, draw_images
 from rmlr.learning.benchmark import Benchmark, resample
 from rmlr.report.pages import aligned
-from rmlr.study.files import read_json
 from rmlr.study.content import digest
+from rmlr.study.files import read_json
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -61,7 +61,7 @@ def estimate(train: Callable[..., None], settings: Path, inputs: Mapping[str, Pa
     """Run some steps of training and project them. `train` is the stage, `inputs` what it is given, by flag."""
     chosen = TrainNode.load(settings)
     given = Given(**inputs).needed(chosen, settings)
-    for path in given.paths():
+    for path in given.paths(chosen):
         if not path.exists():
             raise ValueError(f"{path}: input of training does not exist. Run the stage that makes it first")
     log.info("%s: running %d steps", settings, steps)

@@ -1,4 +1,4 @@
-"""Write the milestones, as `dvc dag` knows them, into docs/pipeline.md: `python workflow/dag.py`, after a change of dvc.yaml.
+"""Write the milestones, as `dvc dag` knows them, into docs/pipeline.md: `python workflow/dag.py` after a change there.
 
 Dependencies that follow from others are left out, or nobody could read the picture; `dvc dag` has them all.
 """

@@ -3,12 +3,15 @@
 import json
 import os
 import shutil
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.io import savemat
+
+from .web import Server
 
 os.environ["RMLR_TRACKING"] = "off"  # no test leaves a run in MLflow, but those of the tracker
 
@@ -21,6 +24,16 @@ REAL_VCOCO = {  # the photos of COCO128 that V-COCO has
 }
 
 COCO_CATEGORIES = [{"id": 9, "name": "bat"}, {"id": 1, "name": "person"}, {"id": 3, "name": "ball"}]
+
+
+@pytest.fixture
+def server():
+    """A web server on loopback, whose pages and faults a test chooses."""
+    with Server() as made:
+        threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield made
+        made.stopping.set()
+        made.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 import zipfile
 from pathlib import Path
@@ -254,12 +253,13 @@ def make(folder: Path, pose_weights: Path, save_anno_bbox) -> dict[str, bytes]:
 
 def serve(server: Server, files: dict[str, bytes], folder: Path, table: Path) -> None:
     """Put the files on the server, and the package's table of sources, changed to lead there."""
-    content = yaml.safe_load((ROOT / "rmlr" / "data" / "sources.yaml").read_text())
+    content = yaml.safe_load((ROOT / "rmlr" / "fetch" / "sources.yaml").read_text())
     pose = content["pose-r50"]["items"][0]
     pose["file"], pose["gives"] = "res50_crowdpose.pth", [{"to": "weights/res50_crowdpose.pth"}]
     counts = {"train2014": len(VCOCO["train"]) + len(VCOCO["val"]), "val2014": len(VCOCO["test"])}
     counts |= {f"{split}2015": len(numbers) for split, numbers in HICO.items()}
     for source in content.values():
+        source.pop("release", None)  # these are other data
         for item in source.get("items", []):
             if (body := files.get(item["file"])) is None:
                 continue  # of another profile
@@ -358,15 +358,6 @@ def fewer(params: Path) -> None:
     for figure in content["figures"].values():
         figure["runs"] = {label: run for label, run in figure["runs"].items() if run in made}
     params.write_text(yaml.safe_dump(content, sort_keys=False))
-
-
-@pytest.fixture
-def server():
-    with Server() as made:
-        threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        yield made
-        made.stopping.set()
-        made.shutdown()
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -16,6 +16,7 @@ from rmlr.data.images import ImageBatch, load_annotated, pad, read_annotated, re
 from rmlr.hoi import NO_BOX, Annotation
 from rmlr.study.settings import Augment, ImageSize
 
+MOST_PIXELS = 2**26  # of a photo that is enlarged to be cropped: a strip of 1 x 5000 would take gigabytes
 CACHED_SEED = 0  # of views that are cached: all runs share them
 ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
@@ -86,16 +87,17 @@ def draw_plan(height: int, width: int, image_id: int, rule: Augment, *, seed: in
     """What happens to a photo of this size in a view, or epoch.
 
     Differs: UPT draws from one stream, in the order of loading. A side smaller than the smallest crop (there is none at
-    UPT's sizes) is taken whole.
+    UPT's sizes) is taken whole, and so is a strip that would be enlarged beyond `MOST_PIXELS`.
     """
     random = np.random.default_rng([seed, view, image_id % 2**64])
     is_flipped = random.random() < rule.flip
     factors = random.uniform(max(0.0, 1 - rule.jitter), 1 + rule.jitter, len(ENHANCERS)).tolist()
     colours = tuple((int(index), factors[index]) for index in random.permutation(len(ENHANCERS)))
     before, region = None, (0, 0, width, height)
-    is_cropped = random.random() < rule.crop
-    if is_cropped:
-        before = resized_size(height, width, int(random.choice(rule.crop_from)), None)
+    if random.random() < rule.crop:
+        enlarged = resized_size(height, width, int(random.choice(rule.crop_from)), None)
+        before = enlarged if enlarged[0] * enlarged[1] <= MOST_PIXELS else None
+    if before is not None:
         low, high = rule.crop_smallest, rule.crop_largest
         tall, wide = (int(random.integers(min(low, side), min(side, high) + 1)) for side in before)
         top, left = int(random.integers(before[0] - tall + 1)), int(random.integers(before[1] - wide + 1))

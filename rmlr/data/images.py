@@ -175,16 +175,21 @@ def pad(photos: Sequence[Image.Image], original: Sequence[tuple[int, int]]) -> I
     )
 
 
+def read_sized(path: Path, height: int, width: int, what: str) -> Image.Image:
+    """A photo; ValueError where it has not the size that annotations of `what` say."""
+    photo = read_image(path)
+    if (height, width) != (photo.height, photo.width):
+        raise ValueError(
+            f"{path}: is {photo.height} x {photo.width} pixels (height, width), {what} is annotated as {height} x "
+            f"{width}. Are photos and annotations of one release?"
+        )
+    return photo
+
+
 def read_annotated(annotation: Annotation, folder: Path) -> Image.Image:
     """The photo of a record; ValueError where it has not the size that the record says."""
     path = folder / annotation.file_name
-    photo = read_image(path)
-    if (annotation.height, annotation.width) != (photo.height, photo.width):
-        raise ValueError(
-            f"{path}: is {photo.height} x {photo.width} pixels (height, width), image {annotation.image_id} is "
-            f"annotated as {annotation.height} x {annotation.width}. Are photos and annotations of one release?"
-        )
-    return photo
+    return read_sized(path, annotation.height, annotation.width, f"image {annotation.image_id}")
 
 
 def load_annotated(annotations: Sequence[Annotation], folder: Path, shortest: int, longest: int) -> ImageBatch:

@@ -1,5 +1,6 @@
 """People and their joints, in the layout of COCO's person files (person_keypoints_*.json), and crops around them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,9 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from rmlr.data.images import ImageBatch, pad, read_image
-from rmlr.study.files import PositiveInt, RelativeName, read_json
+from rmlr.data.coco import CocoImage
+from rmlr.data.images import ImageBatch, pad, read_sized
+from rmlr.study.files import read_json
 
 SIDES = ("left_", "right_")
 _STRICT = ConfigDict(strict=True)
@@ -27,14 +29,6 @@ class _Annotation:
     keypoints: list[FiniteFloat]  # x, y, and 0: not annotated, 1: hidden, 2: seen; each joint in turn
 
 
-@pydantic.dataclasses.dataclass(config=_STRICT, slots=True)
-class _Image:
-    id: int
-    file_name: RelativeName
-    height: PositiveInt
-    width: PositiveInt
-
-
 class _Category(BaseModel):
     model_config = _STRICT
 
@@ -48,7 +42,7 @@ class _File(BaseModel):
 
     model_config = _STRICT
 
-    images: list[_Image]
+    images: list[CocoImage]
     annotations: list[_Annotation]
     categories: list[_Category] = Field(min_length=1, max_length=1)  # people
 
@@ -69,6 +63,9 @@ def load_people(path: Path) -> tuple[tuple[str, ...], list[Posed]]:
     """The joints' names, and everybody with a known joint and a box, in file order; crowds are left out."""
     content = read_json(path, _File)
     names, images = tuple(content.categories[0].keypoints), {image.id: image for image in content.images}
+    if len(images) < len(content.images):
+        image_id = Counter(image.id for image in content.images).most_common(1)[0][0]
+        raise ValueError(f"{path}: image id {image_id} stands twice. Is the file damaged?")
     people = []
     for number, one in enumerate(content.annotations):
         if one.image_id not in images:
@@ -144,12 +141,6 @@ def load_crops(people: Sequence[Posed], crops: Sequence[Crop], folder: Path, pix
     """A crop around each of these people; ValueError where a photo has not the size that the annotations say."""
     shown = []
     for person, crop in zip(people, crops, strict=True):
-        path = folder / person.file_name
-        photo = read_image(path)
-        if (person.height, person.width) != (photo.height, photo.width):
-            raise ValueError(
-                f"{path}: is {photo.height} x {photo.width} pixels (height, width), annotated as {person.height} x "
-                f"{person.width}. Are photos and annotations of one release?"
-            )
+        photo = read_sized(folder / person.file_name, person.height, person.width, "the photo")
         shown.append(crop.show(photo, pixels))
     return pad(shown, [(photo.height, photo.width) for photo in shown])

@@ -1,6 +1,5 @@
 """What the doctor says of a study, its data and its mirrors; on loopback."""
 
-import threading
 from pathlib import Path
 
 import pytest
@@ -10,18 +9,7 @@ from rmlr.commands.doctor import doctor, probe
 from rmlr.fetch.sources import load_sources
 from rmlr.stages.fetch import fetch
 
-from ..web import Server
-
 PARAMS = Path(__file__).parents[2] / "params.yaml"
-
-
-@pytest.fixture
-def server():
-    with Server() as made:
-        threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        yield made
-        made.stopping.set()
-        made.shutdown()
 
 
 def table_of(path: Path, *urls: str, **more) -> Path:

@@ -181,6 +181,14 @@ def test_a_photo_smaller_than_the_smallest_crop_keeps_that_side_whole():
     assert (plan.crop[1], plan.crop[3]) == (0, 10)
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 5000), (3000, 1)])
+def test_a_strip_is_never_enlarged_to_gigabytes(height, width):
+    plans = drawn(UPT, 30, height, width)
+    assert {plan.before_crop for plan in plans} == {None}
+    assert all(min(plan.size) >= 1 and max(plan.size) <= 2 * UPT.longest for plan in plans)
+    assert plans[0].photo(Image.new("RGB", (width, height))).size == plans[0].size[::-1]
+
+
 def test_colours_change_and_a_photo_without_jitter_does_not():
     photo = noise(60, 80)
     plain = PLAIN.model_copy(update={"shortest": [60]})

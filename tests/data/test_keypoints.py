@@ -71,6 +71,15 @@ def test_what_does_not_belong_together_is_an_error(tmp_path, annotation, said):
         load_people(path)
 
 
+def test_an_image_that_stands_twice_is_an_error(tmp_path):
+    path = write(tmp_path / "file.json", [person(5, [1] * 9)])
+    content = json.loads(path.read_text())
+    content["images"] *= 2
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"file\.json: image id 5 stands twice"):
+        load_people(path)
+
+
 def test_left_and_right_change_places_in_a_mirror():
     assert mirrored(NAMES) == [1, 0, 2]
     assert mirrored(["nose", "left_eye"]) == [0, 1], "a left one whose twin is not annotated stays"

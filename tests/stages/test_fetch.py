@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 import zipfile
 from pathlib import Path
@@ -24,20 +23,9 @@ from rmlr.stages.fetch import fetch
 from rmlr.study.files import write_whole
 from rmlr.study.plan import Study
 
-from ..web import Server
-
 QUICK = {"attempts": 3, "timeout": 0.5, "pause": 0.01}
 PHOTOS = {f"p/{n}.jpg": bytes([n]) * 40_000 for n in range(5)}
 QUOTA = b"<!DOCTYPE html><p>Too many users have viewed or downloaded this file recently.</p>"
-
-
-@pytest.fixture
-def server():
-    with Server() as made:
-        threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        yield made
-        made.stopping.set()
-        made.shutdown()
 
 
 def zipped(files: dict[str, bytes], **more) -> bytes:

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -32,15 +31,6 @@ SCAN = (
     b'"https://drive.usercontent.google.com/download" method="get"><input type="hidden" name="id" value="ID"></form>'
 )
 COMMIT, LATER = "c" * 40, "d" * 40
-
-
-@pytest.fixture
-def server():
-    with Server() as made:
-        threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        yield made
-        made.stopping.set()
-        made.shutdown()
 
 
 # ---- Google Drive

@@ -251,15 +251,22 @@ def make(folder: Path, pose_weights: Path, save_anno_bbox) -> dict[str, bytes]:
     return files
 
 
+def table_of_own_data() -> dict:
+    """The package's table of sources, for other data than the published ones."""
+    content = yaml.safe_load((ROOT / "rmlr" / "fetch" / "sources.yaml").read_text())
+    for source in content.values():
+        source.pop("release", None)
+    return content
+
+
 def serve(server: Server, files: dict[str, bytes], folder: Path, table: Path) -> None:
     """Put the files on the server, and the package's table of sources, changed to lead there."""
-    content = yaml.safe_load((ROOT / "rmlr" / "fetch" / "sources.yaml").read_text())
+    content = table_of_own_data()
     pose = content["pose-r50"]["items"][0]
     pose["file"], pose["gives"] = "res50_crowdpose.pth", [{"to": "weights/res50_crowdpose.pth"}]
     counts = {"train2014": len(VCOCO["train"]) + len(VCOCO["val"]), "val2014": len(VCOCO["test"])}
     counts |= {f"{split}2015": len(numbers) for split, numbers in HICO.items()}
     for source in content.values():
-        source.pop("release", None)  # these are other data
         for item in source.get("items", []):
             if (body := files.get(item["file"])) is None:
                 continue  # of another profile
@@ -368,8 +375,9 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def test_own_annotations_are_prepared_when_the_photos_that_they_are_checked_against_are_there(server, tmp_path):
     pytest.importorskip("snakemake")
     study = Checkout(tmp_path / "study", server)
+    study.sources.write_text(yaml.safe_dump(table_of_own_data()))
     target = f"results/{PROFILE}/vcoco/prepare/run.json"
-    plan = study("snakemake", "-n", "--config", f"profile={PROFILE}", "--", target)
+    plan = study("snakemake", "-n", "--config", f"profile={PROFILE}", f"sources={study.sources}", "--", target)
     inputs = plan.split("rule prepare:\n    input: ")[1].splitlines()[0].split(", ")
     for name in ("coco-annotations2014", "coco-train2014", "coco-val2014", "vcoco"):
         assert inputs.count(f"data/raw/receipts/{name}.ok") == 1

@@ -20,6 +20,7 @@ from rmlr.hoi import Annotation
 from rmlr.hoi.batch import Instances
 from rmlr.stages.text import text
 from rmlr.stages.train import train
+from rmlr.study.made import MADE
 from rmlr.study.nodes import TextNode, TrainNode
 from rmlr.study.run import run
 from rmlr.study.settings import Alignment, Encoder, Losses, Network, Train, TransformerSizes, Variant
@@ -234,7 +235,6 @@ def test_the_devices_of_a_distributed_run_are_shared_and_not_locked(world, tmp_p
 ENDING = """
 import os, signal, sys
 from rmlr.__main__ import main
-from rmlr.study.made import MADE
 from rmlr.data.features import Features
 
 rank, how, whole, calls = *sys.argv[1:3], Features.batch, []

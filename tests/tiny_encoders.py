@@ -1,6 +1,7 @@
 """Random text encoders of many architectures with tokenizers of their own kinds, as files of the hub look."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ WORDS = ["person", "hit", "with", "sports", "ball", "bat", "talk", "on", "phone"
 KINDS = ["bert", "mobilebert", "albert", "roberta"]
 
 
-def save_tiny(folder: Path, kind: str, positions: int = 64, seed: int = 0) -> Path:
-    """A random encoder of some architecture and its own kind of tokenizer, as files of the hub look."""
+def save_tiny(folder: Path, kind: str, positions: int = 64, seed: int = 0, words: Sequence[str] = ()) -> Path:
+    """A random encoder of some architecture and its own kind of tokenizer, which knows `words` besides `WORDS`."""
     from transformers import AlbertConfig, AutoModel, BertConfig, MobileBertConfig, RobertaConfig
 
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
@@ -26,29 +27,29 @@ def save_tiny(folder: Path, kind: str, positions: int = 64, seed: int = 0) -> Pa
     }
     config, save_tokenizer, more = configs[kind]
     torch.manual_seed(seed)
-    model = AutoModel.from_config(config(vocab_size=save_tokenizer(folder), **sizes, **more))
+    model = AutoModel.from_config(config(vocab_size=save_tokenizer(folder, [*WORDS, *words]), **sizes, **more))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter)  # at the library's deviation of 0.02 all states are alike
     model.save_pretrained(folder)
     return folder
 
 
-def save_wordpiece(folder: Path) -> int:
+def save_wordpiece(folder: Path, words: Sequence[str]) -> int:
     """BERT's and MobileBERT's vocab.txt; gives the size of the vocabulary."""
-    names = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", *WORDS]
+    names = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", *words]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("".join(f"{name}\n" for name in names))
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}')
     return len(names)
 
 
-def save_unigram(folder: Path) -> int:
+def save_unigram(folder: Path, words: Sequence[str]) -> int:
     """ALBERT's tokenizer.json, made from SentencePiece: a piece may begin a word ("▁ball") or go on with one."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     names = ["<pad>", "[CLS]", "[SEP]", "<unk>"]
-    pieces = [f"▁{word}" for word in WORDS if word.isalpha() and word != "phone"] + ["▁", "s", "▁ph", "one"]
+    pieces = [f"▁{word}" for word in words if word.isalpha() and word != "phone"] + ["▁", "s", "▁ph", "one"]
     tokenizer = Tokenizer(models.Unigram([*((name, 0.0) for name in names), *((piece, -1.0) for piece in pieces)], 3))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -61,12 +62,12 @@ def save_unigram(folder: Path) -> int:
     return len(names) + len(pieces)
 
 
-def save_byte_pairs(folder: Path) -> int:
+def save_byte_pairs(folder: Path, words: Sequence[str]) -> int:
     """RoBERTa's vocab.json and merges.txt: bytes, merged from the left, of which "Ġ" is the space before a word."""
     from tokenizers import pre_tokenizers
 
-    words = [word for word in WORDS if word.isalpha()]
-    merges = [(word[:end], word[end]) for bare in words for word in (bare, f"Ġ{bare}") for end in range(1, len(word))]
+    whole = [word for word in words if word.isalpha()]
+    merges = [(word[:end], word[end]) for bare in whole for word in (bare, f"Ġ{bare}") for end in range(1, len(word))]
     merges = list(dict.fromkeys(merges))
     names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
     names += [name for name in map("".join, merges) if name not in names]

@@ -35,7 +35,7 @@ from rmlr.model.published import ALL_CLASSES, CLASSES
 from rmlr.study.plan import Study
 
 from .model.test_published import Original
-from .model.test_text import save_tiny
+from .tiny_encoders import WORDS, save_tiny
 from .web import Server
 
 ROOT = Path(__file__).parents[1]

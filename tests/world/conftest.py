@@ -5,7 +5,9 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 import pytest
+import yaml
 
+from rmlr.stages.draw import draw
 from rmlr.world.composition import draw_scene
 from rmlr.world.files import (
     SPLITS,
@@ -42,3 +44,10 @@ def written(pictures, tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     write_files(folder, [picture for split in SPLITS for picture in pictures[split]])
     return folder
+
+
+def draw_world(folder, name, **world):
+    settings = folder / f"{name}.yaml"
+    settings.write_text(yaml.safe_dump({"code": "", "world": {"seed": 0, "size": SIZE} | world}))
+    draw(settings=settings, out=folder / name)
+    return folder / name

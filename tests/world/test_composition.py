@@ -8,9 +8,7 @@ from statistics import mean
 
 import numpy as np
 import pytest
-import yaml
 
-from rmlr.stages.draw import draw
 from rmlr.study.made import MADE
 from rmlr.world.chance import Dice, Stream
 from rmlr.world.composition import CUSTOMS, RARITIES, draw_scene
@@ -33,14 +31,7 @@ from rmlr.world.scene import (
     THROW,
 )
 
-from .conftest import SIZE
-
-
-def draw_world(folder, name, **world):
-    settings = folder / f"{name}.yaml"
-    settings.write_text(yaml.safe_dump({"code": "", "world": {"seed": 0, "size": SIZE} | world}))
-    draw(settings=settings, out=folder / name)
-    return folder / name
+from .conftest import SIZE, draw_world
 
 
 def digests(folder):

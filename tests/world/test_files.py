@@ -25,7 +25,7 @@ from rmlr.world.scene import (
     KINDS,
 )
 
-from .conftest import SIZE
+from .conftest import SIZE, draw_world
 
 
 def content(path):

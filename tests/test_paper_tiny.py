@@ -65,7 +65,7 @@ ENCODERS = {
     "google-bert/bert-base-uncased": "bert",
     "google-bert/bert-large-uncased": "bert",
 }
-SEEDS = dict(zip(ENCODERS, (25, 1, 23, 2, 3), strict=True))  # by which each phrase has a vector of its own
+SEEDS = dict(zip(ENCODERS, (54, 52, 20, 29, 3), strict=True))  # by which each phrase has a vector of its own
 TEXTS = [f"{verb} {name}" for name, verb in HICO_CLASSES] + [f"{action} with bicycle" for action in ROLES]
 FEWER = {"table2": ["plain", "boxes"], "table7": [], "table8": ["irm1_sa1"]}  # one of each kind
 DETECTORS = {"base": (1, 1, 1, 1), "medium": (1, 1, 2, 1)}

@@ -340,10 +340,10 @@ def _pose_digest(path: Path) -> str | None:
 
 
 def _named_inputs(checkpoint: Path) -> Iterator[Path]:
-    """What training read, and what the stages read whose folders for each split it was given."""
+    """What training read, and what the stages read that made this: a split's folder, or in older runs all splits'."""
     for given in _inputs(checkpoint):
         yield given
-        for made in sorted(given.glob("*/run.json")):
+        for made in [*given.glob("run.json"), *sorted(given.glob("*/run.json"))]:
             yield from _inputs(made.parent)
 
 

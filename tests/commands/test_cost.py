@@ -206,7 +206,7 @@ def test_what_training_refuses_an_estimate_refuses(inputs, settings_of, tmp_path
     with pytest.raises(ValueError, match=r"nowhere/train: input of training does not exist"):
         cost(train=settings_of(node()), **inputs | {"features": tmp_path / "nowhere"})
     shutil.copytree(inputs["features"] / "test", tmp_path / "features" / "train")
-    with pytest.raises(ValueError, match=r"index.json: cannot be read"):
+    with pytest.raises(ValueError, match=r"features/val: input of training does not exist"):
         cost(train=settings_of(node()), **inputs | {"features": tmp_path / "features"})
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, FiniteFloat
 
 from rmlr.evaluation.comparison import MIN_IMAGES, Comparison, compare_runs
 from rmlr.evaluation.matching import Ranking
@@ -42,7 +42,7 @@ class _About(BaseModel):
     stage: str
     settings: _Split
     inputs: dict[str, _Digest]  # annotations, triplets, and what else there was
-    metrics: dict[str, float]
+    metrics: dict[str, FiniteFloat]  # what is NaN is left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,8 @@ def compare(a: str | Path, b: str | Path, *, samples: int = SAMPLES, seed: int =
 def find_evaluations(folder: Path) -> list[Evaluation]:
     """The evaluations that a folder is, or holds: of one run, or one for each seed."""
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; expected one made by `rmlr evaluate`")
+        what = "is a file" if folder.exists() else "no such folder"
+        raise ValueError(f"{folder}: {what}; expected a folder made by `rmlr evaluate`")
     seeds = sorted(folder.glob("*/evaluate"), key=lambda path: (len(path.parent.name), path.parent.name))
     for places in ([folder], [folder / "evaluate"], seeds):
         found = [place for place in places if (place / "run.json").is_file()]

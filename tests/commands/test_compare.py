@@ -1,6 +1,7 @@
 """`rmlr compare`: evaluations in, a verdict out."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -304,9 +305,25 @@ def test_what_is_no_evaluation_is_refused(vcoco, copy, tmp_path):
     refused(good, copy, "made by 'train' from 2 inputs", tmp_path)
     path.write_text(path.read_text()[:-5])
     refused(good, copy, r"run\.json: .*Is the file cut off", tmp_path)
+    refused(good, path, r"run\.json: is a file; expected a folder", tmp_path)
 
 
-def test_a_run_on_either_side_and_too_few_samples_are_refused(vcoco, tmp_path):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"metrics": {"vcoco_ap_role_1": "much"}}, r"run\.json: metrics\.vcoco_ap_role_1: .* got 'much'"),
+        ({"metrics": {"vcoco_ap_role_1": math.inf}}, r"run\.json: metrics\.vcoco_ap_role_1: .*finite number"),
+        ({"inputs": {}}, "made by 'evaluate' from 0 inputs"),
+        ({"settings": {"split": "none"}}, "on train of .*, but .* on none of"),
+    ],
+)
+def test_a_damaged_record_of_an_evaluation_is_named(vcoco, copy, tmp_path, wrong, message):
+    path = copy / "evaluate" / "run.json"
+    path.write_text(json.dumps(read(path) | wrong))
+    refused(vcoco / "good" / "0", copy, message, tmp_path)
+
+
+def test_a_run_on_either_side_and_samples_and_seeds_out_of_range_are_refused(vcoco, tmp_path):
     refused(vcoco / "good", vcoco / "good" / "2", r"good/2/evaluate is on either side", tmp_path)
     refused(vcoco / "good", vcoco / "bad", r"samples \(--samples\) is 5: expected 100 to", tmp_path, samples=5)
     refused(vcoco / "good", vcoco / "bad", r"is 1000000000: expected 100 to 10000", tmp_path, samples=10**9)

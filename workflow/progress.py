@@ -11,6 +11,7 @@ import threading
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ class StudyLog(logging.Handler):
         self.waiting: dict[str, int] = {}  # rule: jobs that have not begun
         self.running: dict[int, Job] = {}
         self.took: dict[str, list[float]] = defaultdict(list)  # rule: seconds of each finished job
+        self.began = datetime.now(UTC)
         self.copied: list[str] = []  # tables, and the statement, that are new
         self.done = self.total = 0
         self.talks = threading.Event()
@@ -183,16 +185,17 @@ def show_progress(study_log: StudyLog, cores: int) -> None:
     study_log.start(cores)
 
 
-def summary(results: str, tables: list[Path]) -> str:
-    """The tables, and what each stage of the profile's study took, from the run.json files."""
+def summary(results: str, tables: list[Path], since: datetime) -> str:
+    """The tables that this call made, and what its stages took: those whose run.json began at `since` or later."""
     stages: dict[str, list[dict]] = defaultdict(list)
     for record in records_of(results):
-        stages[record["stage"]].append(record)
+        if datetime.fromisoformat(record["began"]) >= since.replace(microsecond=0):
+            stages[record["stage"]].append(record)
     order = {rule: rank for rank, rule in enumerate([*WORK, "table", "figure"])}
-    lines = [path.read_text() for path in tables if path.exists()]
+    lines = [f"{path}\n\n{path.read_text()}" for path in tables]
     if not stages:
         return "\n".join(lines)
-    lines.append("stage        jobs   wall seconds   CPU seconds")
+    lines.append("made now     jobs   wall seconds   CPU seconds")
     for stage, records in sorted(stages.items(), key=lambda item: order.get(item[0], len(order))):
         wall, cpu = (sum(record[key] for record in records) for key in ("wall_seconds", "cpu_seconds"))
         lines.append(f"{stage:<12} {len(records):>4} {wall:>14.1f} {cpu:>13.1f}")

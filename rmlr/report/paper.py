@@ -3,15 +3,18 @@
 This is the one place where fractions become points.
 """
 
-import json
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pydantic import BaseModel, FiniteFloat, RootModel
+
 from rmlr.hoi import full_of
 from rmlr.report.frames import read_cells
+from rmlr.study.files import read_json
 from rmlr.study.nodes import MeasuredRow, Source, TableNode
 from rmlr.study.section import Section
 
@@ -152,10 +155,8 @@ def _own_rows(chosen: TableNode) -> list[Row]:
     """The rows of a table that the paper does not have."""
     every = [*chosen.rows, *chosen.controls]
     names = list(dict.fromkeys(column for row in every for column in row.row))
-    if not names:
-        raise ValueError(
-            f"table '{chosen.title}': expected rows, each named by cells. Give tables.NAME.rows in params.yaml"
-        )
+    if every and not names:
+        raise ValueError(f"table '{chosen.title}': expected rows that are named by their cells, got {every[0].row}")
     if unnamed := [name for name in names if name in METRICS]:
         raise ValueError(f"table '{chosen.title}': column '{unnamed[0]}' is measured and cannot name a row")
     measured = {source.measures for row in every for source in row.sources}
@@ -216,9 +217,10 @@ def fill(rows: Sequence[Row], files: Mapping[str, Sequence[Path]]) -> str:
     about = ""
     for row in rows:
         for source in row.sources:
-            found = [read_metrics(file) for file in files[source.run]]
             if source.measures == "cost":
-                found, about = _costs_of(row, found[0], files[source.run][0])
+                found, about = _costs_of(row, files[source.run][0])
+            else:
+                found = [read_metrics(file) for file in files[source.run]]
             for name in row.printed:
                 metric = METRICS[name]
                 values = [value / metric.unit for seed in found if (value := seed.get(name)) is not None]
@@ -227,18 +229,26 @@ def fill(rows: Sequence[Row], files: Mapping[str, Sequence[Path]]) -> str:
     return about
 
 
-def read_metrics(path: Path) -> dict:
+class _Metrics(RootModel[dict[str, FiniteFloat | None]]):
+    """`metrics.json` of `evaluate`: None where there was nothing to average."""
+
+
+class _Costs(BaseModel):
+    """`metrics.json` of `cost`."""
+
+    about: str
+    rows: dict[str, dict[str, FiniteFloat | None]]
+
+
+def read_metrics(path: Path) -> dict[str, float | None]:
     """What was measured, as fractions of one run and seed; None where there was nothing to average."""
-    try:
-        metrics = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error}). Remove its folder and evaluate again") from error
+    metrics = read_json(path, _Metrics, "Evaluate again").root
     for setting in HICODET:
         full, rare, nonrare = (metrics.get(f"{setting}_{part}") for part in ("full", "rare", "nonrare"))
         if full is not None and rare is not None and nonrare is not None:
-            classes, rare_classes = (int(metrics[name] or 0) for name in ("hicodet_classes", "hicodet_rare_classes"))
-            expected = full_of(rare, nonrare, rare_classes, classes - rare_classes)
-            if abs(full - expected) > 1e-6:
+            classes, rare_classes = (int(metrics.get(f"hicodet_{of}classes") or 0) for of in ("", "rare_"))
+            expected = full_of(rare, nonrare, rare_classes, classes - rare_classes) if classes else math.nan
+            if not abs(full - expected) <= 1e-6:
                 raise ValueError(
                     f"{path}: {setting}_full is {full}, but Rare and Non-rare give {expected:.6f}. Was it edited? "
                     "Remove its folder and evaluate again"
@@ -246,12 +256,12 @@ def read_metrics(path: Path) -> dict:
     return metrics
 
 
-def _costs_of(row: Row, measured: dict, path: Path) -> tuple[list[dict], str]:
+def _costs_of(row: Row, path: Path) -> tuple[list[dict[str, float | None]], str]:
     """What `cost` measured of a row, and how."""
-    name = " ".join(row.names.values())
-    if name not in measured["rows"]:
-        raise ValueError(f"{path}: there is no row '{name}'. Rows: {', '.join(measured['rows'])}. Measure again")
-    return [measured["rows"][name]], measured["about"]
+    name, measured = " ".join(row.names.values()), read_json(path, _Costs, "Measure again")
+    if name not in measured.rows:
+        raise ValueError(f"{path}: there is no row '{name}'. Rows: {', '.join(measured.rows)}. Measure again")
+    return [measured.rows[name]], measured.about
 
 
 def means(rows: Sequence[Row]) -> dict[str, dict[str, float]]:

@@ -11,6 +11,7 @@ from rmlr.report.pages import Sheet, Text, aligned, html_page
 from rmlr.report.paper import HICODET, IDENTITY, LEAK, METRICS, Row, contradiction, each_once, means
 from rmlr.study.nodes import TableNode
 
+NO_ROW = Row({"row": ""}, {}, is_control=False, label="")  # of a table of one's own that a profile makes nothing of
 SIDE_BY_SIDE = 3  # metrics, at most, whose paper, ours and difference stand in one line
 
 
@@ -28,7 +29,8 @@ class Table:
     def write(self, folder: Path) -> None:
         """NAME.csv, NAME.md, NAME.tex and NAME.html; metrics.json (fractions), the same in metrics/, a file a run."""
         lines = [as_csv(row, self.chosen, is_own=self.is_own) for row in self.rows]
-        write_cells(folder / f"{self.name}.csv", lines)
+        columns = list(as_csv(NO_ROW, self.chosen, is_own=self.is_own)) if not lines else None
+        write_cells(folder / f"{self.name}.csv", lines, columns)
         page = Page.of(self)
         for kind, text in (("md", markdown(page)), ("tex", latex(page)), ("html", web_page(page))):
             (folder / f"{self.name}.{kind}").write_text(text)
@@ -84,7 +86,8 @@ class Grid:
     @classmethod
     def of(cls, rows: Sequence[Row], *, is_own: bool) -> "Grid":
         """Few metrics: paper, ours and difference side by side; many: one below the other. One's own: ours alone."""
-        names, metrics = list(rows[0].names), list(rows[0].printed)
+        first_row = rows[0] if rows else NO_ROW
+        names, metrics = list(first_row.names), list(first_row.printed)
         switches = {name for name in names if all(row.names[name] in ("0", "1", "") for row in rows)}
         # Where ours stands on another detector than the row's name says, the row says on which.
         stands_in = any(row.detector() not in ("", row.names.get("backbone", row.detector())) for row in rows)

@@ -70,5 +70,6 @@ onstart:
 
 
 onsuccess:
-    made = [file for name in study_log.copied for file in GRAPH.copies(name) if file.endswith(".md")]
-    print(summary(RESULTS, [Path(file) for file in made]))
+    copied = [name for name in study_log.copied if name in GRAPH.study.tables]
+    tables = [Path(file) for name in copied for file in GRAPH.copies(name) if file.endswith(".md")]
+    print(summary(RESULTS, tables, study_log.began))

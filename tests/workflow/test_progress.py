@@ -1,19 +1,10 @@
 """What the terminal says at the end of a study."""
 
-import importlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def progress(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "workflow")
-    return importlib.import_module("progress")
+from progress import summary
 
 
 def made(folder: Path, stage: str, began: str) -> None:
@@ -22,14 +13,14 @@ def made(folder: Path, stage: str, began: str) -> None:
     (folder / "run.json").write_text(json.dumps(about))
 
 
-def test_a_study_ends_with_what_this_call_made_and_nothing_else(progress, tmp_path):
+def test_a_study_ends_with_what_this_call_made_and_nothing_else(tmp_path):
     made(tmp_path / "demo/world/draw", "draw", "2026-01-01T10:00:00+00:00")
     for seed in range(2):
         made(tmp_path / f"demo/runs/g/a/{seed}/train", "train", "2026-01-01T12:00:00+00:00")
     (tmp_path / "table2.md").write_text("**Ablations**\n")
     (tmp_path / "table3.md").write_text("**Encoders**\n")
     since = datetime(2026, 1, 1, 12, 0, 0, 500, UTC)  # records have whole seconds
-    text = progress.summary(str(tmp_path / "demo"), [tmp_path / "table2.md"], since)
+    text = summary(str(tmp_path / "demo"), [tmp_path / "table2.md"], since)
     lines = text.splitlines()
     assert lines[:3] == [str(tmp_path / "table2.md"), "", "**Ablations**"]
     assert "Encoders" not in text
@@ -37,6 +28,6 @@ def test_a_study_ends_with_what_this_call_made_and_nothing_else(progress, tmp_pa
     assert not any(line.startswith("draw") for line in lines)
 
 
-def test_a_call_that_made_nothing_has_nothing_to_say(progress, tmp_path):
+def test_a_call_that_made_nothing_has_nothing_to_say(tmp_path):
     made(tmp_path / "demo/world/draw", "draw", "2026-01-01T10:00:00+00:00")
-    assert progress.summary(str(tmp_path / "demo"), [], datetime(2026, 1, 2, tzinfo=UTC)) == ""
+    assert summary(str(tmp_path / "demo"), [], datetime(2026, 1, 2, tzinfo=UTC)) == ""

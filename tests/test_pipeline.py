@@ -396,6 +396,49 @@ def test_what_a_user_puts_into_a_folder_of_results_stops_its_stage_and_stays(sou
 # ---- what is an input and what is not
 
 
+def copied(project: Project, folder: Path) -> Project:
+    """A copy by `cp -r`, whose files have the times of the copying, in no order of the study."""
+    subprocess.run(["cp", "-r", project.folder, folder], check=True)
+    return Project(folder)
+
+
+def test_a_plain_copy_plans_nothing_and_a_changed_input_in_it_is_seen(finished, tmp_path):
+    project = copied(finished, tmp_path / "study")
+    assert project.wanted() == set()
+    shutil.rmtree(project.folder / ".snakemake")
+    assert project.wanted() == set(), "nor where Snakemake's own records were left behind"
+    before = project.made()
+    project.snakemake(*TABLE)
+    assert project.changed_since(before) == set()
+
+    weights = project.folder / "results/tiny/runs/shared/rmlr/0/train/weights.safetensors"
+    kept, times = weights.read_bytes(), weights.stat()
+    weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    again = copied(project, tmp_path / "again")
+    assert "train" not in again.wanted(*TABLE)
+    assert again.wanted(*TABLE) >= {"predict", "evaluate", "table"}, "other bytes, of the same size and time"
+    weights.write_bytes(kept)
+    records = project.folder / "results/tiny/vcoco/prepare/train.json"
+    records.write_text(records.read_text() + " ")
+    assert project.wanted(*TABLE) >= {"text", "detector", "features", "train", "predict", "table"}
+
+
+def test_accepted_results_are_current_although_their_code_has_changed(finished, tmp_path):
+    project = finished.copy(tmp_path / "study")
+    path = project.folder / "rmlr/model/upt.py"
+    path.write_text(path.read_text() + "\nMORE = 1\n")
+    assert project.wanted(*TABLE) == set(), "no run of these has such a head"
+    path = project.folder / "rmlr/model/losses.py"
+    path.write_text(path.read_text() + "\nMORE = 1\n")
+    assert "train" in project.wanted(*TABLE)
+    project("snakemake", "--touch", *TABLE)
+    assert "train" in project.wanted(*TABLE), "times alone change nothing"
+    said = project("rmlr", "accept", "--because", "a name that nothing uses")
+    assert "/train: accepted, code " in said
+    assert project.wanted() == set()
+
+
 def test_code_counts_by_stage_and_words_do_not(finished, tmp_path):
     project = finished.copy(tmp_path / "study")
     path = project.folder / "rmlr/evaluation/vcoco.py"

@@ -1,6 +1,7 @@
-"""Write the milestones, as `dvc dag` knows them, into docs/pipeline.md: `python workflow/dag.py` after a change there.
+"""Write the milestones, as `dvc dag` knows them, into docs/pipeline.md.
 
-Dependencies that follow from others are left out, or nobody could read the picture; `dvc dag` has them all.
+`python workflow/dag.py`, after a change of `dvc.yaml`. Dependencies that follow from others are left out, or nobody
+could read the picture; `dvc dag` has them all.
 """
 
 import re

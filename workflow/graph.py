@@ -14,7 +14,7 @@ from rmlr.fetch.sources import Source, check_weights, gives, load_sources, named
 from rmlr.study.figures import AnyFigure
 from rmlr.study.identity import identified
 from rmlr.study.nodes import DetectorNode, FigureNode, StatementNode, TableNode, TextNode, TrainNode
-from rmlr.study.params import Profile, Run
+from rmlr.study.params import PAPER_TABLES, Profile, Run
 from rmlr.study.plan import Study
 from rmlr.study.section import DatasetName, Section
 
@@ -145,6 +145,10 @@ class Graph:
         folder = self.folder(f"tables/{name}" if name in self.study.tables else name)
         return [f"{folder}/{Path(file).name}" for file in self.copies(name)]
 
+    def group(self, group: str) -> list[str]:
+        """The runs of a group that the profile makes."""
+        return [name for name in self.runs if name.startswith(f"{group}/")]
+
     def splits(self, split: str) -> tuple[str, ...]:
         return ("train", "val") if split == "trainval" else (split,)
 
@@ -258,7 +262,7 @@ class Graph:
         found = [f"{dataset}/prepare" for dataset in self.chosen.train]
         found += [f"runs/{run}/{seed}/{stage}" for run in runs for seed in seeds for stage in stages]
         found += [f"separation/{run}/{seeds[0]}" for run in node.places]
-        return found + [f"tables/{table}" for table in self.study.tables] + [f"figures/{name}" for name in self.figures]
+        return found + [f"tables/{table}" for table in node.tables] + [f"figures/{name}" for name in self.figures]
 
     # ---- what rules are given
 
@@ -340,8 +344,11 @@ class Graph:
                 annotations, features = in_results(f"{run.dataset}/prepare"), self._seen(run)
                 weights = in_results(f"runs/{group}/{name}/{seed}/train")
                 return {"annotations": annotations, "features": features, "weights": weights}
-            case ["tables", _]:
-                return {"runs": in_results("runs"), "cost": in_results("cost") if "cost" in self.before(node) else ""}
+            case ["tables", table]:
+                printed = f"paper/{table}.csv" if table in PAPER_TABLES else ""
+                cost = in_results("cost") if "cost" in self.before(node) else ""
+                notes = "paper/notes.yaml" if printed else ""
+                return {"runs": in_results("runs"), "cost": cost, "paper": printed, "notes": notes}
             case ["figures", figure]:
                 run = self.runs[next(iter(self.figures[figure].runs.values()))]
                 return {"annotations": in_results(f"{run.dataset}/prepare"), "images": images, "results": self.results}

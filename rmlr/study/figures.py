@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rmlr.study.section import NaturalInt, PositiveInt, Section
+from rmlr.study.section import PositiveInt, Section, Seed
 
 
 class ExamplesFigure(Section):
@@ -53,7 +53,7 @@ class DifferencesFigure(Section):
     runs: dict[str, str]  # two: A, B
     classes: PositiveInt  # that differ most are shown, of those with positives in enough images
     samples: Annotated[int, Field(ge=2)]  # sets of images
-    seed: NaturalInt
+    seed: Seed
 
 
 class PrecisionRecallFigure(Section):

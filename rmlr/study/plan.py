@@ -1,6 +1,7 @@
 """The study: `params.yaml`, whole, and its resolution into the nodes that stages read."""
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, TypeVar
 
 from rmlr.study.figures import (
@@ -30,8 +31,8 @@ from rmlr.study.nodes import (
     TextNode,
     TrainNode,
 )
-from rmlr.study.params import Profile, Run, Table, TableRow
-from rmlr.study.section import Section
+from rmlr.study.params import PAPER_TABLES, Profile, Run, Table, TableRow, point_name
+from rmlr.study.section import Name, Section
 from rmlr.study.settings import (
     CostScene,
     Online,
@@ -46,12 +47,12 @@ class Study(Section):
     """`params.yaml`, whole."""
 
     profile: str
-    profiles: dict[str, Profile]
-    variants: dict[str, Variant]
-    runs: dict[str, dict[str, Run]]  # group, name
-    tables: dict[str, Table]
+    profiles: dict[Name, Profile]
+    variants: dict[Name, Variant]
+    runs: dict[Name, dict[Name, Run]]  # group, name
+    tables: dict[Name, Table]
     separation: Separation
-    figures: dict[str, Figure]
+    figures: dict[Name, Figure]
     statement: Resampling
 
     def nodes(self, profile: str, code: Mapping[str, str]) -> dict[str, Section]:
@@ -94,6 +95,7 @@ class Study(Section):
                 nodes[f"{folder}/train"] = train
                 nodes[f"{folder}/predict"] = PredictNode(code=code["predict"], prediction=chosen.prediction)
                 nodes[f"{folder}/evaluate"] = EvaluateNode(code=code["evaluate"], split=chosen.prediction.split)
+        self._check_tables()
         nodes["cost"] = self.cost_node(chosen.cost, code["cost"], f"profiles.{profile}.cost.sizes")
         for name, table in self.tables.items():
             nodes[f"tables/{name}"] = TableNode(
@@ -121,7 +123,7 @@ class Study(Section):
     def _statement(self, profile: str, code: str, nodes: Mapping[str, Section]) -> StatementNode:
         """What is said of all tables, and by which numbers they were made."""
         chosen, made = self.profiles[profile], self.runs_in(profile)
-        tables = {name: nodes[f"tables/{name}"] for name in self.tables}
+        tables = {name: nodes[f"tables/{name}"] for name in self.tables if name in PAPER_TABLES}
         variants = {run.variant: self.variants[run.variant] for run in made.values()}
         return StatementNode(
             code=code,
@@ -143,9 +145,22 @@ class Study(Section):
             made_with={
                 "profile": chosen.model_dump(mode="json"),
                 "variants": {name: variant.model_dump(mode="json") for name, variant in variants.items()},
-                "runs": {name: run.model_dump(mode="json", exclude={"profiles"}) for name, run in made.items()},
+                "runs": {
+                    name: run.model_dump(mode="json", exclude={"profiles"} if run.grid else {"profiles", "grid"})
+                    for name, run in made.items()
+                },
             },
         )
+
+    def _check_tables(self) -> None:
+        """ValueError where a table that the paper does not have claims something of the paper, or has a taken name."""
+        for name, table in self.tables.items():
+            if name not in PAPER_TABLES and table.claims:
+                raise ValueError(
+                    f"params.yaml, tables.{name}.claims: only tables of the paper have claims of the paper"
+                )
+            if name == "statement" or name in self.profiles:
+                raise ValueError(f"params.yaml, tables.{name}: this name is taken. Give the table another")
 
     def figures_in(self, profile: str) -> dict[str, AnyFigure]:
         """The figures of a profile: those all of whose runs it makes."""
@@ -190,7 +205,24 @@ class Study(Section):
         )
 
     def _all_runs(self) -> dict[str, Run]:
-        return {f"{group}/{name}": run for group, runs in self.runs.items() for name, run in runs.items()}
+        found: dict[str, Run] = {}
+        for group, runs in self.runs.items():
+            for name, run in runs.items():
+                for point, one in zip(self.points_of(group, name), run.points(), strict=True):
+                    if point in found:
+                        raise ValueError(f"params.yaml, runs.{group}.{name}: there are two runs of the name {point}")
+                    found[point] = run.at(one)
+        return found
+
+    def points_of(self, group: str, name: str) -> list[str]:
+        """GROUP/NAME of the runs that an entry of `runs` stands for: one, or as many as its grid has points."""
+        run, where = self.runs[group][name], f"params.yaml, runs.{group}.{name}.grid"
+        if overridden := run.grid.keys() & run.overrides.keys():
+            raise ValueError(f"{where}: {min(overridden)} is set by the overrides as well")
+        try:
+            return [f"{group}/{point_name(name, point)}" for point in run.points()]
+        except ValueError as error:
+            raise ValueError(f"{where}: a point cannot be named: {error}") from error
 
     def _is_in(self, profile: str, profiles: list[str] | None, where: str) -> bool:
         for name in profiles or []:
@@ -200,7 +232,7 @@ class Study(Section):
     def _measured(self, profile: str, rows: list[TableRow], where: str) -> list[MeasuredRow]:
         """The rows that a profile measures, with what feeds them."""
         made, found = self.runs_in(profile), []
-        for row in rows:
+        for row in chain.from_iterable(self._each_point(row) for row in rows):
             place = f"{where}, row {', '.join(row.row.values())}"
             for name in row.runs:
                 if name != "cost":
@@ -212,6 +244,19 @@ class Study(Section):
             if sources:
                 found.append(MeasuredRow(row=row.row, sources=sources))
         return found
+
+    def _each_point(self, row: TableRow) -> list[TableRow]:
+        """A row, or where its run has a grid, one for each point."""
+        group, _, name = row.runs[0].partition("/") if len(row.runs) == 1 else ("", "", "")
+        run = self.runs.get(group, {}).get(name)
+        if run is None or not run.grid:
+            return [row]
+        cells = [{path.rpartition(".")[2]: str(value) for path, value in point.items()} for point in run.points()]
+        names = self.points_of(group, name)
+        return [
+            row.model_copy(update={"row": row.row | of_point, "runs": [point]})
+            for of_point, point in zip(cells, names, strict=True)
+        ]
 
     def _source(self, profile: str, name: str) -> Source:
         if name == "cost":
@@ -232,6 +277,7 @@ class Study(Section):
         _find(profile.backbones, run.backbone, f"{where}.backbone")
         _find(profile.encoders, run.encoder, f"{where}.encoder")
         named = run.model_dump(include={"variant", "dataset", "backbone", "encoder"})
+        point = {f"grid.{path}": str(value) for path, value in run.point.items()}
         content = {
             "code": code,
             "variant": _find(self.variants, run.variant, f"{where}.variant").model_dump(),
@@ -240,18 +286,19 @@ class Study(Section):
             "losses": profile.losses.model_dump(),
             "train": _find(profile.train, run.dataset, f"{where}.dataset").model_dump(),
             "online": self._online(profile, run),
-            "tags": {"profile": profile_name, "group": group, "run": name, **named},
+            "tags": {"profile": profile_name, "group": group, "run": name, **named, **point},
         }
         if content["variant"]["network"] != "upt":
             content["network"]["upt"] = None
-        for path, value in run.overrides.items():
+        for path, value in (run.overrides | run.point).items():
             *parents, last = path.split(".")
             section = content
             for parent in parents:
                 section = section.get(parent) if isinstance(section, dict) else None
             if not isinstance(section, dict) or last not in section or parents[:1] in ([], ["tags"]):
+                place = "grid" if path in run.point else "overrides"
                 raise ValueError(
-                    f"{where}.overrides: '{path}' is not a number of a run. Give a dotted path below "
+                    f"{where}.{place}: '{path}' is not a number of a run. Give a dotted path below "
                     "variant, network, alignment, losses or train, such as `train.epochs: 5`"
                 )
             section[last] = value

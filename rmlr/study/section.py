@@ -1,13 +1,39 @@
 """What every section of the settings is: a typed part of a YAML file, read with errors that name the key."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-PositiveInt = Annotated[int, Field(gt=0)]
-NaturalInt = Annotated[int, Field(ge=0)]
+from rmlr.study.files import read_text
+from rmlr.study.plain_yaml import parse
+
+MOST = 2**53  # integers up to here are exact in every program that reads a settings file
+
+
+def must_name(name: str) -> str:
+    """The name itself, if it can be a folder, a file, a rule and a part of a command alike; ValueError otherwise."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise ValueError(
+            "a name has 1 to 100 letters, digits, '_', '-' and '.', and begins with a letter or digit: it becomes "
+            "folders, files and rules"
+        )
+    return name
+
+
+def _must_name_parts(name: str) -> str:
+    for part in name.split("/"):
+        must_name(part)
+    return name
+
+
+Name = Annotated[str, AfterValidator(must_name)]
+PathName = Annotated[str, AfterValidator(_must_name_parts)]  # parts are names; of a detector: folders below each other
+PositiveInt = Annotated[int, Field(gt=0, le=MOST)]
+NaturalInt = Annotated[int, Field(ge=0, le=MOST)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator of random numbers takes
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -22,20 +48,13 @@ S = TypeVar("S", bound="Section")  # not Self: beartype's import hook does not u
 class Section(BaseModel):
     """A part of the settings; a misspelt key or a wrong type is an error that names the key."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     @classmethod
     def load(cls: type[S], path: Path) -> S:
         """Read a YAML file; ValueError names the file, the key, what was expected and what came."""
-        try:
-            text = path.read_text()
-        except OSError as error:
-            raise ValueError(f"{path}: settings cannot be read ({error.strerror}). Does the path exist?") from error
-        try:
-            content = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path}: not YAML: {error}") from error
-        return cls.check(content, str(path))
+        text = read_text(path, "Does the path lead to a settings file?")
+        return cls.check(parse(text, str(path)), str(path))
 
     @classmethod
     def check(cls: type[S], content: Any, where: str) -> S:

@@ -16,6 +16,7 @@ from rmlr.study.section import (
     Positive,
     PositiveInt,
     Section,
+    Seed,
     Split,
 )
 
@@ -23,7 +24,7 @@ from rmlr.study.section import (
 class World(Section):
     """The drawn world (`draw`): how many pictures, and the seed that fixes every one of them."""
 
-    seed: NaturalInt
+    seed: Seed
     train: PositiveInt
     val: PositiveInt
     test: PositiveInt
@@ -222,6 +223,14 @@ class DetectorArchitecture(Section):
     grid: PositiveInt  # queries stand on a grid x grid of anchors
     sine_temperature: Positive
 
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "DetectorArchitecture":
+        if self.d_model % self.heads:
+            raise ValueError(f"d_model {self.d_model} cannot be shared evenly by {self.heads} heads")
+        if len(self.hidden_sizes) != len(self.depths):
+            raise ValueError(f"hidden_sizes has {len(self.hidden_sizes)} stages and depths {len(self.depths)}")
+        return self
+
 
 class DetectorSchedule(Section):
     """How the detector is trained, or fine-tuned, before it is frozen."""
@@ -415,7 +424,7 @@ class Resampling(Section):
     """How sure a difference is: by sets of test images, drawn with replacement."""
 
     samples: Annotated[int, Field(ge=2)]
-    seed: NaturalInt
+    seed: Seed
 
 
 class CostScene(Section):
@@ -436,4 +445,4 @@ class Separation(Section):
     min_iou: Annotated[float, Field(gt=0, le=1)]  # of two boxes in shares of their images: the same place
     batch_size: PositiveInt
     samples: PositiveInt  # sets of images that are drawn for the intervals
-    seed: NaturalInt  # of that drawing
+    seed: Seed  # of that drawing

@@ -314,3 +314,136 @@ def test_a_pose_cue_where_it_cannot_be_is_an_error(content, changes, said):
     content["variants"]["pose"].update(changes)
     with pytest.raises(ValueError, match=said):
         nodes_of(content)
+
+
+# ---- grids, tables of one's own, names
+
+
+def with_grid(content, **grid):
+    content["runs"]["sweep"] = {"weights": content["runs"]["shared"]["rmlr"] | {"grid": grid}}
+    return content
+
+
+def test_a_grid_is_a_run_at_each_of_its_points_named_after_them(content):
+    before = nodes_of(content)
+    grid = {"losses.irm_word": [0.1, 0.3], "train.learning_rate": [0.001, 0.002]}
+    after = nodes_of(with_grid(content, **grid))
+    trained = {place: node for place, node in after.items() if place.startswith("runs/sweep/") and "train" in place}
+    assert list(trained) == [
+        f"runs/sweep/weights-irm_word_{word}-learning_rate_{rate}/0/train"
+        for word in (0.1, 0.3)
+        for rate in (0.001, 0.002)
+    ]
+    node = trained["runs/sweep/weights-irm_word_0.3-learning_rate_0.001/0/train"]
+    assert isinstance(node, TrainNode)
+    assert (node.losses.irm_word, node.train.learning_rate) == (0.3, 0.001)
+    assert node.tags["grid.losses.irm_word"] == "0.3"
+    assert node.tags["run"] == "weights-irm_word_0.3-learning_rate_0.001"
+    assert changed_in(before, after) == [], "the other runs are as they were"
+
+
+def test_points_whose_keys_end_alike_are_named_by_the_whole_path(content):
+    grid = {"network.ire.layers": [1, 2], "network.irm.layers": [1]}
+    made = Study.check(with_grid(content, **grid), "params.yaml").runs_in("tiny")
+    assert "sweep/weights-network.ire.layers_2-network.irm.layers_1" in made
+
+
+@pytest.mark.parametrize(
+    ("grid", "said"),
+    [
+        ({"losses.irm_wort": [0.1]}, r"runs\.sweep\.weights-irm_wort_0\.1\.grid: 'losses\.irm_wort' is not a number"),
+        ({"losses.irm_word": []}, r"runs\.sweep\.weights\.grid\.losses\.irm_word: List should have at least 1 item"),
+        ({"losses.irm_word": [0.1, 0.1]}, r"runs\.sweep\.weights: there are two runs of the name"),
+        ({"alignment.form": ["a/b"]}, r"runs\.sweep\.weights\.grid: a point cannot be named: a name has"),
+        ({"losses.irm_word": [-1.0]}, r"losses\.irm_word: Input should be greater than or equal to 0, got -1\.0"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_named(content, grid, said):
+    with pytest.raises(ValueError, match=said):
+        nodes_of(with_grid(content, **grid))
+
+
+def test_a_number_is_of_the_grid_or_of_the_overrides(content):
+    with_grid(content, **{"losses.irm_word": [0.1]})
+    content["runs"]["sweep"]["weights"]["overrides"] = {"losses.irm_word": 0.2}
+    with pytest.raises(ValueError, match=r"weights\.grid: losses\.irm_word is set by the overrides as well"):
+        nodes_of(content)
+
+
+def test_a_table_of_ones_own_has_a_row_for_each_point_and_is_no_part_of_the_statement(content):
+    with_grid(content, **{"losses.irm_word": [0.1, 0.3]})
+    content["tables"]["mine"] = {
+        "title": "Mine",
+        "rows": [
+            {"row": {"model": "RmLR"}, "runs": ["shared/rmlr"]},
+            {"row": {"model": "sweep"}, "runs": ["sweep/weights"]},
+        ],
+    }
+    nodes = nodes_of(content)
+    table = nodes["tables/mine"]
+    assert isinstance(table, TableNode)
+    assert [row.row for row in table.rows] == [
+        {"model": "RmLR"},
+        {"model": "sweep", "irm_word": "0.1"},
+        {"model": "sweep", "irm_word": "0.3"},
+    ]
+    names = [row.sources[0].run for row in table.rows]
+    assert names == ["shared/rmlr", "sweep/weights-irm_word_0.1", "sweep/weights-irm_word_0.3"]
+    assert "mine" not in nodes["statement"].tables
+    content["tables"]["mine"]["claims"] = content["tables"]["table2"]["claims"]
+    with pytest.raises(ValueError, match=r"tables\.mine\.claims: only tables of the paper"):
+        nodes_of(content)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../x", "-x", ".hidden", "a b", "a*", "ä", "x" * 101, "a\n"])
+@pytest.mark.parametrize("kind", ["profiles", "variants", "tables", "figures", "runs", "run"])
+def test_a_name_that_no_folder_can_have_is_named(content, kind, name):
+    names = content["runs"]["shared"] if kind == "run" else content[kind]
+    names[name] = next(iter(names.values()))
+    with pytest.raises(ValueError, match="a name has 1 to 100 letters, digits") as raised:
+        Study.check(content, "params.yaml")
+    assert str(raised.value).startswith("params.yaml: 1 setting(s) do not fit:\n  ")
+
+
+@pytest.mark.parametrize("name", ["statement", "demo"])
+def test_a_table_with_a_taken_name_is_an_error(content, name):
+    content["tables"][name] = {"title": "Mine", "rows": []}
+    with pytest.raises(ValueError, match=rf"tables\.{name}: this name is taken"):
+        nodes_of(content)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("seeds", [0, 1, 0], "seeds: Value error, each seed is one run: 0 is there 2 times, got [0, 1, 0]"),
+        ("seeds", [2**32], "seeds.0: Input should be less than 4294967296"),
+        ("seeds", [], "seeds: List should have at least 1 item"),
+        ("detector_seed", 2**32, "detector_seed: Input should be less than 4294967296"),
+        ("train.vcoco.learning_rate", float("inf"), "learning_rate: Input should be a finite number, got inf"),
+        ("train.vcoco.clip_norm", float("nan"), "clip_norm: Input should be a finite number, got nan"),
+        ("prediction.min_score", float("inf"), "min_score: Input should be a finite number"),
+        ("train.vcoco.epochs", 10**30, "epochs: Input should be less than or equal to 9007199254740992"),
+        ("network.irm.heads", 3, "dim 8 cannot be shared evenly by 3 heads"),
+        ("detectors.base.architecture.heads", 3, "d_model 16 cannot be shared evenly by 3 heads"),
+        ("detectors.base.architecture.depths", [1, 1], "hidden_sizes has 3 stages and depths 2"),
+    ],
+)
+def test_a_number_that_cannot_be_is_named_with_what_was_expected(content, path, value, said):
+    *parents, last = path.split(".")
+    section = content["profiles"]["tiny"]
+    for parent in parents:
+        section = section[parent]
+    section[last] = value
+    with pytest.raises(ValueError, match=r"params\.yaml: \d+ setting") as raised:
+        Study.check(content, "params.yaml")
+    assert said in str(raised.value)
+    assert "profiles.tiny." in str(raised.value)
+
+
+def test_a_settings_file_that_is_no_text_is_named(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(b"profile: \xff\xfe\n")
+    with pytest.raises(ValueError, match=r"params\.yaml.*UTF-8"):
+        Study.load(path)
+    with pytest.raises(ValueError, match=r"nothing\.yaml"):
+        Study.load(tmp_path / "nothing.yaml")

@@ -29,8 +29,6 @@ rule table:
     input:
         INPUTS("tables/{table}"),
         settings="results/{profile}/settings/tables/{table}.yaml",
-        paper=ancient("paper/{table}.csv"),  # its content counts, as part of the settings' code digest
-        notes=ancient("paper/notes.yaml"),
     output:
         "results/{profile}/tables/{table}/{table}.csv",
         "results/{profile}/tables/{table}/{table}.md",
@@ -55,8 +53,7 @@ rule table:
         read=GRAPH.flags("tables/{table}"),
         out=subpath(output.run, parent=True),
     shell:
-        "rmlr table --settings {input.settings} {params.read} --paper {input.paper} --notes {input.notes}"
-        " --out {params.out} &> {log}"
+        "rmlr table --settings {input.settings} {params.read} --out {params.out} &> {log}"
 
 
 for name in [*GRAPH.study.tables, "statement"]:
@@ -102,7 +99,6 @@ rule statement:
     input:
         INPUTS("statement"),
         settings="results/{profile}/settings/statement.yaml",
-        paper=ancient([f"paper/{table}.csv" for table in GRAPH.study.tables]),  # as in rule table
     output:
         "results/{profile}/statement/statement.md",
         "results/{profile}/statement/brief.html",
@@ -138,8 +134,7 @@ rule statement:
         runtime=120,
     params:
         results=subpath(output.run, ancestor=2),
-        paper=lambda wildcards, input: Path(input.paper[0]).parent,
         out=subpath(output.run, parent=True),
     shell:
-        "rmlr statement --settings {input.settings} --results {params.results} --paper {params.paper}"
+        "rmlr statement --settings {input.settings} --results {params.results} --paper paper"
         " --out {params.out} &> {log}"

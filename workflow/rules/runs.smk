@@ -77,10 +77,5 @@ for group in GRAPH.study.runs:
         name:
             f"milestone_runs_{group}"
         input:
-            [
-                f"{RESULTS}/runs/{group}/{run}/{seed}/evaluate/run.json"
-                for run in GRAPH.study.runs[group]
-                if f"{group}/{run}" in GRAPH.runs
-                for seed in CHOSEN.seeds
-            ],
+            [f"{RESULTS}/runs/{name}/{seed}/evaluate/run.json" for name in GRAPH.group(group) for seed in CHOSEN.seeds],
         localrule: True

@@ -1,0 +1,56 @@
+"""YAML as settings need it: one value for each key, and no more than a reader can oversee."""
+
+from typing import Any
+
+import yaml
+
+DEEPEST = 50  # levels
+MOST = 200_000  # values, every alias counted as what it stands for
+MERGE = "tag:yaml.org,2002:merge"
+
+
+def parse(text: str, where: str) -> Any:
+    """The content of a YAML text; ValueError says `where`, which line, what was expected and what came."""
+    try:
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        _check(root, where, {}, [])
+        return loader.construct_document(root)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where}: not YAML: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"{where}: expected at most {DEEPEST} levels of nesting, got far more") from error
+    except ValueError as error:  # such as a month 13, of what looks like a date
+        if str(error).startswith(where):
+            raise
+        raise ValueError(f"{where}: a value cannot be read ({error}). Put it in quotes if it is a text") from error
+
+
+def _check(node: yaml.Node, where: str, sizes: dict[int, int], above: list[int]) -> int:
+    """How many values a node stands for. ValueError if a key is there twice, or the node is too deep or too large."""
+    if id(node) in sizes:
+        return sizes[id(node)]
+    line = f"{where}, line {node.start_mark.line + 1}"
+    if id(node) in above:
+        raise ValueError(f"{line}: an alias stands for what it is a part of")
+    if len(above) > DEEPEST:
+        raise ValueError(f"{line}: expected at most {DEEPEST} levels of nesting, got more")
+    size, within = 1, [*above, id(node)]
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[tuple[str, str], int] = {}
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                name, at = (key.tag, key.value), key.start_mark.line + 1
+                if first := seen.get(name):
+                    kind = "merge" if key.tag == MERGE else "key"
+                    raise ValueError(f"{where}, line {at}: {kind} '{key.value}' is there already, in line {first}")
+                seen[name] = at
+            size += _check(key, where, sizes, within) + _check(value, where, sizes, within)
+    elif isinstance(node, yaml.SequenceNode):
+        size += sum(_check(value, where, sizes, within) for value in node.value)
+    if size > MOST:
+        raise ValueError(f"{line}: expected at most {MOST} values, got more, aliases counted as what they stand for")
+    sizes[id(node)] = size
+    return size

@@ -26,10 +26,22 @@ DEFAULTS = {  # no telemetry; few retries, for a stage waits only so long
 
 
 def tracking_uri() -> str:
-    """The user's tracking server, else `mlflow.db` here; call it before mlflow is imported, whose defaults it sets."""
+    """The user's server, else `mlflow.db` of this checkout; call it before mlflow is imported: it sets defaults."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{checkout(Path.cwd()) / 'mlflow.db'}"
+
+
+def checkout(folder: Path) -> Path:
+    """The folder itself, or of a workspace that DVC made for an experiment and will delete, the checkout that it is of.
+
+    `dvc exp run --queue` and `--temp` work in CHECKOUT/.dvc/tmp/exps/...
+    """
+    place = folder.resolve()
+    for above in place.parents:
+        if above.parts[-3:] == (".dvc", "tmp", "exps"):
+            return above.parents[2]
+    return place
 
 
 def longest_wait() -> float:
@@ -176,7 +188,8 @@ def experiment(client: Any, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return client.create_experiment(name, tags={KIND: "custom_model_development"})
+            files = None if os.environ.get("MLFLOW_TRACKING_URI") else (checkout(Path.cwd()) / "mlruns" / name).as_uri()
+            return client.create_experiment(name, files, tags={KIND: "custom_model_development"})
         except MlflowException:
             found = client.get_experiment_by_name(name)
             if found is None:

@@ -233,6 +233,17 @@ def test_the_report_holds_tables_figures_and_the_statement(finished, tmp_path):
     must_hold(project, ["tables/table2/table2.html", "figures/predictions/figure.png"])
 
 
+def test_a_report_shows_what_there_is_of_a_study_that_is_not_whole(finished, tmp_path):
+    project = finished.copy(tmp_path / "study")
+    for name in ("figures", "statement", "runs/table7"):
+        shutil.rmtree(project.folder / "results/tiny" / name)
+    project("snakemake", "--report", "report.html")
+    report = (project.folder / "report.html").read_text()
+    assert '"results/tiny/tables/table2/table2.html": {' in report
+    assert "figure.png" not in report
+    assert "The study is not whole yet" in report
+
+
 def test_the_default_profile_is_found(finished):
     assert "profile profiles/default" in finished("snakemake", "-n")
 

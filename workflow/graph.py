@@ -409,6 +409,18 @@ class Graph:
 
     # ---- what the report says
 
+    def reported(self) -> list[str]:
+        """The pages and pictures for the report that are there; the statement's where all that it stands on is, too."""
+        pages = {f"tables/{name}": [f"tables/{name}/{name}.html"] for name in self.study.tables}
+        pages |= {f"figures/{name}": [f"figures/{name}/figure.png"] for name in self.figures}
+        pages["statement"] = [f"statement/{page}.html" for page in ("statement", "settings", "times", "brief")]
+        found = {
+            node: files for node, files in pages.items() if all(Path(self.folder(file)).is_file() for file in files)
+        }
+        if any(name in pages and name not in found for name in self.before("statement")):
+            found.pop("statement", None)
+        return [self.folder(file) for files in found.values() for file in files]
+
     def figure_caption(self, figure: str) -> dict[str, Any]:
         """What its caption says of a figure (workflow/report): its settings, and on what data it was measured."""
         node = self.nodes[f"figures/{figure}"]

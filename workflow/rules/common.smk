@@ -25,9 +25,9 @@ os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['P
 GRAPH = Graph.of(Study.load(Path("params.yaml")), config)
 RESULTS, CHOSEN = GRAPH.results, GRAPH.chosen
 MAY_WRITE = workflow.is_main_process and only_one(Path(".snakemake/rmlr.lock"))
-config.update(
-    brief=f"{RESULTS}/statement/brief.html", samples=GRAPH.study.statement.samples
-)  # for the report's captions
+REPORTED = GRAPH.reported() if any(argument.startswith("--report") for argument in sys.argv) else []
+config.update(samples=GRAPH.study.statement.samples)  # for the report's captions
+config.update(brief=next((file for file in REPORTED if file.endswith("brief.html")), ""))
 
 if GRAPH.fetches:
     workflow.global_resources.setdefault("download", 3)  # at a time

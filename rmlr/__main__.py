@@ -61,8 +61,12 @@ def command_line(named: str | None = None) -> App:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command. What a user gave wrongly is one message and exit status 1; RMLR_DEBUG=1 adds a traceback."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Run one command. What a user gave wrongly is one message and exit status 1; RMLR_DEBUG=1 adds a traceback.
+
+    Without `arguments` the process is this one command's: they are those of the process, which computes with the
+    command's threads from its start, and a stage whose result is made already ends at once.
+    """
+    is_process, arguments = arguments is None, sys.argv[1:] if arguments is None else arguments
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     helps = int(os.environ.get("RANK", "0")) > 0  # in a distributed run, whose first process speaks for all
     logging.getLogger("rmlr").setLevel(logging.ERROR if helps else logging.INFO)
@@ -71,11 +75,12 @@ def main(arguments: list[str] | None = None) -> None:
         if named is not None:
             if named not in STAGES | COMMANDS:
                 raise ValueError(f"there is no command '{named}'. There are: {', '.join(STAGES | COMMANDS)}")
-            from rmlr.study import provenance
-            from rmlr.study.threads import fix_threads
+            if is_process:
+                from rmlr.study import provenance
+                from rmlr.study.threads import fix_threads
 
-            provenance.command = arguments
-            fix_threads(named)
+                provenance.command = arguments
+                fix_threads(named)
         command_line(named)(arguments)
     except (ValueError, OSError) as error:
         if os.environ.get("RMLR_DEBUG", "") not in ("", "0"):
@@ -84,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
             time.sleep(5)  # who has the cause to tell is first; the launcher ends the others then
         sys.exit(f"rmlr: {error}")
     except KeyboardInterrupt:
-        sys.stderr.write("rmlr: stopped; the same command goes on from here\n")
+        sys.stderr.write("rmlr: stopped; the same command resumes from here\n")
         sys.exit(130)
 
 

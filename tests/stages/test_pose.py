@@ -309,7 +309,7 @@ def test_the_cue_is_trained_and_predicted_with(trained, pose_weights):
     with pytest.raises(ValueError, match="reads a pose network's map, and there is none"):
         network(dataclasses.replace(batch, pose=None))
     about = json.loads((trained.root / "train" / "run.json").read_text())
-    assert str(trained.root / "pose") in about["inputs"]
+    assert str(trained.root / "pose" / "train") in about["inputs"]
 
 
 def test_alignment_teaches_the_cue_of_a_pose_network_as_it_teaches_ire(trained):

@@ -35,7 +35,7 @@ def test_a_stage_computes_with_its_own_threads_whatever_the_process_has(stage, b
 def test_a_command_fixes_them_before_its_libraries_are_loaded():
     script = (
         "import os, sys\nfrom rmlr.__main__ import main\n"
-        "try:\n    main(['detector', '--help'])\nexcept SystemExit:\n    pass\n"
+        "try:\n    sys.argv[1:] = ['detector', '--help']\n    main()\nexcept SystemExit:\n    pass\n"
         f"sys.stderr.write(' '.join(os.environ[name] for name in {VARIABLES!r}))"
     )
     environment = os.environ | dict.fromkeys(VARIABLES, "12")

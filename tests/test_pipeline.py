@@ -358,7 +358,7 @@ def test_point_5_what_was_killed_goes_on_where_it_was(committed, tmp_path):
     # only the scheduler killed: its job lives on, and the next call waits for it
     log = project.folder / "results/tiny/logs/runs/table2/plain/0/train.txt"
     second = project.start("snakemake", "--cores", "2", *TABLE)
-    wait_until(lambda: log.exists() and "going on" in log.read_text(), second)
+    wait_until(lambda: log.exists() and "resuming" in log.read_text(), second)
     os.kill(second.pid, signal.SIGKILL)
     before = project.made()
     said = project("dvc", "repro", "table2")

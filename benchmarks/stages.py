@@ -9,10 +9,10 @@ import argparse
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from rmlr.__main__ import STAGES
 from rmlr.study.plan import Study
 
 
@@ -28,7 +28,7 @@ def main() -> None:
     )
     chosen = parser.parse_args()
     out, study = chosen.out, Study.load(Path("params.yaml"))
-    nodes = study.nodes(study.profile, dict.fromkeys([*STAGES, "cost"], "by hand"))
+    nodes = study.nodes(study.profile, defaultdict(lambda: "by hand"))
 
     def stage(name: str, node: str, *, place: Path | None = None, **flags: Path | int | str) -> str:
         settings, folder = out / "settings" / f"{node}.yaml", place or out / node

@@ -7,10 +7,9 @@ import logging
 import os
 import sys
 import time
+from importlib.metadata import version
 
 from cyclopts import App, Group
-
-import rmlr
 
 HELP = """RmLR (Cao et al., ICCV 2023), reproduced: human-object interaction detection guided by language.
 
@@ -50,7 +49,7 @@ COMMANDS: dict[str, str] = {
 
 def command_line(named: str | None = None) -> App:
     """The commands. Only the one that is `named` loads its stage, and speaks by the stage's own docstring."""
-    app = App(name="rmlr", help=HELP, version=rmlr.__version__, help_format="markdown")
+    app = App(name="rmlr", help=HELP, version=version("rmlr"), help_format="markdown")
     wings = (("stages", "Stages, in the order of the study", STAGES), ("commands", "Besides the study", COMMANDS))
     for package, title, lines in wings:
         group = Group.create_ordered(title)

@@ -14,7 +14,6 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-import rmlr
 from rmlr.learning.answers import COLUMNS, MIN_SCORE
 from rmlr.learning.inference import find_parts, load
 from rmlr.model.checkpoint import CARD_FILE, WEIGHTS_FILE
@@ -63,7 +62,7 @@ def export(
         model: dict[str, Any] = {
             "loader_module": __name__,
             "data_path": str(Path(scratch, "run")),
-            "code_paths": [str(Path(rmlr.__file__).parent)],
+            "code_paths": [str(Path(__file__).parents[1])],
             "pip_requirements": _requirements(),
             "signature": _signature(),
             "input_example": pd.DataFrame({INPUT: [_blank()]}),

@@ -13,7 +13,6 @@ from typing import Literal
 from pydantic import model_validator
 from torch import nn
 
-import rmlr
 from rmlr.hoi import Vocabulary
 from rmlr.model.network import InteractionNetwork, build
 from rmlr.study.files import read_json, write_whole
@@ -55,7 +54,7 @@ class Card(Section):
     @staticmethod
     def versions_here() -> dict[str, str]:
         """Of what a checkpoint is made with."""
-        return {"rmlr": rmlr.__version__, **{name: version(name) for name in ("torch", "safetensors")}}
+        return {name: version(name) for name in ("rmlr", "torch", "safetensors")}
 
     def must_fit(
         self,

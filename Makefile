@@ -1,8 +1,8 @@
-# What people type. Each target does its own set-up, in .venv; `make` alone lists them.
+# The commands for users. Each target sets up .venv if needed; `make` without a target lists them.
 #
-# The build of torch is pip's choice: give pip another index by its own environment, such as
+# pip selects the build of torch. For the CPU build, give pip another index through its environment:
 #     PIP_EXTRA_INDEX_URL=... make demo
-# for the CPU build. More seeds, other numbers: params.yaml.
+# Seeds and all other numbers are in params.yaml.
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -24,7 +24,7 @@ help:  ## this list
 
 setup: $(READY)  ## the virtual environment, pinned
 
-demo: $(READY)  ## the main job: the drawn world to Table 2 (a second call does nothing)
+demo: $(READY)  ## the main job: from the synthetic data to Table 2 (a second call does nothing)
 	@mkdir -p .snakemake && touch .snakemake/before
 	snakemake --cores $(CORES) --config profile=demo -- results/table2.csv results/table2.md
 	@[ results/table2.md -nt .snakemake/before ] || echo "Nothing to do: Table 2 is up to date, in results/table2.md"
@@ -32,7 +32,7 @@ demo: $(READY)  ## the main job: the drawn world to Table 2 (a second call does 
 study: $(READY)  ## the whole study of the profile in params.yaml: nine tables and the figures
 	snakemake --cores $(CORES)
 
-report: study  ## the whole study, then all of it in one page for a browser, report.html
+report: study  ## the whole study, then all of it as one HTML page, report.html
 	snakemake --report report.html
 
 test: lint  ## style, types, import contract and tests
@@ -44,27 +44,27 @@ lint: $(READY)  ## style, types and import contract
 	pyright
 	lint-imports
 
-ui: $(READY)  ## MLflow's pages, on this machine only: prints the links that open runs, tables and comparisons
+ui: $(READY)  ## MLflow's web interface, on this machine only: prints links to runs, tables and comparisons
 	python workflow/ui.py
 
-pull: $(READY)  ## results of this commit from DVC's remote, known as current to both engines (also after a branch switch)
+pull: $(READY)  ## results of this commit from DVC's remote, marked as current in both engines (also after a branch switch)
 	python workflow/pull.py
 
-walkthrough: $(READY)  ## docs/walkthrough.md: its code run anew on the demo's results, with what it prints and draws
+walkthrough: $(READY)  ## docs/walkthrough.md: run its code on the demo's results and update output and pictures
 	python workflow/walkthrough.py
 
-lock: $(READY)  ## write requirements.lock anew from pyproject.toml
+lock: $(READY)  ## write requirements.lock from pyproject.toml
 	@pip install -q uv
 	python workflow/lock.py
 
-clean:  ## remove the results of the study and what tests and tools left; keeps .venv, MLflow's and DVC's stores
+clean:  ## remove results and temporary files of tests and tools; keeps .venv, MLflow's and DVC's stores
 	rm -rf results/*/ .snakemake dvc_plots tests/output .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-distclean: clean  ## also .venv, MLflow's and DVC's stores
+distclean: clean  ## also remove .venv, MLflow's and DVC's stores
 	rm -rf $(VENV) *.egg-info mlflow.db* mlruns mlartifacts .dvc/cache .dvc/tmp
 
-# Everything but torch by hash; then torch, which may change nothing of that; then this package itself.
+# Everything except torch by hash; then torch, which may not change any of these; then this package.
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"python 3.11 or later is needed, {sys.version} found")'
 	@[ -x $(VENV)/bin/python ] || $(PYTHON) -m venv $(VENV)

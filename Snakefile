@@ -1,4 +1,4 @@
-"""The study: bare `snakemake` makes every run, table and figure of the profile that params.yaml names."""
+"""The study: `snakemake` without a target makes every run, table and figure of the profile that params.yaml names."""
 
 from snakemake.utils import min_version
 
@@ -31,4 +31,4 @@ ALL = [
 rule all:
     default_target: True
     input:
-        REPORTED or ALL,  # a report shows what is there
+        REPORTED or ALL,  # a report shows the results that exist

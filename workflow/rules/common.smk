@@ -1,4 +1,4 @@
-"""What the rules share: the profile's graph, and every node's settings, written while this file is parsed."""
+"""Shared by all rules: the profile's graph, and every node's settings file, written while this file is parsed."""
 
 import os
 import sys

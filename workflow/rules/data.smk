@@ -1,4 +1,4 @@
-"""From the drawn world, or the real data in the same layout, to our records and the text's embeddings."""
+"""From the drawn world, or real data in the same layout, to our records and the text embeddings."""
 
 
 rule draw:

@@ -1,4 +1,4 @@
-"""A DETR, fitted and frozen, and what it sees in every picture; beside it what a pose network does."""
+"""A DETR, trained and frozen, and its features of every picture; likewise for a pose network."""
 
 
 rule detector:

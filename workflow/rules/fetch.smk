@@ -1,4 +1,4 @@
-"""Real data and weights, fetched; each leaves a receipt, which is the input of whatever reads it."""
+"""Download of real data and weights; each has a receipt, which is the input of the rules that read it."""
 
 
 rule fetch:

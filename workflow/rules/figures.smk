@@ -1,4 +1,4 @@
-"""The paper's figures, measured here, with the numbers behind each."""
+"""The paper's figures, measured here, with the underlying numbers."""
 
 
 rule separation:

@@ -1,4 +1,4 @@
-"""The paper's tables beside ours, and what of the paper stands."""
+"""The paper's tables next to ours, and which claims of the paper hold."""
 
 
 rule cost:
@@ -14,7 +14,7 @@ rule cost:
         "results/{profile}/logs/cost.txt",
     benchmark:
         "results/{profile}/benchmarks/cost.tsv"
-    threads: workflow.cores  # alone: it looks at the clock
+    threads: workflow.cores  # alone, since it measures time
     resources:
         gpu=1,
         mem_mb=8000,

@@ -1,4 +1,4 @@
-"""The named runs: trained, run on the test split, and scored; one thread each, side by side."""
+"""The named runs: training, prediction on the test split and evaluation; one thread each, in parallel."""
 
 
 rule train:

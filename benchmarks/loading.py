@@ -32,7 +32,7 @@ from rmlr.model.detector import FrozenDetector, save_detector
 from rmlr.study import run
 from rmlr.study.nodes import FeaturesNode, TextNode, TrainNode
 from rmlr.study.plan import Study
-from rmlr.study.settings import Augment, DetectorArchitecture, Encoder, Features, ImageSize, Online, Selection, View
+from rmlr.study.settings import Augment, DetectorArchitecture, Encoder, Features, ImageSize, Online, Selection
 
 PEOPLE, THINGS = 3, 5  # annotated on each photo
 SKIPPED = 2  # steps, at the beginning of a measurement
@@ -180,7 +180,7 @@ def prepare(root: Path, study: Study, size: Size, photos: int, epochs: int) -> N
     text(settings=root / "text.yaml", annotations=root / "prepare", out=root / "text")
     schedule = {"split": "train", "epochs": epochs, "batch_size": size.batch_size}
     schedule |= {"micro_batch_size": size.batch_size, "precision": size.precision}
-    online = Online(view=View(image=size.image, selection=SELECTION, map="backbone"), augment=size.augment)
+    online = Online(view=AskedView(image=size.image, selection=SELECTION, map="backbone"), augment=size.augment)
     for name, seen in (("cached", None), ("online", online)):
         node = TrainNode(
             code="",

@@ -33,6 +33,7 @@ from rmlr.fetch.download import git_blob
 from rmlr.fetch.sources import load_sources, needed
 from rmlr.model.published import ALL_CLASSES, CLASSES
 from rmlr.study.plan import Study
+from rmlr.study.settings import ImageSize
 
 from .model.test_published import Original
 from .tiny_encoders import WORDS, save_tiny
@@ -244,7 +245,7 @@ def make(folder: Path, pose_weights: Path, save_anno_bbox) -> dict[str, bytes]:
     for number in VCOCO["train"]:
         paths.append(folder / f"{number}.jpg")
         paths[-1].write_bytes(photo(number))
-    seen = load_batch(paths, 64, 107)
+    seen = load_batch(paths, ImageSize(shortest=64, longest=107))
     for seed, (name, backbone) in enumerate([("r50", "base"), ("r101", "medium")]):
         for dataset in ("vcoco", "hicodet"):
             file = f"detr-{name}-{dataset}.pth"

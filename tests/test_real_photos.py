@@ -93,7 +93,9 @@ def test_real_photos_pass_through_every_stage_at_the_papers_sizes(real_vcoco_raw
     assert {split: len(annotations) for split, annotations in splits.items()} == {"train": 2, "val": 3, "test": 7}
 
     things = sorted({vocabulary.objects[object_] for _, object_ in vocabulary.hois} - {"person"})
-    photos = load_batch([images / annotation.file_name for annotation in splits["val"]], 256, 427)
+    photos = load_batch(
+        [images / annotation.file_name for annotation in splits["val"]], ImageSize(shortest=256, longest=427)
+    )
     names = sorted(vocabulary.objects)  # another order than the dataset's: classes are matched by name
     save_perturbed_detr(tmp_path / "weights", names, person="person", things=things, photos=photos, seed=0)
 

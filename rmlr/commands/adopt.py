@@ -8,7 +8,8 @@ from torch import nn
 
 from rmlr.data.records import load_vocabulary
 from rmlr.model.checkpoint import Card, save_checkpoint
-from rmlr.model.detector import FrozenDetector, load_published, save_detector, weights_digest
+from rmlr.model.detector import FrozenDetector, save_detector, weights_digest
+from rmlr.model.detr import load_published
 from rmlr.model.network import build
 from rmlr.model.upt import load_upt_weights
 from rmlr.study.folder import new_folder
@@ -77,7 +78,7 @@ def adopt(
             alignment=node.alignment,
             vocabulary=vocabulary,
             detector_digest=weights_digest(folder / "detector"),
-            view=View(image=seen.image, selection=seen.features.selection, map=seen.features.map),
+            view=View(image=frozen.size(seen.image), selection=seen.features.selection, map=seen.features.map),
             pose_channels=None,
             pose_digest=None,
             text_encoder=None,

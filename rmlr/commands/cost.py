@@ -21,7 +21,8 @@ import transformers
 from rmlr.hoi import Vocabulary
 from rmlr.learning.estimate import estimate
 from rmlr.model.cost import Cost, Method, Scene, measure
-from rmlr.model.detector import FrozenDetector, random_detector
+from rmlr.model.detector import FrozenDetector
+from rmlr.model.detr import random_detector
 from rmlr.model.network import build
 from rmlr.study.nodes import CostNode
 from rmlr.study.output import claim_file, signed

@@ -17,7 +17,7 @@ from PIL import Image
 from rmlr.learning.answers import COLUMNS, MIN_SCORE
 from rmlr.learning.inference import find_parts, load
 from rmlr.model.checkpoint import CARD_FILE, WEIGHTS_FILE
-from rmlr.model.detector import WEIGHTS_FILE as DETECTOR_FILE
+from rmlr.model.detector import detector_files
 from rmlr.study.folder import new_folder
 from rmlr.study.output import claim_new
 from rmlr.study.store import tracking_uri
@@ -52,7 +52,8 @@ def export(
     load(run, detector=detector, pose=pose)  # whatever does not fit is said before anything is written
     with tempfile.TemporaryDirectory() as scratch:
         wanted = {f"train/{name}": parts.checkpoint / name for name in (CARD_FILE, WEIGHTS_FILE)}
-        wanted |= {f"detector/{name}": parts.detector / name for name in ("config.json", DETECTOR_FILE)}
+        files = detector_files(parts.detector)
+        wanted |= {f"detector/{path.relative_to(parts.detector)}": path for path in files}
         wanted |= {"predict/settings.yaml": parts.prediction}
         wanted |= {f"pose/{parts.pose.name}": parts.pose} if parts.pose else {}
         for name, path in wanted.items():

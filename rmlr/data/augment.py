@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image, ImageEnhance
 
-from rmlr.data.images import ImageBatch, load_annotated, pad, read_annotated, resized_size
+from rmlr.data.images import ImageBatch, load_annotated, pad, read_annotated, resized_size, size_within
 from rmlr.hoi import NO_BOX, Annotation
-from rmlr.study.settings import Augment, ImageSize
+from rmlr.study.settings import Augment, FixedSize, PictureSize
 
 MOST_PIXELS = 2**26  # of a photo that is enlarged to be cropped: a strip of 1 x 5000 would take gigabytes
 CACHED_SEED = 0  # of views that are cached: all runs share them
@@ -83,8 +83,10 @@ class Plan:
         )
 
 
-def draw_plan(height: int, width: int, image_id: int, rule: Augment, *, seed: int, view: int) -> Plan:
-    """What happens to a photo of this size in a view, or epoch.
+def draw_plan(
+    height: int, width: int, image_id: int, rule: Augment, *, seed: int, view: int, image: PictureSize | None = None
+) -> Plan:
+    """What happens to a photo of this size in a view, or epoch. A detector's fixed size takes the place of `rule`'s.
 
     Differs: UPT draws from one stream, in the order of loading. A side smaller than the smallest crop (there is none at
     UPT's sizes) is taken whole, and so is a strip that would be enlarged beyond `MOST_PIXELS`.
@@ -103,47 +105,62 @@ def draw_plan(height: int, width: int, image_id: int, rule: Augment, *, seed: in
         top, left = int(random.integers(before[0] - tall + 1)), int(random.integers(before[1] - wide + 1))
         region = (left, top, left + wide, top + tall)
     size = resized_size(region[3] - region[1], region[2] - region[0], int(random.choice(rule.shortest)), rule.longest)
+    if isinstance(image, FixedSize):
+        size = image.height, image.width
     return Plan((height, width), is_flipped, colours if rule.jitter else (), before, region, size)
 
 
-def draw_plans(annotations: Sequence[Annotation], rule: Augment, *, seed: int, view: int) -> list[Plan]:
+def draw_plans(
+    annotations: Sequence[Annotation], rule: Augment, *, seed: int, view: int, image: PictureSize | None = None
+) -> list[Plan]:
     """What happens to each of these photos."""
-    return [draw_plan(item.height, item.width, item.image_id, rule, seed=seed, view=view) for item in annotations]
+    return [
+        draw_plan(item.height, item.width, item.image_id, rule, seed=seed, view=view, image=image)
+        for item in annotations
+    ]
 
 
 def load_augmented(
-    annotations: Sequence[Annotation], folder: Path, rule: Augment, *, seed: int, view: int
+    annotations: Sequence[Annotation],
+    folder: Path,
+    rule: Augment,
+    *,
+    seed: int,
+    view: int,
+    image: PictureSize | None = None,
 ) -> tuple[ImageBatch, list[Annotation]]:
     """One view of the photos of these records, padded, and what is annotated in it (`Plan.annotation`)."""
-    plans = draw_plans(annotations, rule, seed=seed, view=view)
+    plans = draw_plans(annotations, rule, seed=seed, view=view, image=image)
     photos = [plan.photo(read_annotated(item, folder)) for plan, item in zip(plans, annotations, strict=True)]
     batch = pad(photos, [(photo.height, photo.width) for photo in photos])
     return batch, [plan.annotation(item) for plan, item in zip(plans, annotations, strict=True)]
 
 
 def load_view(
-    annotations: Sequence[Annotation], folder: Path, image: ImageSize, rule: Augment | None, view: int
+    annotations: Sequence[Annotation], folder: Path, image: PictureSize, rule: Augment | None, view: int
 ) -> ImageBatch:
     """A cached view of the photos of these records, padded; the first is the photo as it is."""
     if rule is None or view == 0:
-        return load_annotated(annotations, folder, image.shortest, image.longest)
-    return load_augmented(annotations, folder, rule, seed=CACHED_SEED, view=view)[0]
+        return load_annotated(annotations, folder, image)
+    return load_augmented(annotations, folder, rule, seed=CACHED_SEED, view=view, image=image)[0]
 
 
 def view_sizes(
-    annotations: Sequence[Annotation], image: ImageSize, rule: Augment | None, view: int
+    annotations: Sequence[Annotation], image: PictureSize, rule: Augment | None, view: int
 ) -> list[tuple[int, int]]:
     """Height and width of each photo in a cached view, as the detector sees it."""
     if rule is None or view == 0:
-        return [resized_size(item.height, item.width, image.shortest, image.longest) for item in annotations]
-    return [plan.size for plan in draw_plans(annotations, rule, seed=CACHED_SEED, view=view)]
+        return [size_within(item.height, item.width, image) for item in annotations]
+    return [plan.size for plan in draw_plans(annotations, rule, seed=CACHED_SEED, view=view, image=image)]
 
 
-def annotated_views(annotations: Sequence[Annotation], rule: Augment | None, view: int) -> list[Annotation]:
+def annotated_views(
+    annotations: Sequence[Annotation], image: PictureSize, rule: Augment | None, view: int
+) -> list[Annotation]:
     """What is annotated in a cached view; the first is the photo as it is."""
     if rule is None or view == 0:
         return list(annotations)
-    plans = draw_plans(annotations, rule, seed=CACHED_SEED, view=view)
+    plans = draw_plans(annotations, rule, seed=CACHED_SEED, view=view, image=image)
     return [plan.annotation(item) for plan, item in zip(plans, annotations, strict=True)]
 
 

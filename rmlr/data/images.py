@@ -13,6 +13,8 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from rmlr.hoi import Annotation
+from rmlr.hoi.batch import DEVIATION, MEAN
+from rmlr.study.settings import ImageSize, PictureSize
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +27,6 @@ TURNS = {  # EXIF's orientations, and what undoes each
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's red, green and blue in 0..1, as in DETR
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,16 +136,23 @@ def resized_size(height: int, width: int, shortest: int, longest: int | None) ->
     return (other, shortest) if width < height else (shortest, other)
 
 
-def load_batch(paths: Sequence[Path], shortest: int, longest: int) -> ImageBatch:
+def size_within(height: int, width: int, size: PictureSize) -> tuple[int, int]:
+    """Height and width of a photo as a detector sees it: as DETR resizes it, or a fixed size whatever its shape."""
+    if isinstance(size, ImageSize):
+        return resized_size(height, width, size.shortest, size.longest)
+    return size.height, size.width
+
+
+def load_batch(paths: Sequence[Path], size: PictureSize) -> ImageBatch:
     """Stored photos as a batch; see `stack`."""
-    return stack((read_image(path) for path in paths), shortest, longest)
+    return stack((read_image(path) for path in paths), size)
 
 
-def stack(photos: Iterable[Image.Image], shortest: int, longest: int) -> ImageBatch:
+def stack(photos: Iterable[Image.Image], size: PictureSize) -> ImageBatch:
     """Resize (bilinear, antialiased), normalise and pad photos in RGB; no photo gives an empty batch."""
     images, original = [], []
     for image in photos:
-        height, width = resized_size(image.height, image.width, shortest, longest)
+        height, width = size_within(image.height, image.width, size)
         original.append((image.height, image.width))
         if (height, width) != original[-1]:
             image = image.resize((width, height), Image.Resampling.BILINEAR)
@@ -192,6 +200,6 @@ def read_annotated(annotation: Annotation, folder: Path) -> Image.Image:
     return read_sized(path, annotation.height, annotation.width, f"image {annotation.image_id}")
 
 
-def load_annotated(annotations: Sequence[Annotation], folder: Path, shortest: int, longest: int) -> ImageBatch:
+def load_annotated(annotations: Sequence[Annotation], folder: Path, size: PictureSize) -> ImageBatch:
     """The photos of these records; ValueError where one has not the size that its record says."""
-    return stack((read_annotated(annotation, folder) for annotation in annotations), shortest, longest)
+    return stack((read_annotated(annotation, folder) for annotation in annotations), size)

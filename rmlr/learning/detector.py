@@ -26,11 +26,8 @@ from rmlr.evaluation.objects import Scorer, find_pairs, object_ap
 from rmlr.hoi import Annotation, Vocabulary
 from rmlr.hoi.batch import Instances
 from rmlr.learning.trainer import cosine_schedule, load_resume, save_resume
-from rmlr.model.detector import (
-    FrozenDetector,
-    detection_loss,
-    select_instances,
-)
+from rmlr.model.detector import FrozenDetector, select_instances
+from rmlr.model.detr import detection_loss
 from rmlr.study.nodes import DetectorNode
 from rmlr.study.run import Record
 from rmlr.study.settings import Augment, Detector, DetectorSchedule, Features
@@ -59,6 +56,7 @@ class Photos:
         self.annotations = annotations
         self.folder = folder
         self.truths = [distinct(annotation, settings.repeats_iou) for annotation in annotations]
+        assert settings.image is not None, "who trains or measures says at which size"
         self._size = settings.image
 
     def __len__(self) -> int:
@@ -67,7 +65,7 @@ class Photos:
     def load(self, indices: Sequence[int]) -> ImageBatch:
         """These photos, decoded and padded."""
         wanted = [self.annotations[index] for index in indices]
-        return load_annotated(wanted, self.folder, self._size.shortest, self._size.longest)
+        return load_annotated(wanted, self.folder, self._size)
 
     def mirrored(self, indices: Sequence[int], is_mirrored: Bool[Tensor, " b"]) -> Lesson:
         """These photos with their boxes, some mirrored."""
@@ -329,10 +327,13 @@ def measure(
             instances, image = select_instances(detections, vocabulary.person, features.selection)
             for position, index in enumerate(indices):
                 annotation = photos.annotations[index]
-                low, high = detections.boxes[position].double().cpu().numpy().reshape(-1, 2, 2).transpose(1, 0, 2)
+                is_found = detections.scores[position] >= 0
+                low, high = (
+                    detections.boxes[position, is_found].double().cpu().numpy().reshape(-1, 2, 2).transpose(1, 0, 2)
+                )
                 ids = np.full((len(low), 1), annotation.image_id)
-                score = detections.scores[position, :, None].double().cpu().numpy()
-                label = detections.labels[position, :, None].cpu().numpy()
+                score = detections.scores[position, is_found, None].double().cpu().numpy()
+                label = detections.labels[position, is_found, None].cpu().numpy()
                 rows.append(np.concatenate([ids, low, high - low, score, label + 1], axis=1))
                 own = Instances(*(getattr(instances, name)[image == position].cpu() for name in Instances.__slots__))
                 found.append(find_pairs(own, annotation, vocabulary.person))

@@ -23,12 +23,11 @@ from PIL import Image
 from pydantic import BaseModel
 from torch import Tensor
 
-from rmlr.data.images import ImageBatch, resized_size, stack
+from rmlr.data.images import ImageBatch, size_within, stack
 from rmlr.hoi.batch import Batch, Instances
 from rmlr.learning.answers import MIN_SCORE, Answer, Picture, Trace, Traces, Triplet, check_limits, upright
 from rmlr.model.checkpoint import CARD_FILE, Card, load_card, load_checkpoint
-from rmlr.model.detector import WEIGHTS_FILE as DETECTOR_FILE
-from rmlr.model.detector import FrozenDetector, load_detector, select_queries, weights_digest
+from rmlr.model.detector import FrozenDetector, holds_detector, load_detector, select_queries, weights_digest
 from rmlr.model.network import InteractionNetwork
 from rmlr.model.pairs import Pairs
 from rmlr.model.pose import PoseNetwork, load_pose_network, pose_digest
@@ -121,7 +120,7 @@ class Model:
             chunk = [upright(picture, f"picture {number} (from 0)") for number, picture in given]
             groups: dict[tuple[int, int], list[int]] = {}
             for position, photo in enumerate(chunk):
-                size = resized_size(photo.height, photo.width, *self._sides)
+                size = size_within(photo.height, photo.width, self.card.view.image)
                 groups.setdefault(size, []).append(position)
             found: dict[int, list[Triplet]] = {}
             for positions in groups.values():
@@ -155,13 +154,9 @@ class Model:
         traces = [Trace(self._triplet(seen, row), cue, tokens, (height, width)) for row, cue, tokens in maps]
         return Traces(traces, picture, min_score)
 
-    @property
-    def _sides(self) -> tuple[int, int]:
-        return self.card.view.image.shortest, self.card.view.image.longest
-
     @torch.inference_mode()
     def _see(self, photos: Sequence[Image.Image], min_score: float) -> _Seen:
-        inputs = stack(photos, *self._sides)
+        inputs = stack(photos, self.card.view.image)
         inputs = ImageBatch(*(getattr(inputs, name).to(self.device) for name in ImageBatch.__slots__))
         detections = self.detector(inputs.pixels, inputs.is_padding, inputs.resized, inputs.original)
         image, query = select_queries(detections, self.card.vocabulary.person, self.card.view.selection)
@@ -236,7 +231,7 @@ def load(
             )
         prior_power = PredictNode.load(parts.prediction).prediction.prior_power
     return Model(
-        FrozenDetector(load_detector(str(parts.detector)), card.vocabulary.objects, card.view.map),
+        FrozenDetector(load_detector(str(parts.detector)), card.vocabulary.objects, card.view.map, card.view.strides),
         load_checkpoint(parts.checkpoint),
         card,
         prior_power,
@@ -273,7 +268,7 @@ def find_parts(run: Path, detector: Path | None = None, pose: Path | None = None
         )
     card, beside, prediction = load_card(checkpoint), checkpoint.parent, checkpoint.parent / PREDICTION
     named = list(_named_inputs(checkpoint))
-    detectors = [beside / "detector", *(path for path in named if (path / DETECTOR_FILE).is_file())]
+    detectors = [beside / "detector", *(path for path in named if holds_detector(path))]
     found = _find("detector", card.detector_digest, checkpoint, detector, detectors, _detector_digest)
     found_pose = None
     if card.pose_digest is not None:
@@ -332,7 +327,7 @@ def _find(
 
 
 def _detector_digest(folder: Path) -> str | None:
-    return weights_digest(folder) if (folder / DETECTOR_FILE).is_file() else None
+    return weights_digest(folder) if holds_detector(folder) else None
 
 
 def _pose_digest(path: Path) -> str | None:

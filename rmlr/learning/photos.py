@@ -39,10 +39,11 @@ class Photos:
     ) -> None:
         self._images, self._annotated, self._online, self._seed = images, annotated, online, seed
         self._vocabulary, self._device = vocabulary, torch.device("cpu")
-        self._frozen = FrozenDetector(load_detector(str(detector)), vocabulary.objects, online.view.map)
+        asked = online.view
+        self._frozen = FrozenDetector(load_detector(str(detector)), vocabulary.objects, asked.map, asked.strides)
         self._pose = None if pose is None else load_pose_network(pose)
         self.image_ids, self.objects = [item.image_id for item in annotated], vocabulary.objects
-        self.view = online.view
+        self.view = asked.at(self._frozen.size(asked.image))
         self.channels, self.token_dim = self._frozen.channels, self._frozen.token_dim
         self.pose_channels = self._pose and self._pose.channels
         self.detector_digest, self.pose_digest = weights_digest(detector), pose and pose_digest(pose)
@@ -60,7 +61,8 @@ class Photos:
     def load(self, positions: list[int], epoch: int) -> tuple[Tensor, ImageBatch, Truth]:
         """These photos in an epoch."""
         items = [self._annotated[index] for index in self.used[positions].tolist()]
-        batch, views = load_augmented(items, self._images, self._online.augment, seed=self._seed, view=epoch)
+        rule, image = self._online.augment, self.view.image
+        batch, views = load_augmented(items, self._images, rule, seed=self._seed, view=epoch, image=image)
         ids = torch.tensor([item.image_id for item in items])
         truth = Truths(views, ids.tolist(), self._vocabulary).batch(torch.arange(len(views)))
         return ids, batch, truth
@@ -72,11 +74,10 @@ class Photos:
 
     def tested(self, split: str, annotated: Sequence[Annotation]) -> tuple[list[int], Tested]:
         """The photos of another split, as they are."""
-        size = self.view.image
 
         def read(positions: Sequence[int], device: torch.device) -> Batch:
             items = [annotated[position] for position in positions]
-            photos = load_annotated(items, self._images, size.shortest, size.longest)
+            photos = load_annotated(items, self._images, self.view.image)
             return self._seen(torch.tensor([item.image_id for item in items]), photos, device)
 
         return [item.image_id for item in annotated], read

@@ -15,10 +15,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import DetrForObjectDetection
 
 from rmlr.hoi import Triplets, Vocabulary
 from rmlr.hoi.batch import Batch, Instances
-from rmlr.model.detector import Detections, FrozenDetector, convolutions_and_feed_forward, select_instances
+from rmlr.model.detector import Detections, FrozenDetector, select_instances
+from rmlr.model.detr import DetrAdapter, convolutions_and_feed_forward
 from rmlr.model.network import InteractionNetwork
 from rmlr.model.scoring import score_triplets
 from rmlr.study.settings import Prediction, Selection
@@ -95,7 +97,7 @@ class Method(nn.Module):
         self.detector = detector
         self.network = network
         self.scene, self.vocabulary, self.selection, self.prediction = scene, vocabulary, selection, prediction
-        number, queries = scene.people + scene.things, detector.detr.config.num_queries
+        number, queries = scene.people + scene.things, _detr(detector).config.num_queries
         if number > queries:
             raise ValueError(
                 f"{scene.people} people and {scene.things} things: DETR has {queries} queries, so it cannot find more"
@@ -142,6 +144,12 @@ class Method(nn.Module):
         return self.interact(self.detect(pixels))
 
 
+def _detr(detector: FrozenDetector) -> DetrForObjectDetection:
+    """What Table 4 is about: a DETR."""
+    assert isinstance(detector.adapter, DetrAdapter)
+    return detector.adapter.detr
+
+
 def measure(
     method: Method, pixels: Float[Tensor, "1 3 s s"], *, passes: int, warmup: int, precision: Literal["fp32", "bf16"]
 ) -> Cost:
@@ -151,7 +159,7 @@ def measure(
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         macs = count_macs(method, pixels)
         taken = [_timed_pass(method, pixels) for _ in range(warmup + passes)][warmup:]
-    frozen = method.detector.detr
+    frozen = _detr(method.detector)
     counted = convolutions_and_feed_forward(frozen)
     return Cost(
         parts=tuple(_parts(method, macs)),
@@ -161,7 +169,7 @@ def measure(
             "convolutions and feed-forward networks",
             parameters=sum(one.numel() for name in counted for one in frozen.get_submodule(name).parameters()),
             trained=0,
-            macs=sum(macs[f"detector.detr.{name}"] for name in counted),
+            macs=sum(macs[f"detector.adapter.detr.{name}"] for name in counted),
         ),
     )
 

@@ -16,7 +16,9 @@ from rmlr.evaluation.objects import load_scorer
 from rmlr.hoi import Annotation, Vocabulary
 from rmlr.learning.detector import Photos, fit, measure, training_identity
 from rmlr.model.anchored import build_detector, thaw
-from rmlr.model.detector import FrozenDetector, adapt_classes, load_detector, save_detector, thaw_given
+from rmlr.model.detector import FrozenDetector, Network, load_detector, save_detector
+from rmlr.model.detr import adapt_classes, thaw_given
+from rmlr.model.foreign import Foreign, source_of
 from rmlr.study.nodes import DetectorNode
 from rmlr.study.run import run
 from rmlr.study.settings import Detector
@@ -27,7 +29,7 @@ log = logging.getLogger(__name__)
 def detector(
     *, settings: Path, annotations: Path, images: Path, seed: int, out: Path, coco: Path | None = None
 ) -> None:
-    """Train (or take) a DETR that runs stand on, and measure it on the test split.
+    """Train a DETR that runs stand on, or take a detector of any kind as it is, and measure it on the test split.
 
     An interrupted training resumes if it is called again with the same settings, seed and inputs. On several GPUs:
     `torchrun --nproc-per-node 4 -m rmlr detector ...`; each process takes its share of every batch.
@@ -37,9 +39,9 @@ def detector(
         annotations: folder made by `prepare`.
         images: folder of the photos.
         seed: of initialisation, order and augmentation.
-        out: folder to write; gets the DETR (config.json and model.safetensors, as `save_pretrained` writes them) and
-            metrics.json: ap50 and ap of the objects as COCO computes them, pair_recall, and whether the detector has
-            seen V-COCO's test photos.
+        out: folder to write; gets the detector (config.json and model.safetensors, as `save_pretrained` writes them; of
+            a class of your own, its file and its weights) and metrics.json: ap50 and ap of the objects as COCO computes
+            them, pair_recall, and whether the detector has seen V-COCO's test photos.
         coco: folder of COCO's instances_{train,val}2014.json, for a detector that learns from all of COCO but the test
             photos.
     """
@@ -47,22 +49,25 @@ def detector(
     given = Path(chosen.detector.weights or "")  # a file or folder, or else of the hub
     inputs = [annotations, images, *([coco] if coco else [])]
     inputs += [given] if chosen.detector.weights and given.exists() else []
+    inputs += [source_of(chosen.detector.python)] if chosen.detector.python else []
     with run("detector", chosen, settings=settings, out=out, inputs=inputs, seed=seed) as record:
         vocabulary, scorer = load_vocabulary(annotations), load_scorer(chosen.detector.object_ap)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        detr = _start(chosen.detector, vocabulary)
+        network = _start(chosen.detector, vocabulary)
         test = load_annotations(annotations, "test")
         if chosen.detector.schedule is not None:
+            assert isinstance(network, DetrForObjectDetection)
             train = _lessons(chosen.detector, annotations, coco, vocabulary, test)
             record.log_metrics({"train_images": float(len(train))})
             photos = Photos(train, images, chosen.detector)
             identity = training_identity(chosen, seed, photos)
-            fit(detr, photos, chosen.detector.schedule, seed=seed, record=record, identity=identity)
+            fit(network, photos, chosen.detector.schedule, seed=seed, record=record, identity=identity)
         if int(os.environ.get("RANK", "0")):  # the first process measures and writes
             return
-        save_detector(detr, record.folder)
+        save_detector(network, record.folder)
         frozen = FrozenDetector(load_detector(str(record.folder)), vocabulary.objects).to(device)
-        metrics = measure(frozen, Photos(test, images, chosen.detector), vocabulary, chosen.features, scorer, record)
+        measured = chosen.detector.model_copy(update={"image": frozen.size(chosen.detector.image)})
+        metrics = measure(frozen, Photos(test, images, measured), vocabulary, chosen.features, scorer, record)
         metrics["has_seen_vcoco_test"] = float(chosen.detector.has_seen_test("vcoco"))
         (record.folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
         record.log_metrics(metrics)
@@ -91,11 +96,17 @@ def _lessons(
     return lessons
 
 
-def _start(settings: Detector, vocabulary: Vocabulary) -> DetrForObjectDetection:
-    """The DETR that training starts from, or the one that is taken as it is."""
+def _start(settings: Detector, vocabulary: Vocabulary) -> Network:
+    """The DETR that training starts from, or the detector that is taken as it is."""
+    if settings.python is not None:
+        return Foreign(settings.python, None if settings.weights is None else Path(settings.weights))
     if settings.weights is not None:
         detr = load_detector(settings.weights, settings.revision)
         if settings.schedule is not None:
+            if not isinstance(detr, DetrForObjectDetection):
+                raise ValueError(
+                    f"{settings.weights}: only a DETR can be trained here. Set schedule to null to take it as it is"
+                )
             adapt_classes(detr, vocabulary.objects)
             thaw_given(detr, settings.schedule.no_object_weight)
         return detr

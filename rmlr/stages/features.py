@@ -40,10 +40,11 @@ def features(*, settings: Path, annotations: Path, split: Split, images: Path, d
     with run("features", chosen, settings=settings, out=out, inputs=[annotations, images, detector]) as record:
         vocabulary, wanted = load_vocabulary(annotations), load_annotations(annotations, split)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        frozen = FrozenDetector(load_detector(str(detector)), vocabulary.objects, rule.map).to(device)
+        frozen = FrozenDetector(load_detector(str(detector)), vocabulary.objects, rule.map, rule.strides).to(device)
+        image = frozen.size(chosen.image)
         index = Index(
             detector_digest=weights_digest(detector),
-            view=View(image=chosen.image, selection=rule.selection, map=rule.map),
+            view=View(image=image, selection=rule.selection, map=rule.map, strides=rule.strides),
             objects=list(vocabulary.objects),
             person=vocabulary.person,
             channels=frozen.channels,
@@ -60,7 +61,7 @@ def features(*, settings: Path, annotations: Path, split: Split, images: Path, d
         missing = writer.missing()
 
         sizes = [
-            dict(zip(index.image_ids, view_sizes(wanted, chosen.image, rule.augment, view), strict=True))
+            dict(zip(index.image_ids, view_sizes(wanted, image, rule.augment, view), strict=True))
             for view in range(rule.views)
         ]
         shard_bytes = [
@@ -79,7 +80,7 @@ def features(*, settings: Path, annotations: Path, split: Split, images: Path, d
         def load(chunk: tuple[int, list[int], bool]) -> ImageBatch:
             shard, ids, _ = chunk
             items = [by_id[image_id] for image_id in ids]
-            batch = load_view(items, images, chosen.image, rule.augment, index.view_of(shard))
+            batch = load_view(items, images, image, rule.augment, index.view_of(shard))
             return pinned(batch) if device.type == "cuda" else batch
 
         kept, builder = 0, ShardBuilder(index)
@@ -87,10 +88,10 @@ def features(*, settings: Path, annotations: Path, split: Split, images: Path, d
         with record.progress(sum(len(ids) for _, ids in missing), f"features: {split} images") as progress:
             for (shard, ids, is_last), batch in zip(chunks, loaded, strict=True):
                 detections = frozen(*(getattr(batch.to(device), name) for name in ImageBatch.__slots__))
-                instances, image = select_instances(detections, vocabulary.person, rule.selection)
-                kept += len(image)
+                instances, of_image = select_instances(detections, vocabulary.person, rule.selection)
+                kept += len(of_image)
                 seen = detections.maps, detections.is_padding, detections.cell_sizes
-                builder.add(ids, instances, image, *seen, batch.original)
+                builder.add(ids, instances, of_image, *seen, batch.original)
                 progress.advance(len(ids))
                 if is_last:
                     found = writer.write(shard, builder)

@@ -19,10 +19,10 @@ from rmlr.study.settings import (
     Encoder,
     Features,
     HicodetRelease,
-    ImageSize,
     Losses,
     Network,
     Online,
+    PictureSize,
     Pose,
     PoseArchitecture,
     PoseSchedule,
@@ -57,7 +57,7 @@ class DetectorNode(Section):
 
 class FeaturesNode(Section):
     code: str
-    image: ImageSize
+    image: PictureSize | None  # null: as the detector itself says
     features: Features
 
 

@@ -34,12 +34,12 @@ from rmlr.study.nodes import (
 from rmlr.study.params import PAPER_TABLES, Profile, Run, Table, TableRow, point_name
 from rmlr.study.section import Name, Section
 from rmlr.study.settings import (
+    AskedView,
     CostScene,
     Online,
     Resampling,
     Separation,
     Variant,
-    View,
 )
 
 
@@ -323,7 +323,7 @@ class Study(Section):
         detector = profile.backbones[run.backbone].detector(run.dataset)
         image = _find(profile.detectors, detector, f"backbones.{run.backbone}.{run.dataset}").image
         assert rule.augment is not None
-        view = View(image=image, selection=rule.selection, map=rule.map)
+        view = AskedView(image=image, selection=rule.selection, map=rule.map, strides=rule.strides)
         return Online(view=view, augment=rule.augment).model_dump()
 
 

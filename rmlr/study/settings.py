@@ -38,6 +38,18 @@ class ImageSize(Section):
     longest: PositiveInt
 
 
+class FixedSize(Section):
+    """How a picture is resized before a detector sees it that takes pictures of one size only; pixels."""
+
+    height: PositiveInt
+    width: PositiveInt
+
+
+PictureSize = ImageSize | FixedSize
+MapName = Literal["backbone", "projected", "encoder"]  # X: of the backbone, its projection, the detector's encoder
+Strides = Annotated[list[PositiveInt], Field(min_length=1, max_length=1)] | None  # which maps; null: the coarsest
+
+
 class Augment(Section):
     """How photos are changed by chance while something is learnt from them (UPT, DETR); sizes in pixels."""
 
@@ -256,31 +268,37 @@ class DetectorSchedule(Section):
         return self
 
 
+ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")]  # MODULE.CLASS
 PUBLIC_DETECTORS = ("facebook/detr-", "detr-r50-e632da11", "detr-r101-2c7b67e5")  # trained on all of COCO
 
 
 class Detector(Section):
-    """A DETR: from given weights or from scratch, trained by a schedule or taken as it is, then frozen."""
+    """A detector: from given weights or from scratch, trained by a schedule (DETR) or taken as it is, then frozen."""
 
     dataset: DatasetName  # whose records it is trained and measured on
     all_of_coco: bool = False  # it is trained on COCO 2014 without V-COCO's test photos instead
     repeats_iou: Fraction | None = None  # annotated boxes of a class that overlap so much are one; null: all count
+    python: ImportPath | None = None  # your own class, such as examples.centernet.CenterNet (docs/detectors.md)
     weights: str | None  # hub id, folder of `save_pretrained`, or file as published (.pth); null: from scratch
     revision: str | None  # of the hub id
     seen: list[Literal["coco", "vcoco", "hicodet"]]  # what given weights learnt from: all of COCO, or train splits
     architecture: DetectorArchitecture | None
     schedule: DetectorSchedule | None  # null: taken as it is
-    image: ImageSize
+    image: PictureSize | None  # null: as the checkpoint, or the class, says
     object_ap: Literal["pycocotools", "faster-coco-eval"] = "pycocotools"  # which scores its boxes: the same figures
 
     @model_validator(mode="after")
     def _one_origin(self) -> "Detector":
-        if (self.weights is None) == (self.architecture is None):
-            raise ValueError("give either `weights` (a hub id or folder) or `architecture` (from scratch), not both")
-        if self.weights is None and self.schedule is None:
+        if self.python is not None and (self.architecture is not None or self.schedule is not None):
+            raise ValueError("with `python`, a detector of your own, architecture and schedule must be null")
+        if (self.weights is None and self.python is None) == (self.architecture is None):
+            raise ValueError("give either `weights` (a hub id or folder), or `architecture` (from scratch), not both")
+        if self.architecture is not None and self.schedule is None:
             raise ValueError("a detector from scratch needs a `schedule`: nothing is ever run on random weights")
-        if self.weights is None and self.seen:
+        if self.architecture is not None and self.seen:
             raise ValueError("`seen` tells what given weights learnt from: from scratch, it must be empty")
+        if self.schedule is not None and not isinstance(self.image, ImageSize):
+            raise ValueError("a detector that is trained needs `image`: {shortest: ..., longest: ...}, as DETR's")
         is_public = self.weights is not None and any(name in self.weights for name in PUBLIC_DETECTORS)
         if is_public and "coco" not in self.seen:
             raise ValueError(f"{self.weights} learnt from all of COCO: `seen` must say so, got {self.seen}")
@@ -317,9 +335,10 @@ class Selection(Section):
 class View(Section):
     """How a detector is made to see a picture: at what size, and which of its detections count."""
 
-    image: ImageSize
+    image: PictureSize
     selection: Selection
-    map: Literal["backbone", "projected"]  # X: the last map, or what DETR makes of it
+    map: MapName
+    strides: Strides = None
 
 
 class Features(Section):
@@ -327,7 +346,8 @@ class Features(Section):
 
     batch_size: PositiveInt
     selection: Selection
-    map: Literal["backbone", "projected"]  # as in `View`
+    map: MapName
+    strides: Strides = None
     map_dtype: Literal["float16", "float32"]
     shard_images: PositiveInt  # images in one file
     views: NaturalInt  # cached of each training photo; epoch e takes view e mod views. 0: drawn while training
@@ -344,10 +364,23 @@ class Features(Section):
         return self.model_copy(update={"views": views, "augment": self.augment if views != 1 else None})
 
 
+class AskedView(Section):
+    """A `View` whose size may be left to the detector."""
+
+    image: PictureSize | None  # null: as the detector itself says
+    selection: Selection
+    map: MapName
+    strides: Strides = None
+
+    def at(self, image: PictureSize) -> View:
+        """The view, at this size."""
+        return View(image=image, selection=self.selection, map=self.map, strides=self.strides)
+
+
 class Online(Section):
     """How photos are seen by the frozen detector while training, where none of their views is cached."""
 
-    view: View
+    view: AskedView
     augment: Augment
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rmlr.data.images import DEVIATION, MEAN, as_people_see, load_batch, read_image, read_size, resized_size
+from rmlr.study.settings import ImageSize
 
 ORANGE = (255, 102, 0)  # one of the web palette
 
@@ -114,7 +115,7 @@ def test_a_truncated_image_is_refused_by_name(tmp_path):
     path = save(tmp_path / "a.jpg", Image.fromarray(noise))
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"a.jpg: not a readable image \(.*truncated.*\)"):
-        load_batch([path], 64, 64)
+        load_batch([path], ImageSize(shortest=64, longest=64))
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>"])
@@ -177,7 +178,7 @@ def test_the_shape_is_kept_to_a_pixel_and_no_limit_is_passed_but_by_rounding(hei
 def test_photos_of_different_sizes_are_padded_and_padding_is_zero(tmp_path):
     wide = save(tmp_path / "wide.png", Image.new("RGB", (60, 30), ORANGE))
     tall = save(tmp_path / "tall.png", Image.new("RGB", (10, 40), ORANGE))
-    batch = load_batch([wide, tall], shortest=20, longest=60)
+    batch = load_batch([wide, tall], ImageSize(shortest=20, longest=60))
     assert batch.original.tolist() == [[30, 60], [40, 10]]
     assert batch.resized.tolist() == [[20, 40], [60, 15]]
     assert batch.pixels.shape == (2, 3, 60, 40)
@@ -190,13 +191,13 @@ def test_photos_of_different_sizes_are_padded_and_padding_is_zero(tmp_path):
 
 def test_a_photo_that_fits_keeps_its_pixels(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)
-    batch = load_batch([save(tmp_path / "a.png", Image.fromarray(noise))], shortest=12, longest=20)
+    batch = load_batch([save(tmp_path / "a.png", Image.fromarray(noise))], ImageSize(shortest=12, longest=20))
     torch.testing.assert_close(batch.pixels[0].permute(1, 2, 0), normalised(noise.tolist()))
     assert not batch.is_padding.any()
 
 
 def test_no_photo_is_an_empty_batch():
-    batch = load_batch([], shortest=12, longest=20)
+    batch = load_batch([], ImageSize(shortest=12, longest=20))
     assert (batch.pixels.shape, batch.is_padding.shape) == ((0, 3, 0, 0), (0, 0, 0))
     assert (batch.resized.shape, batch.original.shape) == ((0, 2), (0, 2))
 
@@ -205,7 +206,9 @@ def test_real_photos_decode_at_the_sizes_that_coco_says(real_vcoco_raw, real_dat
     from rmlr.data.vcoco import read_vcoco
 
     images = [image for images in read_vcoco(real_vcoco_raw, []).splits.values() for image in images]
-    batch = load_batch([real_vcoco_raw / "images" / image.file_name for image in images[:3]], shortest=100, longest=166)
+    batch = load_batch(
+        [real_vcoco_raw / "images" / image.file_name for image in images[:3]], ImageSize(shortest=100, longest=166)
+    )
     assert batch.original.tolist() == [[image.height, image.width] for image in images[:3]]
     for image in images:
         assert read_size(real_vcoco_raw / "images" / image.file_name) == (image.height, image.width)

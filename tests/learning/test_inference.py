@@ -243,12 +243,12 @@ def test_paths_of_run_json_are_found_from_any_folder(photo_run, monkeypatch, tmp
     for path in root.rglob("run.json"):  # as after a study that was run with relative paths, and then moved
         path.write_text(path.read_text().replace(f"{photo_run.root}/", ""))
     moved = root / photo_run.run.relative_to(photo_run.root)
-    assert load(moved).detector.detr.name_or_path == str(root / "results" / "detector")
+    assert load(moved).detector.adapter.name == str(root / "results" / "detector")
 
 
 def test_a_detector_in_the_runs_folder_comes_first(photo_run, copy):
     shutil.copytree(photo_run.detector, copy / "detector")
-    assert load(copy).detector.detr.name_or_path == str(copy / "detector")
+    assert load(copy).detector.adapter.name == str(copy / "detector")
 
 
 def test_a_checkpoint_alone_needs_only_its_detector_and_a_power(photo_run, model, tmp_path):

@@ -7,7 +7,8 @@ from torch import nn
 from rmlr.hoi import Vocabulary
 from rmlr.model.anchored import build_detector
 from rmlr.model.cost import Method, Scene, count_macs, measure
-from rmlr.model.detector import FrozenDetector, convolutions_and_feed_forward, random_detector
+from rmlr.model.detector import FrozenDetector
+from rmlr.model.detr import convolutions_and_feed_forward, random_detector
 from rmlr.model.network import build
 from rmlr.model.transformer import Encoder, Layout
 from rmlr.study.settings import Network, Prediction, Selection, TransformerSizes, Upt, Variant

@@ -10,21 +10,18 @@ from safetensors.torch import load_file, save_file
 from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 
 from rmlr.hoi.batch import Instances
+from rmlr.model.adapter import match_names
 from rmlr.model.anchored import AnchoredDetrForObjectDetection, build_detector, grid_anchors, thaw
 from rmlr.model.detector import (
     WEIGHTS_FILE,
     Detections,
     FrozenDetector,
-    adapt_classes,
-    class_names,
-    detection_loss,
-    freeze_batch_norms,
     load_detector,
-    match_names,
     save_detector,
     select_instances,
     weights_digest,
 )
+from rmlr.model.detr import adapt_classes, class_names, detection_loss, freeze_batch_norms
 from rmlr.study.settings import Selection
 
 from ..tiny_detr import tiny_detr

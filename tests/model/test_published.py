@@ -14,7 +14,9 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 from transformers import DetrForObjectDetection
 
-from rmlr.model.detector import FrozenDetector, load_detector, match_names, random_detector, save_detector
+from rmlr.model.adapter import match_names
+from rmlr.model.detector import FrozenDetector, load_detector, save_detector
+from rmlr.model.detr import random_detector
 from rmlr.model.published import ALL_CLASSES, CLASSES, origin_of
 
 DIM, HEADS = 32, 8

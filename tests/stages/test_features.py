@@ -98,7 +98,7 @@ def test_what_is_cached_is_what_the_detector_says_of_each_photo(corner):
     assert cache.image_ids == list(PHOTOS)
     frozen = FrozenDetector(load_detector(str(corner.root / "detector")), VOCABULARY.objects)
     for position, (image_id, size) in enumerate(PHOTOS.items()):
-        photo = load_batch([corner.root / "images" / f"{image_id}.png"], IMAGE.shortest, IMAGE.longest)
+        photo = load_batch([corner.root / "images" / f"{image_id}.png"], IMAGE)
         seen = frozen(photo.pixels, photo.is_padding, photo.resized, photo.original)
         batch = cache.batch([position])
         assert torch.equal(batch.maps, seen.maps)
@@ -145,7 +145,7 @@ def test_looking_changes_nothing_in_the_detector(corner, monkeypatch):
     norms = [name for name in watched.before if "running_mean" in name]
     assert norms
     assert all(torch.equal(value, watched.before[name]) for name, value in watched.state_dict().items())
-    assert not any(module.training for module in watched.detr.modules())
+    assert not any(module.training for module in watched.modules())
     assert all(p.grad is None and not p.requires_grad for p in watched.parameters())
 
 

@@ -29,12 +29,13 @@ from rmlr.stages.text import text
 from rmlr.stages.train import train
 from rmlr.study.nodes import PoseNode
 from rmlr.study.plan import Study
-from rmlr.study.settings import Pose
+from rmlr.study.settings import ImageSize, Pose
 
 from .conftest import VIEW, VOCABULARY
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 PHOTOS = {5: (48, 64), 3: (64, 48), 9: (48, 48), 4: (96, 128), 8: (48, 64)}  # height, width
+assert isinstance(VIEW.image, ImageSize)
 SIDES = VIEW.image.shortest, VIEW.image.longest
 STRIDE = 16  # of the detector
 EXTRA = 3  # this image's map has a row of cells more than its photo fills, as padding may leave one
@@ -128,7 +129,7 @@ def test_each_cell_holds_what_the_pose_network_says_of_it(corner, pose_weights):
     cached, network = corner.load(), load_pose_network(pose_weights)
     assert (cached.pose_channels, cached.pose_digest) == (8, pose_digest(pose_weights))
     for position, image_id in enumerate(PHOTOS):
-        photo = load_batch([corner.root / "images" / f"{image_id}.png"], *SIDES)
+        photo = load_batch([corner.root / "images" / f"{image_id}.png"], VIEW.image)
         seen = network(photo.pixels)[0]
         batch = cached.batch([position])
         assert batch.pose.shape == (1, 8, *grid_of(image_id))

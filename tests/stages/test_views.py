@@ -33,6 +33,7 @@ from rmlr.stages.train import train
 from rmlr.study.nodes import FeaturesNode, TrainNode
 from rmlr.study.settings import (
     Alignment,
+    AskedView,
     Augment,
     Features,
     ImageSize,
@@ -136,7 +137,9 @@ def train_node(online: bool, **changes) -> TrainNode:
         alignment=Alignment(form="anchored", residual=False, whiten=True, stack=SIZES),
         losses=Losses.model_validate({"focal_balance": 0.5, "focal_gamma": 0.2} | weights),
         train=Train.model_validate(schedule | changes),
-        online=Online(view=View(image=IMAGE, selection=SELECTION, map="backbone"), augment=AUGMENT) if online else None,
+        online=Online(view=AskedView(image=IMAGE, selection=SELECTION, map="backbone"), augment=AUGMENT)
+        if online
+        else None,
         tags={},
     )
 
@@ -184,7 +187,7 @@ def test_each_view_is_what_the_detector_says_of_that_view(corner):
         for position, image_id in enumerate(PHOTOS):
             item = [record(image_id)]
             if view == 0:
-                photo = load_annotated(item, corner.root / "images", IMAGE.shortest, IMAGE.longest)
+                photo = load_annotated(item, corner.root / "images", IMAGE)
             else:
                 photo, _ = load_augmented(item, corner.root / "images", AUGMENT, seed=CACHED_SEED, view=view)
             said = detector(photo.pixels, photo.is_padding, photo.resized, photo.original)
@@ -334,9 +337,9 @@ def test_the_projected_map_is_what_detrs_encoder_is_given(corner):
     cache = Cache.load(corner.root / "features", "train")
     assert (cache.channels, cache.view.map) == (8, "projected")
     detector = frozen(corner)
-    photo = load_annotated([record(5)], corner.root / "images", IMAGE.shortest, IMAGE.longest)
+    photo = load_annotated([record(5)], corner.root / "images", IMAGE)
     said = detector(photo.pixels, photo.is_padding, photo.resized, photo.original)
-    assert torch.equal(cache.batch([0]).maps, detector.detr.model.input_projection(said.maps))
+    assert torch.equal(cache.batch([0]).maps, detector.adapter.detr.model.input_projection(said.maps))
 
 
 def test_a_run_of_projected_maps_looks_at_photos_likewise(corner):
@@ -429,7 +432,7 @@ def test_the_detector_stays_as_it_was(corner, monkeypatch):
     folder = corner.train("online")
     before, after = frozen(corner).state_dict(), kept[-1]._frozen
     assert all(torch.equal(value, before[name]) for name, value in after.state_dict().items())
-    assert not any(module.training for module in after.detr.modules())
+    assert not any(module.training for module in after.modules())
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in after.parameters())
     assert not any("detr" in name for name in torch.load(folder.parent / ".online.resume/epoch.pt")["task"])
 

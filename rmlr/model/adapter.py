@@ -1,0 +1,94 @@
+"""What one kind of detector must say for the others to use it: `Adapter`, and what it finds: `Found`.
+
+`rmlr.model.detr`, `families` and `foreign` each have an adapter; `rmlr.model.detector` uses any of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from rmlr.hoi.batch import DEVIATION, MEAN
+from rmlr.study.settings import ImageSize, PictureSize
+
+# Classes that COCO-trained detectors carry and COCO never annotated: their logits take no part in the arg max.
+NEVER_ANNOTATED = "N/A, street sign, hat, shoe, eye glasses, plate, mirror, window, desk, door, blender, hair brush"
+
+PICTURE = "rmlr_picture"  # of a `transformers` configuration: a `Picture`, where the checkpoint has one of its own
+
+
+class Picture(BaseModel):
+    """How a detector wants a photo: at which size, and normalised by which mean and deviation of red, green, blue."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: PictureSize = ImageSize(shortest=800, longest=1333)
+    mean: tuple[float, float, float] = MEAN
+    deviation: tuple[float, float, float] = DEVIATION
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a detector says of each query in a batch of pictures, and the map that interactions are read from."""
+
+    probabilities: Float[Tensor, "b q o"]  # of its own classes, in [0, 1]; -1 of a query that found nothing
+    boxes: Float[Tensor, "b q 4"]  # xyxy, in shares of the picture without padding
+    tokens: Float[Tensor, "b q d"]
+    maps: Float[Tensor, "b c h w"]
+    is_padding: Bool[Tensor, "b h w"]
+
+
+class Adapter(nn.Module):
+    """A detector of one kind as `rmlr.model.detector.FrozenDetector` uses it."""
+
+    name: str  # in messages: where it came from
+    names: list[str]  # of its classes
+    picture: Picture
+    token_dim: int
+    channels: int  # of the map
+    stride: int  # pixels of the resized picture for each cell of the map
+    takes_padding: bool = False  # whether one call takes pictures of several sizes, padded
+
+    def find(self, pixels: Float[Tensor, "b 3 height width"], is_padding: Bool[Tensor, "b height width"]) -> Found:
+        """What is in these pictures, which are normalised as `picture` says."""
+        raise NotImplementedError
+
+    def attention(
+        self, pixels: Float[Tensor, "b 3 height width"], is_padding: Bool[Tensor, "b height width"]
+    ) -> Float[Tensor, "b q h w"]:
+        """Where on the map each query reads; sums to 1. ValueError for a detector that does not tell."""
+        raise ValueError(
+            f"{self.name}: this kind of detector does not tell where its queries read on the map, so nothing can be "
+            "traced. Leave --trace out, or take a run on a DETR"
+        )
+
+
+def match_names(of: Sequence[str], to: Sequence[str]) -> list[int]:
+    """For each class of a detector its index in `to`, -1 for one that was never annotated.
+
+    Names are equal up to spaces, underscores and case. ValueError lists those that have no partner on either side.
+    """
+
+    def plain(name: str) -> str:
+        return name.replace("_", " ").lower()
+
+    index = {plain(name): position for position, name in enumerate(to)}
+    ignored = {plain(name) for name in NEVER_ANNOTATED.split(", ")}
+    extra = [name for name in of if plain(name) not in index and plain(name) not in ignored]
+    missing = [name for name in to if plain(name) not in {plain(other) for other in of}]
+    if extra or missing:
+        raise ValueError(
+            f"the detector's classes are not the dataset's: it knows {extra} in addition and lacks {missing}. "
+            "Was it trained on another world or dataset?"
+        )
+    return [index.get(plain(name), -1) for name in of]
+
+
+def match_classes(detector: str, of: Sequence[str], to: Sequence[str]) -> list[int]:
+    """`match_names`; ValueError says which detector does not fit."""
+    try:
+        return match_names(of, to)
+    except ValueError as error:
+        raise ValueError(f"{detector}: {error}") from error

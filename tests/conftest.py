@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+from rmlr.study.threads import SPIN
+
 from .web import Server
 
+os.environ |= {name: os.environ.get(name, value) for name, value in SPIN.items()}  # before torch is loaded
 os.environ["RMLR_TRACKING"] = "off"  # no test leaves a run in MLflow, but those of the tracker
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -10,7 +10,7 @@ import torch
 from rmlr.__main__ import STAGES
 from rmlr.study.nodes import EvaluateNode
 from rmlr.study.run import run
-from rmlr.study.threads import THREADS, VARIABLES
+from rmlr.study.threads import SPIN, THREADS, VARIABLES
 
 
 def test_every_stage_that_computes_has_its_number_and_the_demo_keeps_that_of_its_tables():
@@ -36,8 +36,13 @@ def test_a_command_fixes_them_before_its_libraries_are_loaded():
     script = (
         "import os, sys\nfrom rmlr.__main__ import main\n"
         "try:\n    sys.argv[1:] = ['detector', '--help']\n    main()\nexcept SystemExit:\n    pass\n"
-        f"sys.stderr.write(' '.join(os.environ[name] for name in {VARIABLES!r}))"
+        f"sys.stderr.write(' '.join(os.environ[name] for name in {(*VARIABLES, *SPIN)!r}))"
     )
-    environment = os.environ | dict.fromkeys(VARIABLES, "12")
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    assert done.stderr == "2 2 2"
+
+    def fixed(environment: dict[str, str]) -> str:
+        call = [sys.executable, "-c", script]
+        return subprocess.run(call, env=environment, capture_output=True, text=True, check=True).stderr
+
+    bare = {name: value for name, value in os.environ.items() if name not in SPIN}
+    assert fixed(bare | dict.fromkeys(VARIABLES, "12")) == "2 2 2 1000"
+    assert fixed(bare | {"GOMP_SPINCOUNT": "7"}) == "2 2 2 7", "how a thread waits changes no number"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from scipy.io import savemat
 
 from rmlr.study.threads import SPIN
@@ -17,6 +18,9 @@ from .web import Server
 
 os.environ |= {name: os.environ.get(name, value) for name, value in SPIN.items()}  # before torch is loaded
 os.environ["RMLR_TRACKING"] = "off"  # no test leaves a run in MLflow, but those of the tracker
+
+settings.register_profile("tests", deadline=None)  # a busy machine is no fault of an example
+settings.load_profile("tests")
 
 GOLDEN = Path(__file__).parent / "golden"
 

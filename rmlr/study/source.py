@@ -4,7 +4,7 @@ import ast
 import hashlib
 import io
 import tokenize
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -79,13 +79,23 @@ def _read(path: Path) -> tuple[str, list[str]]:
     text = path.read_text()
     tree = ast.parse(text, filename=str(path))
     imports = []
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             imports += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = (f"{node.module}.{alias.name}" for alias in node.names)
             imports += [node.module, *(name for name in names if name.startswith("rmlr.") and _file(name))]
     return _code_only(text, tree), [name for name in imports if name.split(".")[0] == "rmlr"]
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.stmt]:
+    """All statements, those within others as well, without a look at what they are made of: most of a walk's time."""
+    waiting: list[ast.AST] = [tree]
+    for node in waiting:
+        if isinstance(node, ast.stmt):
+            yield node
+        for block in ("body", "orelse", "handlers", "cases", "finalbody"):
+            waiting += getattr(node, block, [])
 
 
 def _code_only(text: str, tree: ast.Module) -> str:
@@ -95,7 +105,7 @@ def _code_only(text: str, tree: ast.Module) -> str:
         if token.type == tokenize.COMMENT:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             first, last = node.lineno - 1, node.end_lineno or node.lineno
             if not lines[first][: node.col_offset].strip():

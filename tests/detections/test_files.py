@@ -113,7 +113,7 @@ def damages(draw) -> Callable[[bytes], bytes]:
 
 
 @pytest.mark.parametrize("name", FORMS)
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(damage=damages())
 def test_a_damaged_file_is_read_or_is_one_error_that_names_it(written: Path, tmp_path_factory, name: str, damage):
     folder = tmp_path_factory.mktemp("damaged")
@@ -135,7 +135,7 @@ plain = st.recursive(
 keys = st.sampled_from(["image_id", "person_box", "hold_obj", "hit_instr", "hold_agent", "hit_agent", "other"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.dictionaries(keys, plain | st.lists(st.floats(), min_size=4, max_size=5), max_size=7)) | plain)
 def test_a_pickle_of_any_plain_values_is_read_or_is_one_error_that_names_it(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("plain") / "d.pkl"

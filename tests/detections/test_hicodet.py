@@ -186,7 +186,7 @@ rows = st.tuples(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)  # it writes files
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(rows, max_size=12))
 def test_what_is_written_comes_back_exactly_in_the_order_of_the_files(tmp_path_factory, found):
     folder = tmp_path_factory.mktemp("round") / "results"

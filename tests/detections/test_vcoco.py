@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rmlr.detections.vcoco import read_vcoco_results, write_vcoco_results
@@ -529,7 +529,6 @@ def in_groups(rows: list[tuple], *places: int) -> dict[tuple, list[tuple]]:
     return groups
 
 
-@settings(deadline=None)  # it writes files
 @given(triplet_rows, agent_rows)
 def test_what_is_written_comes_back_row_by_row_and_equal_scores_in_order(
     tmp_path_factory, triplets: list, agents: list

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rmlr.model.pairs import enumerate_pairs
@@ -35,7 +35,6 @@ def by_points(boxes: list[list[float]]) -> torch.Tensor:
     return covered.float().view(HEIGHT, FINE, WIDTH, FINE).mean((1, 3))
 
 
-@settings(deadline=None)
 @given(eighths, eighths)
 def test_coverage_is_exact_for_the_union(human, object_):
     human, object_ = as_box(human), as_box(object_)

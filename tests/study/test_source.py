@@ -50,6 +50,23 @@ def test_an_import_inside_a_function_counts(package):
     assert changed(package, "score.py", "return 2", "return 3") == {"score"}
 
 
+@pytest.mark.parametrize(
+    "block",
+    [
+        "try:\n    {}\nexcept OSError:\n    pass",
+        "try:\n    pass\nexcept OSError:\n    {}",
+        "try:\n    pass\nfinally:\n    {}",
+        "for _ in ():\n    pass\nelse:\n    {}",
+        "with open('x'):\n    if True:\n        {}",
+        "match 1:\n    case _:\n        {}",
+        "class Late:\n    async def load(self):\n        {}",
+    ],
+)
+def test_an_import_in_any_block_counts(block, package):
+    (package / "stages/score.py").write_text(block.format("import rmlr.hoi.boxes") + "\n")
+    assert changed(package, "hoi/boxes.py", "return 1", "return 4") == {"learn", "score"}
+
+
 def test_comments_docstrings_and_blank_lines_do_not_count(package):
     assert changed(package, "model/network.py", "SIZE = 3", "\nSIZE = 3  # a # comment") == set()
     assert changed(package, "model/network.py", '"""Doc."""', '"""Other\n\nwords."""') == set()

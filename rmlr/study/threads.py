@@ -28,7 +28,7 @@ THREADS = {
 VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # read once, when a library is loaded
 
 # How often GNU OpenMP looks for the end of another thread's work before it sleeps: some 0.01 ms, in place of 4 ms. On a
-# busy machine the other thread often waits for a core: two threads of a detector took six times as much CPU time and more.
+# busy machine the other thread often waits for a core, and two threads of a detector took six times the CPU time.
 SPIN = {"GOMP_SPINCOUNT": "1000"}
 
 

@@ -14,7 +14,7 @@ from rmlr.fetch.sources import Source, check_weights, gives, load_sources, named
 from rmlr.study.figures import AnyFigure
 from rmlr.study.identity import identified
 from rmlr.study.nodes import DetectorNode, FigureNode, StatementNode, TableNode, TextNode, TrainNode
-from rmlr.study.params import PAPER_TABLES, Profile, Run
+from rmlr.study.params import PAPER_TABLES, Profile, Run, Table
 from rmlr.study.plan import Study
 from rmlr.study.section import DatasetName, Section
 
@@ -107,6 +107,11 @@ class Graph:
         """The figures that the profile makes."""
         return self.study.figures_in(self.profile)
 
+    @cached_property
+    def tables(self) -> dict[str, Table]:
+        """The tables that the profile makes."""
+        return self.study.tables_in(self.profile)
+
     @property
     def trains_joints(self) -> bool:
         """Whether the pose network is trained here; else it is a given file, or there is none."""
@@ -142,7 +147,7 @@ class Graph:
 
     def made(self, name: str) -> list[str]:
         """What of a table, or the statement, is copied, in the order of `copies`."""
-        folder = self.folder(f"tables/{name}" if name in self.study.tables else name)
+        folder = self.folder(f"tables/{name}" if name in self.tables else name)
         return [f"{folder}/{Path(file).name}" for file in self.copies(name)]
 
     def group(self, group: str) -> list[str]:
@@ -411,7 +416,7 @@ class Graph:
 
     def reported(self) -> list[str]:
         """The pages and pictures for the report that are there; the statement's where all that it stands on is, too."""
-        pages = {f"tables/{name}": [f"tables/{name}/{name}.html"] for name in self.study.tables}
+        pages = {f"tables/{name}": [f"tables/{name}/{name}.html"] for name in self.tables}
         pages |= {f"figures/{name}": [f"figures/{name}/figure.png"] for name in self.figures}
         pages["statement"] = [f"statement/{page}.html" for page in ("statement", "settings", "times", "brief")]
         found = {
@@ -439,7 +444,7 @@ class Graph:
 
     def table_labels(self, table: str) -> dict[str, str]:
         """How a table is called in the report's list."""
-        return {"table": table.removeprefix("table"), "title": self.study.tables[table].title}
+        return {"table": table.removeprefix("table"), "title": self.tables[table].title}
 
     def pose_runs(self) -> list[Run]:
         """The runs that read a pose network."""

@@ -74,7 +74,7 @@ def write_wanted(graph: Graph) -> dict[str, str]:
     stale = results.stale(graph.nodes, before.__getitem__, graph.readable(), refetched)
     for node, section in graph.nodes.items():
         want(Path(graph.settings(node)), section.dump(), made=node not in stale)
-    for name in [*graph.study.tables, "statement"]:
+    for name in [*graph.tables, "statement"]:
         copies = graph.copies(name)
         is_same = all(_same(Path(one), Path(copy)) for one, copy in zip(graph.made(name), copies, strict=True))
         if not is_same or stale.keys() & {name, f"tables/{name}"}:

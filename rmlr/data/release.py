@@ -24,6 +24,7 @@ OWN_DROPPED = {  # what a reader leaves out of one's own data, by the end of a n
     "dropped_persons": "listed persons were left out with all they do: their annotations were left out",
     "dropped_rows": "rows were left out: a box of theirs has no pixel. Is it x1, y1, x2, y2, counted from 1?",
 }
+OF_VAL2017 = 579  # images of V-COCO
 SHOWN = 5  # of many alike, in a message
 
 # Counted in the files of s-gupta/v-coco (489cc4d), fredzzhang/vcoco (cb13e3d) and fredzzhang/hicodet (e4e2340). Pairs
@@ -124,6 +125,30 @@ def in_folders(images: Sequence[Annotation]) -> list[Annotation]:
     COCO_train2014_000000000009.jpg is train2014/COCO_train2014_000000000009.jpg, HICO_test2015_... lies in test2015/.
     """
     return [replace(image, file_name=re.sub(r"^[A-Z]+_(\w+?)_", r"\1/\g<0>", image.file_name)) for image in images]
+
+
+def of_val2017(images: Path, corpus: Corpus) -> Corpus:
+    """V-COCO's images that lie in COCO val2017, by their names there; all of them are of the test split.
+
+    COCO 2017 has the photos of 2014 in other folders: COCO_val2014_000000000042.jpg is 000000000042.jpg of train2017 or
+    of val2017. Raises ValueError unless `images`/val2017 has the photos of all of them.
+    """
+    folder = images / "val2017"
+    kept = {
+        split: [
+            replace(image, file_name=f"val2017/{image.image_id:012d}.jpg")
+            for image in some
+            if (folder / f"{image.image_id:012d}.jpg").is_file()
+        ]
+        for split, some in corpus.splits.items()
+    }
+    found = {split: len(some) for split, some in kept.items()}
+    if found != (expected := {"train": 0, "val": 0, "test": OF_VAL2017}):
+        raise ValueError(
+            f"{folder}: of V-COCO's images {expected} lie in COCO val2017, but photos of {found} are there "
+            "under the names of 2017 (000000000042.jpg). `rmlr fetch coco-val2017` brings that folder; put no others there"
+        )
+    return replace(corpus, splits=kept)
 
 
 def _count(corpus: Corpus) -> dict[str, int | list[int]]:

@@ -17,6 +17,7 @@ from rmlr.study.section import DatasetName, PositiveInt, Section
 TABLE = Path(__file__).with_name("sources.yaml")
 UNPUBLISHED = "unpublished"
 DEFAULT = Path("data/raw")  # where params.yaml names weights
+WORDS = {"what", "licence", "serves", "release", "photos", "evidence", "note"}  # of a source: no bytes hang on them
 
 
 class Gift(Section):
@@ -76,6 +77,7 @@ class Source(Section):
     licence: str
     serves: list[DatasetName]
     release: str | None = None  # the published release that it is of; null: whatever the data set is
+    photos: str | None = None  # the part of the data set's images whose photos it has; null: all of them, or no photos
     evidence: Literal["read", "computed", "memory"]
     note: str | None = None
     items: list[Item] = Field(default_factory=list)
@@ -107,7 +109,7 @@ class Source(Section):
     @property
     def digest(self) -> str:
         """Of what decides which bytes are right, not of words and mirrors: if it changed, it is fetched again."""
-        facts = self.model_dump(mode="json", exclude={"what", "licence", "serves", "release", "evidence", "note"})
+        facts = self.model_dump(mode="json", exclude=WORDS)
         for part in [*facts["items"], *filter(None, [facts["hub"]])]:
             part.pop("urls", None)
             del part["about"]
@@ -148,17 +150,20 @@ def load_sources(path: Path | None) -> dict[str, Source]:
 def needed(sources: Mapping[str, Source], study: Study, profile: str, raw: Path) -> dict[str, list[str]]:
     """Names of the sources that a profile's study reads, with what for; in the order of the table.
 
-    A profile of real data needs those that serve its data sets, in the release that it names: own data need no
-    published release. Weights are needed by whom params.yaml names them for: a hub id with its revision, or a path.
+    A profile of real data needs those that serve its data sets, in the release that it names, and of photos those of
+    the images that it takes: own data need no published release. Weights are needed by whom params.yaml names them for:
+    a hub id with its revision, or a path.
     """
     if profile not in study.profiles:
         raise ValueError(f"params.yaml has no profile '{profile}'. There are: {', '.join(study.profiles)}")
     chosen, why = study.profiles[profile], defaultdict(list)
     releases = {} if chosen.world else {name: getattr(chosen, name).release for name in chosen.train}
+    parts = {"vcoco": chosen.vcoco.photos}
     named = named_weights(study, profile)
     for name, source in sources.items():
         served = [dataset for dataset in source.serves if dataset in releases]
-        why[name] += [f"data set {it}" for it in served if source.release in (None, releases[it])]
+        of_release = [it for it in served if source.release in (None, releases[it])]
+        why[name] += [f"data set {it}" for it in of_release if not source.has_photos or source.photos == parts.get(it)]
         why[name] += [reason for (weights, revision), reason in named.items() if gives(source, weights, revision, raw)]
     return {name: reasons for name, reasons in why.items() if reasons}
 

@@ -11,7 +11,7 @@ from rmlr.data.records import (
     save_image_objects,
     save_vocabulary,
 )
-from rmlr.data.release import COUNTS, check_counts, check_own, count_overhanging, in_folders
+from rmlr.data.release import COUNTS, check_counts, check_own, count_overhanging, in_folders, of_val2017
 from rmlr.data.vcoco import read_vcoco
 from rmlr.study.nodes import PrepareNode
 from rmlr.study.run import run
@@ -77,9 +77,12 @@ def prepare(*, settings: Path, raw: Path, out: Path) -> None:
             check_counts(raw, release, corpus)
         elif release == "own":
             check_own(raw, corpus)
+        is_part = chosen.dataset == "vcoco" and chosen.vcoco.photos == "val2017"
+        if is_part:
+            corpus = of_val2017(raw / "images", corpus)
         save_vocabulary(record.folder / "vocabulary.json", vocabulary)
         for split, annotations in corpus.splits.items():
-            published = in_folders(annotations) if release in COUNTS else annotations
+            published = in_folders(annotations) if release in COUNTS and not is_part else annotations
             save_annotations(record.folder / f"{split}.json", published)
         if corpus.image_objects is not None:
             save_image_objects(record.folder / "image_objects.json", corpus.splits, corpus.image_objects)

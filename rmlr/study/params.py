@@ -53,6 +53,9 @@ class Profile(Section):
     train: dict[DatasetName, Train]
     prediction: Prediction
     cost: "CostScene"
+    groups: Annotated[list[Name], Field(min_length=1)] | None = (
+        None  # of runs: these alone, which are no other profile's
+    )
 
     def has_seen_test(self, run: "Run") -> bool:
         """Whether the detector under a run learnt from the test photos that the run is scored on."""

@@ -97,7 +97,7 @@ class Study(Section):
                 nodes[f"{folder}/evaluate"] = EvaluateNode(code=code["evaluate"], split=chosen.prediction.split)
         self._check_tables()
         nodes["cost"] = self.cost_node(chosen.cost, code["cost"], f"profiles.{profile}.cost.sizes")
-        for name, table in self.tables.items():
+        for name, table in self.tables_in(profile).items():
             nodes[f"tables/{name}"] = TableNode(
                 code=code["table"],
                 profile=profile,
@@ -187,10 +187,36 @@ class Study(Section):
         return _find(self._all_runs(), name, where)
 
     def runs_in(self, profile: str) -> dict[str, Run]:
-        """The runs that a profile makes, by GROUP/NAME: those on its data sets."""
-        named, datasets = self._all_runs().items(), _find(self.profiles, profile, "profile").train
+        """The runs that a profile makes, by GROUP/NAME: those on its data sets, of its groups.
+
+        A group that profiles name as theirs is made by these alone; they make no other.
+        """
+        named, chosen = self._all_runs().items(), _find(self.profiles, profile, "profile")
+        taken = {
+            group: _find(self.runs, group, f"profiles.{name}.groups")
+            for name, other in self.profiles.items()
+            for group in other.groups or []
+        }
+        groups = set(chosen.groups or self.runs.keys() - taken.keys())
         is_made = {name: self._is_in(profile, run.profiles, f"runs.{name}") for name, run in named}
-        return {name: run for name, run in named if is_made[name] and run.dataset in datasets}
+        return {
+            name: run
+            for name, run in named
+            if is_made[name] and run.dataset in chosen.train and name.partition("/")[0] in groups
+        }
+
+    def tables_in(self, profile: str) -> dict[str, Table]:
+        """The tables of a profile: the paper's, and of those of your own the ones for which it makes a run."""
+        made = self.runs_in(profile)
+
+        def is_fed(name: str, table: Table) -> bool:
+            rows = [one for row in [*table.rows, *table.controls] for one in self._each_point(row)]
+            runs = [run for row in rows for run in row.runs]
+            for run in runs:
+                self.run(run, f"tables.{name}")
+            return any(run in made for run in runs)
+
+        return {name: table for name, table in self.tables.items() if name in PAPER_TABLES or is_fed(name, table)}
 
     def cost_node(self, cost: CostScene, code: str, where: str) -> CostNode:
         """What Table 4 is measured with; `where` names the place that refers to its profile."""

@@ -435,6 +435,9 @@ class VcocoRelease(Section):
 
     release: Literal["vcoco-2015", "drawn", "own"]  # published: counts are asserted; drawn world; own: checked strictly
     unscored_roles: list[str]  # left out of the headline mean, e.g. "point instr"
+    photos: Literal["val2017"] | None = (
+        None  # only the 579 images that lie in COCO val2017, all of the test split; null: all
+    )
 
 
 class HicodetRelease(Section):

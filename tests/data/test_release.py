@@ -10,7 +10,7 @@ from PIL import Image
 
 from rmlr.data.hicodet import read_hicodet
 from rmlr.data.records import Corpus
-from rmlr.data.release import CAUSES, COUNTS, check_counts, check_own, count_overhanging, in_folders
+from rmlr.data.release import CAUSES, COUNTS, check_counts, check_own, count_overhanging, in_folders, of_val2017
 from rmlr.data.vcoco import read_vcoco
 from rmlr.hoi import NO_BOX, Annotation, Vocabulary
 
@@ -77,6 +77,22 @@ def test_photos_of_a_release_lie_in_the_folders_of_its_archives(name, folder):
     (placed,) = in_folders([replace(image(1), file_name=name)])
     assert placed.file_name == folder + name
     assert in_folders([]) == []
+
+
+def test_images_of_val2017_get_their_names_there_and_the_others_go(tmp_path, monkeypatch):
+    monkeypatch.setattr("rmlr.data.release.OF_VAL2017", 2)
+    words = Vocabulary(dataset="vcoco", objects=("person", "ball"), person=0, verbs=("hit obj",), hois=())
+    corpus = Corpus(words, {"train": [image(1)], "val": [], "test": [image(9), image(2), image(7)]}, {})
+    folder = tmp_path / "val2017"
+    folder.mkdir()
+    for number in (7, 9, 1234):
+        (folder / f"{number:012d}.jpg").touch()
+    found = of_val2017(tmp_path, corpus).splits
+    assert [one.file_name for one in found["test"]] == ["val2017/000000000009.jpg", "val2017/000000000007.jpg"]
+    assert found["train"] == found["val"] == []
+    (folder / "000000000001.jpg").touch()
+    with pytest.raises(ValueError, match=r"val2017: of V-COCO's .*'train': 1.*rmlr fetch coco-val2017"):
+        of_val2017(tmp_path, corpus)
 
 
 def test_causes_are_of_known_counts():

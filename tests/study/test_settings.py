@@ -395,6 +395,27 @@ def test_a_table_of_ones_own_has_a_row_for_each_point_and_is_no_part_of_the_stat
         nodes_of(content)
 
 
+def test_groups_of_one_profile_are_made_by_no_other_and_it_makes_no_other(content):
+    content["runs"]["mine"] = {"plain": content["runs"]["table2"]["plain"]}
+    content["profiles"]["tiny"]["groups"] = ["mine"]
+    content["tables"]["own"] = {"title": "Own", "rows": [{"row": {"model": "plain"}, "runs": ["mine/plain"]}]}
+    mine, others = nodes_of(content), nodes_of(content, "demo")
+    assert {name.split("/")[1] for name in mine if name.startswith("runs/")} == {"mine"}
+    assert "runs/table2/plain/0/train" in others
+    assert not [name for name in others if name.startswith("runs/mine")]
+    assert "tables/own" in mine
+    assert "tables/own" not in others, "no run of its rows is made"
+    content["profiles"]["tiny"]["groups"] = ["yours"]
+    with pytest.raises(ValueError, match=r"profiles\.tiny\.groups: there is no 'yours'"):
+        nodes_of(content)
+
+
+def test_a_run_that_a_table_of_ones_own_misspells_is_an_error(content):
+    content["tables"]["own"] = {"title": "Own", "rows": [{"row": {"model": "plain"}, "runs": ["table2/plane"]}]}
+    with pytest.raises(ValueError, match=r"tables\.own.*there is no 'table2/plane'"):
+        nodes_of(content)
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../x", "-x", ".hidden", "a b", "a*", "ä", "x" * 101, "a\n"])
 @pytest.mark.parametrize("kind", ["profiles", "variants", "tables", "figures", "runs", "run"])
 def test_a_name_that_no_folder_can_have_is_named(content, kind, name):

@@ -58,7 +58,7 @@ wildcard_constraints:
     group="|".join(GRAPH.study.runs),
     run="[^/]+",
     seed="|".join(map(str, CHOSEN.seeds)),
-    table="|".join(GRAPH.study.tables),
+    table="|".join(GRAPH.tables),
     figure="|".join(GRAPH.figures),
 
 
@@ -70,6 +70,6 @@ onstart:
 
 
 onsuccess:
-    copied = [name for name in study_log.copied if name in GRAPH.study.tables]
+    copied = [name for name in study_log.copied if name in GRAPH.tables]
     tables = [Path(file) for name in copied for file in GRAPH.copies(name) if file.endswith(".md")]
     print(summary(RESULTS, tables, study_log.began))

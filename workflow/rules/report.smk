@@ -56,7 +56,7 @@ rule table:
         "rmlr table --settings {input.settings} {params.read} --out {params.out} &> {log}"
 
 
-for name in [*GRAPH.study.tables, "statement"]:
+for name in [*GRAPH.tables, "statement"]:
 
     rule:
         name:

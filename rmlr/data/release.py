@@ -146,7 +146,7 @@ def of_val2017(images: Path, corpus: Corpus) -> Corpus:
     if found != (expected := {"train": 0, "val": 0, "test": OF_VAL2017}):
         raise ValueError(
             f"{folder}: of V-COCO's images {expected} lie in COCO val2017, but photos of {found} are there "
-            "under the names of 2017 (000000000042.jpg). `rmlr fetch coco-val2017` brings that folder; put no others there"
+            "under the names of 2017 (000000000042.jpg). `rmlr fetch coco-val2017` brings that folder; add none"
         )
     return replace(corpus, splits=kept)
 

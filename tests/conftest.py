@@ -54,6 +54,14 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def real_vcoco(real_data) -> Path:
+    """A raw folder of V-COCO's whole annotations, with some of its photos: coco/, vcoco/ and images/."""
+    if not (real_data / "vcoco" / "vcoco" / "vcoco_test.json").is_file():
+        pytest.skip(f"V-COCO's whole annotations are not at {real_data / 'vcoco'}")
+    return real_data / "vcoco"
+
+
+@pytest.fixture(scope="session")
 def real_vcoco_raw(real_data, tmp_path_factory) -> Path:
     """A raw folder of the twelve real photos that V-COCO and COCO128 share: coco/, vcoco/ and images/.
 

@@ -69,6 +69,12 @@ def read_size(path: Path) -> tuple[int, int]:
         return image.height, image.width
 
 
+def read_orientation(path: Path) -> int:
+    """The EXIF orientation of a stored photo; 1, as it is stored, where it says none."""
+    with _open(find_photo(path)) as image:
+        return next((number for number, turn in TURNS.items() if turn == _turn(image, path)), 1)
+
+
 def read_image(path: Path) -> Image.Image:
     """A photo in RGB, whatever it is stored in. The pixels are as stored: an EXIF orientation is not applied.
 

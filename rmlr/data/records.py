@@ -6,7 +6,7 @@ Beside them, where the release has labels of whole images (HICO-DET's anno.mat),
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,19 @@ class Corpus:
     splits: dict[str, list[Annotation]]  # train, val, test
     notes: dict[str, int]  # what the reader left out or had to do without, counted
     image_objects: dict[str, Bool[np.ndarray, "b o"]] | None = None  # by split: labelled as holding an object
+
+
+def with_hois_of(vocabulary: Vocabulary, learnt: Sequence[Annotation]) -> Vocabulary:
+    """The vocabulary with the HOIs that these images show; HICO-DET's HOIs are a list of the data set, and stay."""
+    if vocabulary.dataset == "hicodet":
+        return vocabulary
+    hois = {
+        (verb, int(image.labels[thing]))
+        for image in learnt
+        for _, verb, thing in image.interactions.tolist()
+        if thing != NO_BOX and verb < len(vocabulary.verbs)
+    }
+    return replace(vocabulary, hois=tuple(sorted(hois)))
 
 
 class _Vocabulary(BaseModel):

@@ -5,7 +5,6 @@ Foreign numberings (`ann_id`, `role_object_id`) stay in this file and in `rmlr.d
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from rmlr.data.coco import PERSON, Box, Coco, CocoImage, GroundTruth, read_coco
 from rmlr.data.images import read_size
-from rmlr.data.records import Corpus, check_vocabulary
+from rmlr.data.records import Corpus, check_vocabulary, with_hois_of
 from rmlr.hoi import NO_BOX, Annotation, Vocabulary
 from rmlr.study.files import Int64, Name, RelativeName, read_json, read_text
 
@@ -113,13 +112,7 @@ def read_vcoco(raw: Path, unscored_roles: Sequence[str]) -> Corpus:
             splits[split] = read_pairs(path, ids[split], vocabulary, coco, raw / "images")
         notes[f"{split}_from_pairs"] = int(split not in rows)
         notes[f"{split}_dropped_boxes"] = sum(coco.dropped.get(image_id, 0) for image_id in ids[split])
-    hois = {
-        (int(verb), int(annotation.labels[object_]))
-        for annotation in splits["train"] + splits["val"]
-        for _, verb, object_ in annotation.interactions
-        if object_ != NO_BOX and verb < len(vocabulary.verbs)
-    }
-    return Corpus(replace(vocabulary, hois=tuple(sorted(hois))), splits, notes)
+    return Corpus(with_hois_of(vocabulary, splits["train"] + splits["val"]), splits, notes)
 
 
 def read_ids(path: Path) -> list[int]:

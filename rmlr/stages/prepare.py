@@ -1,10 +1,14 @@
 """Raw annotations to our records: ids converted, joins made, once and for all."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
+from rmlr.data.folds import pooled, split_into_folds, without
 from rmlr.data.hicodet import read_hicodet
+from rmlr.data.photo_files import check_photos
 from rmlr.data.records import (
+    Corpus,
     check_annotations,
     count_annotations,
     save_annotations,
@@ -13,6 +17,7 @@ from rmlr.data.records import (
 )
 from rmlr.data.release import COUNTS, check_counts, check_own, count_overhanging, in_folders, of_val2017
 from rmlr.data.vcoco import read_vcoco
+from rmlr.study.files import write_whole
 from rmlr.study.nodes import PrepareNode
 from rmlr.study.run import run
 
@@ -41,17 +46,23 @@ def prepare(*, settings: Path, raw: Path, out: Path) -> None:
     release is there as well, image_objects.json holds its labels of whole images, for Known Object.
 
     The setting `release` says what the files are: a published release, whose known counts they must have and whose
-    photos lie in images/train2014 and its like; or one's own data, which are checked against images/ and for whatever
-    would stop or mislead a study (docs/data.md).
+    photos lie in images/train2014 and its like; or one's own data, which are checked for whatever would stop or mislead
+    a study (docs/data.md). Where images/ is there, the header of every photo is compared with its record; one's own
+    photos must all be there. The setting `leave_out` names which images are left out because of their photos.
+
+    With the setting `folds` the photos are split anew: test.json has all that are scored, and each fold a folder
+    foldK of its own, as a data set: its test split is the fold, train and val are of the other folds, and so are the
+    classes of its vocabulary.
 
     Args:
         settings: this node's settings file: which dataset, and what is true of its release.
         raw: folder that holds coco/ and vcoco/, or hicodet/, whether drawn or real.
-        out: folder to write; gets vocabulary.json, train.json, val.json and test.json.
+        out: folder to write; gets vocabulary.json, train.json, val.json and test.json; the same in fold0/, fold1/ and
+            so on, where there are folds; left_out.txt, where images were left out.
     """
     chosen = PrepareNode.load(settings)
     folders = {"vcoco": ("vcoco", "coco"), "hicodet": ("hicodet",)}[chosen.dataset]
-    inputs = [raw / name for name in folders]
+    inputs = [raw / name for name in (*folders, *(("images",) if chosen.leave_out else ()))]
     with run("prepare", chosen, settings=settings, out=out, inputs=inputs) as record:
         if chosen.dataset == "vcoco":
             corpus, release = read_vcoco(raw, chosen.vcoco.unscored_roles), chosen.vcoco.release
@@ -75,15 +86,35 @@ def prepare(*, settings: Path, raw: Path, out: Path) -> None:
         )
         if release in COUNTS:
             check_counts(raw, release, corpus)
-        elif release == "own":
-            check_own(raw, corpus)
-        is_part = chosen.dataset == "vcoco" and chosen.vcoco.photos == "val2017"
-        if is_part:
+        if chosen.dataset == "vcoco" and chosen.vcoco.photos == "val2017":
             corpus = of_val2017(raw / "images", corpus)
-        save_vocabulary(record.folder / "vocabulary.json", vocabulary)
-        for split, annotations in corpus.splits.items():
-            published = in_folders(annotations) if release in COUNTS and not is_part else annotations
-            save_annotations(record.folder / f"{split}.json", published)
-        if corpus.image_objects is not None:
-            save_image_objects(record.folder / "image_objects.json", corpus.splits, corpus.image_objects)
+        elif release in COUNTS:
+            splits = {split: in_folders(annotations) for split, annotations in corpus.splits.items()}
+            corpus = replace(corpus, splits=splits)
+        where, may_be_absent = raw / chosen.dataset, release != "own"
+        left_out = check_photos(raw / "images", corpus.splits, where, chosen.leave_out, may_be_absent=may_be_absent)
+        if left_out:
+            corpus = without(corpus, left_out.keys())
+            numbers["images_left_out"] = len(left_out)
+            lines = [f"{image_id}: {what}\n" for image_id, what in left_out.items()]
+            write_whole(record.folder / "left_out.txt", "".join(lines))
+        if release == "own":
+            check_own(raw, corpus, chosen.folds)
+        if chosen.folds is not None:
+            corpus = pooled(corpus) if chosen.folds.of == "all" else corpus
+            for fold, of_fold in enumerate(split_into_folds(corpus, chosen.folds)):
+                _save(record.folder / f"fold{fold}", of_fold)
+                counts = {f"fold{fold}_{name}": len(images) for name, images in of_fold.splits.items()}
+                counts[f"fold{fold}_hois"] = len(of_fold.vocabulary.hois)
+                log.info("%s", ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items()))
+                numbers |= counts
+        _save(record.folder, corpus)
         record.log_metrics({name: float(number) for name, number in numbers.items()})
+
+
+def _save(folder: Path, corpus: Corpus) -> None:
+    save_vocabulary(folder / "vocabulary.json", corpus.vocabulary)
+    for split, annotations in corpus.splits.items():
+        save_annotations(folder / f"{split}.json", annotations)
+    if corpus.image_objects is not None:
+        save_image_objects(folder / "image_objects.json", corpus.splits, corpus.image_objects)

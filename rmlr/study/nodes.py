@@ -5,7 +5,7 @@
 
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from rmlr.study.figures import (
     Figure,
@@ -18,7 +18,9 @@ from rmlr.study.settings import (
     Detector,
     Encoder,
     Features,
+    Folds,
     HicodetRelease,
+    LeftOut,
     Losses,
     Network,
     Online,
@@ -47,6 +49,8 @@ class PrepareNode(Section):
     dataset: DatasetName
     vcoco: VcocoRelease
     hicodet: HicodetRelease
+    leave_out: list[LeftOut] = Field(default_factory=list)
+    folds: Folds | None = None
 
 
 class DetectorNode(Section):

@@ -433,7 +433,9 @@ class Pose(Section):
 class VcocoRelease(Section):
     """What is true of one release of V-COCO-format files only."""
 
-    release: Literal["vcoco-2015", "drawn", "own"]  # published: counts are asserted; drawn world; own: checked strictly
+    # vcoco-2015 (published) and -rewritten (a copy, some persons missing): counts are asserted; drawn: unchecked; own:
+    # checked strictly
+    release: Literal["vcoco-2015", "vcoco-2015-rewritten", "drawn", "own"]
     unscored_roles: list[str]  # left out of the headline mean, e.g. "point instr"
     photos: Literal["val2017"] | None = (
         None  # only the 579 images that lie in COCO val2017, all of the test split; null: all
@@ -445,6 +447,17 @@ class HicodetRelease(Section):
 
     release: Literal["hicodet-2016", "drawn", "own"]  # as of V-COCO
     val_images: PositiveInt  # of the end of the train file: the format has no validation split
+
+
+LeftOut = Literal["absent", "damaged"]  # why an annotated photo is left out
+
+
+class Folds(Section):
+    """Cross-validation by photo: each run is trained once for each fold, on the others, and scored once over all."""
+
+    count: Annotated[int, Field(ge=2)]
+    of: Literal["test", "all"] = "all"  # the photos that are split: those of the test split, or of all three
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of what is learnt from that is kept as `val`
 
 
 class Claim(Section):

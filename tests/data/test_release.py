@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from rmlr.data.hicodet import read_hicodet
 from rmlr.data.records import Corpus
 from rmlr.data.release import CAUSES, COUNTS, check_counts, check_own, count_overhanging, in_folders, of_val2017
 from rmlr.data.vcoco import read_vcoco
 from rmlr.hoi import NO_BOX, Annotation, Vocabulary
+from rmlr.study.settings import Folds
 
 # ---- published releases
 
@@ -194,7 +194,15 @@ def test_own_data_that_have_all_pass_and_verbs_that_cannot_be_scored_are_told(tm
     with caplog.at_level(logging.INFO):
         check_own(tmp_path, own())
     assert "1 of 2 verbs have no pair in test: kick obj" in caplog.text
-    assert "no photo was checked" in caplog.text
+
+
+def test_data_for_folds_need_only_the_splits_that_these_are_made_of(tmp_path):
+    check_own(tmp_path, own(train=[], val=[], test=[image(1, 0), image(2, 1)]), Folds(count=2, of="test"))
+    check_own(tmp_path, own(val=[], test=[image(3, 1)]), Folds(count=2))
+    with pytest.raises(ValueError, match="1 of 2 verbs have no pair in the folds: kick obj"):
+        check_own(tmp_path, own(), Folds(count=2, of="test"))
+    with pytest.raises(ValueError, match="split 'test' has no image"):
+        check_own(tmp_path, own(test=[]), Folds(count=2, of="test"))
 
 
 def test_a_box_may_end_a_pixel_beyond_its_image(tmp_path):
@@ -204,20 +212,6 @@ def test_a_box_may_end_a_pixel_beyond_its_image(tmp_path):
 def test_boxes_that_leave_their_image_are_counted():
     outside = image(3, 1, ball=(5.0, 5.0, 22.0, 9.0))
     assert count_overhanging({"train": [outside, image(1, 0), outside], "val": []}) == {"train": 2, "val": 0}
-
-
-def test_photos_must_be_there_and_of_the_annotated_size(tmp_path):
-    photos = tmp_path / "images"
-    photos.mkdir()
-    for number in (1, 2, 4):
-        Image.new("RGB", (20, 10)).save(photos / f"{number}.jpg")
-    with pytest.raises(ValueError, match=r"images: 1 of 4 annotated photos are not there: 3\.jpg\. Put them there"):
-        check_own(tmp_path, own())
-    Image.new("RGB", (10, 20)).save(photos / "3.jpg")
-    with pytest.raises(ValueError, match=r"3\.jpg: is 10 wide and 20 high as stored, but .*vcoco says 20 and 10.*EXIF"):
-        check_own(tmp_path, own())
-    Image.new("RGB", (20, 10)).save(photos / "3.jpg")
-    check_own(tmp_path, own())
 
 
 def test_the_small_files_of_both_forms_are_own_data(tiny_vcoco_raw, tiny_hicodet_raw):

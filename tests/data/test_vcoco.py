@@ -542,28 +542,41 @@ def test_the_pair_files_hold_what_their_readme_counts(real_data, monkeypatch, sp
 
 
 @pytest.fixture(scope="module")
-def published(paired, real_data):
-    """The release as far as we have it: official rows of train and val, pairs for test, said to be official rows."""
-    corpus, _ = paired
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rmlr.data.vcoco.read_size", lambda path: (640, 640))  # no photos there
-        folder = real_data / "annotations"
-        ids, nothing = (
-            read_ids(folder / "splits" / "vcoco_test.ids"),
-            Coco(corpus.vocabulary.objects, {}, {}, {}, {}, {}),
-        )
-        test = read_pairs(folder / "instances_vcoco_test.json", ids, corpus.vocabulary, nothing, folder)
-    return replace(corpus, splits=corpus.splits | {"test": test})
+def published(real_vcoco) -> Corpus:
+    """The whole of V-COCO, rows of test in the official form included, without 68 persons who do nothing."""
+    return read_vcoco(real_vcoco, POINT)
 
 
-def test_the_real_files_have_the_counts_of_the_release(published, tmp_path):
-    check_counts(tmp_path, "vcoco-2015", published)
+def test_the_whole_release_has_every_published_count_but_two(published, tmp_path):
+    with pytest.raises(ValueError, match="not those of the release vcoco-2015,") as error:
+        check_counts(tmp_path, "vcoco-2015", published)
+    assert str(error.value).splitlines()[1:-1] == [
+        "  train_listed_persons: 3,932 expected, 3,897 found",
+        "  val_listed_persons: 4,499 expected, 4,466 found",
+    ]
+    check_counts(tmp_path, "vcoco-2015-rewritten", published)
+
+
+def test_the_rows_of_test_are_the_published_pairs_and_positives_without_an_object_besides(published, real_data):
+    theirs = json.loads((real_data / "annotations" / "instances_vcoco_test.json").read_text())
+    pairs = dict(zip(theirs["images"], theirs["annotations"], strict=True))
+    for image in published.splits["test"]:
+        _, verb, thing = image.interactions[image.interactions[:, 2] != NO_BOX].T
+        is_scored, expected = verb < 24, pairs[image.image_id]
+        assert sorted(verb[is_scored].tolist()) == sorted(expected["actions"])
+        assert sorted((image.labels[thing[is_scored]] + 1).tolist()) == sorted(expected["objects"])
+    counts = count_annotations(published.splits["test"], published.vocabulary)
+    assert (counts["interactions"], counts["interactions_without_box"]) == (16361, 16361 - 12402)
 
 
 def test_what_is_known_to_go_wrong_with_the_release_is_told(published, tmp_path):
     verbs = (*published.vocabulary.verbs, "point instr")
     scored = replace(published.vocabulary, verbs=verbs, unscored_verbs=())
-    shown = [image for image in published.splits["test"] if len(image.interactions)]
+    shown = [
+        image
+        for image in published.splits["test"]
+        if ((image.interactions[:, 2] != NO_BOX) & (image.interactions[:, 1] < 24)).any()
+    ]
     moved = [replace_verb(image, 5, 6) for image in published.splits["val"]]
     splits = {"train": published.splits["train"] + published.splits["val"], "val": moved, "test": shown}
     notes = published.notes | {"test_from_pairs": 1}

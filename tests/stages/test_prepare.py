@@ -94,7 +94,7 @@ def test_own_data_are_prepared(tiny_vcoco_raw, tiny_hicodet_raw, settings, tmp_p
 def test_own_data_that_do_not_do_leave_no_output(tiny_vcoco_raw, settings, tmp_path):
     (tiny_vcoco_raw / "images").mkdir()
     with pytest.raises(
-        ValueError, match=r"images: 4 of 4 annotated photos are not there: COCO_train2014_000000000012\.jpg"
+        ValueError, match=r"images: 4 of 4 annotated photos are not there:\n  COCO_train2014_000000000012\.jpg is"
     ):
         prepare(settings=settings("vcoco", release="own"), raw=tiny_vcoco_raw, out=tmp_path / "prepare")
     assert not (tmp_path / "prepare").exists()

@@ -399,7 +399,7 @@ def test_what_a_user_puts_into_a_folder_of_results_stops_its_stage_and_stays(sou
     project.edit(lambda content: content["profiles"]["tiny"]["world"].update(train=7))
     (draw / "notes.txt").write_text("mine")
     said = project("snakemake", "--cores", "1", target, fails=True)
-    assert "holds what `rmlr draw` did not make" in said
+    assert "has files that `rmlr draw` did not make" in said
     assert "'notes.txt'" in said
     assert (draw / "notes.txt").read_text() == "mine"
     (draw / "notes.txt").rename(project.folder / "notes.txt")

@@ -1,10 +1,10 @@
-"""Scored detections of any method, as our records or tables, or in any form that the field writes, told by its path:
+"""Reading and writing scored detections of any method. The path determines the format:
 
 FILE.parquet            our table of triplets
 FILE.pkl, FILE.pickle   V-COCO's official list, which carries agent scores as well
 FOLDER                  HICO-DET's official detections_01.mat ... detections_80.mat, or one detections.mat
 
-A path in any other form is refused with the list of these.
+Any other path is an error that lists these formats.
 """
 
 from collections.abc import Sequence
@@ -30,9 +30,9 @@ def load_detections(
     vocabulary: Vocabulary,
     image_ids: Sequence[int],
 ) -> tuple[Triplets, Agents | None]:
-    """Triplets, and agent scores where there are any: in V-COCO's pickle, or in `agents`, a table of their own.
+    """Triplets, and agent scores if there are any: in V-COCO's pickle, or in `agents`, a separate table.
 
-    Raises ValueError on a form that is not the dataset's, and on any row that does not fit vocabulary and images.
+    Raises ValueError on a format of another dataset, and on any row that does not fit vocabulary and images.
     """
     if agents is not None and vocabulary.dataset != "vcoco":
         name = name_table(agents, "agents")
@@ -40,7 +40,7 @@ def load_detections(
     if isinstance(source, Path) and (source.is_dir() or source.suffix != TABLE):
         if agents is not None and source.suffix in PICKLES:
             name = name_table(agents, "agents")
-            raise ValueError(f"{name}: {source} has agent scores of its own. Give only one of both")
+            raise ValueError(f"{name}: {source} has its own agent scores. Give only one of them")
         return _load_official(source, vocabulary, image_ids)
     if isinstance(agents, Path) and agents.suffix != TABLE:
         raise ValueError(f"{agents}: agent scores are read from a table, FILE{TABLE}. See docs/evaluation.md")
@@ -51,7 +51,7 @@ def load_detections(
 
 
 def _load_official(path: Path, vocabulary: Vocabulary, image_ids: Sequence[int]) -> tuple[Triplets, Agents | None]:
-    """What the dataset's official program reads."""
+    """Read the format of the dataset's official program."""
     is_vcoco = vocabulary.dataset == "vcoco"
     if path.is_dir():
         if path.suffix == TABLE:
@@ -60,7 +60,7 @@ def _load_official(path: Path, vocabulary: Vocabulary, image_ids: Sequence[int])
             raise ValueError(f"{path}: a folder of .mat files is HICO-DET's form; the annotations are of V-COCO")
         return read_hicodet_results(path, vocabulary, image_ids), None
     if path.suffix not in PICKLES:
-        what = "is in no form that is read" if path.exists() else "no such file or folder"
+        what = "has an unknown format" if path.exists() else "no such file or folder"
         raise ValueError(f"{path}: {what}; expected {FORMS}")
     if not is_vcoco:
         raise ValueError(f"{path}: a pickle is V-COCO's form; the annotations are of {vocabulary.dataset}")
@@ -68,7 +68,7 @@ def _load_official(path: Path, vocabulary: Vocabulary, image_ids: Sequence[int])
 
 
 def save_tables(folder: Path, triplets: Triplets, agents: Agents | None) -> None:
-    """Our own form: triplets.parquet, and agents.parquet where there are any."""
+    """Write our own tables: triplets.parquet, and agents.parquet if there are agent scores."""
     save_triplets(folder / "triplets.parquet", triplets)
     if agents is not None:
         save_agents(folder / "agents.parquet", agents)
@@ -77,7 +77,7 @@ def save_tables(folder: Path, triplets: Triplets, agents: Agents | None) -> None
 def save_official(
     folder: Path, triplets: Triplets, agents: Agents | None, vocabulary: Vocabulary, image_ids: Sequence[int]
 ) -> None:
-    """What the dataset's official program reads: vcoco.pkl, or the .mat files of HICO-DET in `hicodet`."""
+    """Write the format of the dataset's official program: vcoco.pkl, or the .mat files of HICO-DET in `hicodet`."""
     if vocabulary.dataset == "vcoco":
         write_vcoco_results(folder / "vcoco.pkl", triplets, agents, vocabulary)
     else:

@@ -5,11 +5,11 @@ cell has N x 9 doubles, or 0 x 0: human x1 y1 x2 y2, object x1 y1 x2 y2, score. 
 both corners inside, so that x2 and y2 are one less than those of our boxes, which are edges. The official program also
 reads a single detections.mat, whose `all_boxes` has all classes.
 
-It finds a class in its file by the place of the object's first one: the classes of an object must stand in a row, as
-HICO-DET's do.
+It finds a class in its file by the position of the object's first class, so the classes of an object must be
+consecutive, as in HICO-DET.
 
 `cache_hico` of UPT and PViC numbers its files by HICO's own, alphabetical order of objects instead. Each file has as
-many rows as its object has classes; these counts tell which numbering a folder is in. We write the official one.
+many rows as its object has classes; these counts show which numbering a folder uses. We write the official one.
 """
 
 import logging
@@ -43,11 +43,10 @@ COCO = """
 
 
 def read_hicodet_results(folder: Path, vocabulary: Vocabulary, image_ids: Sequence[int]) -> Triplets:
-    """The rows of a folder of results, as they are there: in double precision.
+    """The rows of a folder of results, in double precision, as stored.
 
-    Within a class they stand by image, in the order of `image_ids`, and then as in the cell, so that equal scores
-    are ranked as the official program ranks them. Raises one ValueError, with file, cell and row, on whatever the form
-    does not allow.
+    Within a class they are sorted by image, in the order of `image_ids`, and then as in the cell, so that equal scores
+    are ranked as in the official program. Raises one ValueError, with file, cell and row, on an invalid format.
     """
     files = _find_files(folder, vocabulary)
     progress, parts = Progress(len(files), f"{folder}: files read"), []
@@ -58,9 +57,9 @@ def read_hicodet_results(folder: Path, vocabulary: Vocabulary, image_ids: Sequen
 
 
 def write_hicodet_results(folder: Path, triplets: Triplets, vocabulary: Vocabulary, image_ids: Sequence[int]) -> None:
-    """Write a table as the files, one an object, into `folder`, which appears whole or not at all.
+    """Write a table as one file per object into `folder`, atomically.
 
-    Rows keep their order within a cell. Rows whose verb and object make no class have no place: the log counts them.
+    Rows keep their order within a cell. Rows whose verb and object are not a class are left out and counted in the log.
     """
     check_triplets("triplets", triplets, vocabulary=vocabulary, image_ids=image_ids)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -73,7 +72,7 @@ def write_hicodet_results(folder: Path, triplets: Triplets, vocabulary: Vocabula
     bounds = np.searchsorted(triplets.object_category[rows], np.arange(len(vocabulary.objects) + 1))
     if len(rows) < len(hoi):
         dropped = len(hoi) - len(rows)
-        log.warning("%s: %d of %d rows left out, whose verb and object make no class", folder, dropped, len(hoi))
+        log.warning("%s: %d of %d rows left out, whose verb and object are not a class", folder, dropped, len(hoi))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
         aside = Path(scratch) / folder.name
@@ -94,7 +93,8 @@ def write_hicodet_results(folder: Path, triplets: Triplets, vocabulary: Vocabula
 
 
 def file_order(vocabulary: Vocabulary) -> list[int]:
-    """The objects as the files are numbered: in COCO's order, those that COCO lacks after it, in the vocabulary's."""
+    """The objects in the order of the files: COCO's order, then objects that COCO does not have, in the
+    vocabulary's."""
     place = {name: number for number, name in enumerate(COCO.split())}
     return sorted(
         range(len(vocabulary.objects)),  # sorted is stable
@@ -111,16 +111,14 @@ def _classes(vocabulary: Vocabulary, object_: int) -> Int[np.ndarray, " c"]:
 
 
 def _find_files(folder: Path, vocabulary: Vocabulary) -> dict[Path, Int[np.ndarray, " c"]]:
-    """The files of a folder in their order, with the classes that each holds."""
+    """The files of a folder in their order, with the classes of each."""
     if not folder.is_dir():
-        raise ValueError(f"{folder}: is no folder; expected one that holds {_name(1)}, ... or {ALL}")
+        raise ValueError(f"{folder}: is not a folder; expected one with {_name(1)}, ... or {ALL}")
     expected = [_name(number) for number in range(1, len(vocabulary.objects) + 1)]
     found = {path.name for path in folder.glob("detections_*.mat")}
     if (folder / ALL).exists():
         if found:
-            raise ValueError(
-                f"{folder}: holds both {ALL} and {min(found)}. Which are the results? Remove the other ones"
-            )
+            raise ValueError(f"{folder}: contains both {ALL} and {min(found)}. Remove those that are not the results")
         return {folder / ALL: np.arange(len(vocabulary.hois))}
     if wrong := sorted(found ^ set(expected)):
         what = "is missing" if wrong[0] in expected else "is not expected"
@@ -135,7 +133,7 @@ def _find_files(folder: Path, vocabulary: Vocabulary) -> dict[Path, Int[np.ndarr
 
 
 def _numbering(files: Sequence[Path], vocabulary: Vocabulary) -> list[int]:
-    """The object of each file. An object has one row for each of its classes, and these counts tell the numbering."""
+    """The object of each file. An object has one row for each of its classes; these counts show the numbering."""
     official, own = file_order(vocabulary), list(range(len(vocabulary.objects)))
     orders = {
         "the official order of objects (COCO's)": official,
@@ -173,7 +171,7 @@ def _read_file(path: Path, hois: Int[np.ndarray, " c"], vocabulary: Vocabulary, 
         )
 
     def describe(cell: int) -> str:
-        """Where a cell stands, as MATLAB counts, and what it is of."""
+        """The position of a cell, as MATLAB counts, and its class and image."""
         verb, object_ = vocabulary.hois[hois[cell // shape[1]]]
         where = f"{VARIABLE}{{{cell // shape[1] + 1},{cell % shape[1] + 1}}}"
         hoi = f"{vocabulary.verbs[verb]} {vocabulary.objects[object_]}"
@@ -215,8 +213,8 @@ def _read_file(path: Path, hois: Int[np.ndarray, " c"], vocabulary: Vocabulary, 
 
 
 def _edges(corners: Float[np.ndarray, "t 4"]) -> Float[np.ndarray, "t 4"]:
-    """Of indices of pixels, both inside, the edges around them."""
+    """Edges from pixel indices that are both inside the box."""
     low, high = corners[:, :2], corners[:, 2:] + 1
-    # Of an edge within 1e-9 of 0 the file cannot tell how near; that turns no box around.
+    # The file cannot represent edges closer to 0 than 1e-9; this inverts no box.
     is_box = corners[:, 2:] >= low - 1
     return np.concatenate([low, np.where(is_box, np.maximum(high, low), high)], axis=1)

@@ -5,19 +5,20 @@ Triplets:
     image_id int64 · human_x1 human_y1 human_x2 human_y2 · object_x1 object_y1 object_x2 object_y2 float32 ·
     object_category int64 · verb int64 · score float32
 
-Agents, what single people do, which V-COCO scores as well:
+Agents, the actions of single people, which V-COCO scores as well:
 
     image_id int64 · human_x1 human_y1 human_x2 human_y2 float32 · action int64 · score float32
 
-Boxes are edges in pixels of the original image and may leave it. A V-COCO row without an object has four NaN; one with
-an object may have the category -1, unknown: V-COCO's own form does not tell it and its score does not use it.
+Boxes are edges in pixels of the original image and may extend beyond it. A V-COCO row without an object has four NaN;
+one with an object may have the category -1 (unknown), which V-COCO's own format does not have and its score does not
+use.
 
-That is what is written. What is read may have wider or narrower numbers, such as pandas writes, as long as they lose
-nothing: floats of 64 bits, any integers, whole numbers stored as floats; and nulls in the columns of the object, which
-stand for NaN, in its category for -1. Floats that need 64 bits keep them for HICO-DET, as in its official program, and
-are rounded to 32 for V-COCO, as by its official program.
+These are the types that are written. Tables that are read may have other types, such as those of pandas, if they
+convert without loss: 64-bit floats, any integers, whole numbers stored as floats; and nulls in the columns of the
+object, which mean NaN, or -1 in its category. As in the official programs, floats that need 64 bits keep them for
+HICO-DET, and are rounded to 32 for V-COCO.
 
-`check_triplets` and `check_agents` hold the rules, for these tables and for whatever else rows are read from.
+`check_triplets` and `check_agents` contain the rules, for these tables and for rows from other formats.
 """
 
 from collections import Counter
@@ -44,10 +45,10 @@ SCHEMA = pa.schema(
 )
 AGENT_SCHEMA = pa.schema(_IMAGE + _PERSON + [("action", pa.int64()), ("score", pa.float32())])
 
-# What a null stands for. Other columns have none.
+# The meaning of a null. Other columns may have none.
 MISSING = dict.fromkeys(OBJECT, np.nan) | {"object_category": -1}
 
-Faults = Iterator[tuple[Any, str]]  # which rows are wrong, what is wrong with them
+Faults = Iterator[tuple[Any, str]]  # which rows are wrong, and the error
 
 
 def save_triplets(path: Path, triplets: Triplets) -> None:
@@ -63,9 +64,9 @@ def save_agents(path: Path, agents: Agents) -> None:
 def load_triplets(
     source: Path | pa.Table | Triplets, *, vocabulary: Vocabulary | None = None, image_ids: Sequence[int] | None = None
 ) -> Triplets:
-    """Read and check a table, a file or one in memory; against the classes and images of a dataset, where given.
+    """Read and check a table, from a file or in memory, also against the classes and images of a dataset, if given.
 
-    Raises one ValueError that names file, row (from 0) and column on anything that the format does not allow.
+    An invalid table is one ValueError that names file, row (from 0) and column.
     """
     if isinstance(source, Triplets):
         triplets = source
@@ -103,7 +104,7 @@ def load_agents(
 
 
 def name_row(row: int) -> str:
-    """Where a row of a table stands, in words."""
+    """The position of a row of a table, in words."""
     return f"row {row} (from 0)"
 
 
@@ -115,9 +116,9 @@ def check_triplets(
     image_ids: Sequence[int] | None = None,
     describe_row: Callable[[int], str] = name_row,
 ) -> None:
-    """Raise one ValueError on the first row that the format, the classes or the images do not allow.
+    """Raise one ValueError on the first row that is invalid by the format, the classes or the images.
 
-    It names `source`, the row as `describe_row` tells where it stands there, what is wrong, and the row's values.
+    It names `source`, the row as described by `describe_row`, the error, and the row's values.
     """
     _refuse(source, triplets, _triplet_faults(triplets, vocabulary, image_ids), describe_row)
 
@@ -130,7 +131,7 @@ def check_agents(
     image_ids: Sequence[int] | None = None,
     describe_row: Callable[[int], str] = name_row,
 ) -> None:
-    """What `check_triplets` is to triplets."""
+    """The same as `check_triplets`, for agents."""
     _refuse(source, agents, _agent_faults(agents, vocabulary, image_ids), describe_row)
 
 
@@ -150,7 +151,7 @@ def _write(path: Path, columns: dict[str, np.ndarray], schema: pa.Schema) -> Non
 
 
 def name_table(source: Path | pa.Table | Triplets | Agents, what: str) -> Path | str:
-    """How messages name a table."""
+    """The name of a table in messages."""
     return source if isinstance(source, Path) else f"the table of {what}"
 
 
@@ -160,14 +161,14 @@ def _read(source: Path | pa.Table, schema: pa.Schema, what: str, is_rounded: boo
     if isinstance(source, Path):
         if not source.is_file():
             raise ValueError(
-                f"{name}: {'is no file' if source.exists() else 'no such file'}; expected a Parquet table of {what}"
+                f"{name}: {'is not a file' if source.exists() else 'no such file'}; expected a Parquet table of {what}"
             )
         try:
             with parquet.ParquetFile(source) as file:
                 faults = _column_faults(file.schema_arrow, schema)
                 table = None if faults else file.read()
-        except Exception as error:  # Arrow fails on a damaged file in many ways
-            raise ValueError(f"{name}: not a whole Parquet file ({error}). Write or get it again") from error
+        except Exception as error:  # Arrow may raise anything for a damaged file
+            raise ValueError(f"{name}: not a complete Parquet file ({error}). Write or get it again") from error
     else:
         faults = _column_faults(source.schema, schema)
         table = None if faults else source
@@ -177,12 +178,12 @@ def _read(source: Path | pa.Table, schema: pa.Schema, what: str, is_rounded: boo
 
 
 def _column_faults(found: pa.Schema, schema: pa.Schema) -> list[str]:
-    """What is wrong with the columns of a file: names and types."""
+    """Errors in the names and types of a file's columns."""
     count = Counter(found.names)
     faults = [f"column '{field.name}' is missing ({field.type})" for field in schema if not count[field.name]]
-    faults += [f"column '{name}' stands {times} times" for name, times in count.items() if times > 1]
+    faults += [f"column '{name}' occurs {times} times" for name, times in count.items() if times > 1]
     unknown = [name for name in count if name not in schema.names]
-    faults += [f"column '{name}' is not of this table" for name in unknown]
+    faults += [f"column '{name}' does not belong to this table" for name in unknown]
     if any(name.startswith("__index_level_") for name in unknown):
         faults[-1] += " (pandas leaves its index out by `to_parquet(..., index=False)`)"
     for field in schema:
@@ -197,11 +198,11 @@ def _column_faults(found: pa.Schema, schema: pa.Schema) -> list[str]:
 
 
 def _numbers(name: Path | str, column: pa.ChunkedArray, field: pa.Field, is_rounded: bool) -> np.ndarray:
-    """A column in the type of its field; floats of 64 bits stay so where 32 lose digits, unless they `is_rounded`."""
+    """A column in the type of its field; 64-bit floats stay if 32 bits lose digits, except with `is_rounded`."""
     wanted, is_null = np.dtype(field.type.to_pandas_dtype()), column.is_null().to_numpy()
     if is_null.any() and field.name not in MISSING:
         raise ValueError(f"{name}: {name_row(int(np.argmax(is_null)))}: column '{field.name}' is empty (null)")
-    if is_null.all() and len(is_null):  # of no type at all where pandas has None alone
+    if is_null.all() and len(is_null):  # without a type if pandas has only None
         return np.full(len(is_null), MISSING[field.name], dtype=wanted)
     column = column.cast(pa.float32()) if pa.types.is_float16(column.type) else column
     found = (column.fill_null(0) if is_null.any() else column).to_numpy()
@@ -215,7 +216,7 @@ def _numbers(name: Path | str, column: pa.ChunkedArray, field: pa.Field, is_roun
     if is_lost.any():
         row = int(np.argmax(is_lost))
         raise ValueError(f"{name}: {name_row(row)}: column '{field.name}' holds {found[row]}, expected {expected}")
-    with np.errstate(over="ignore"):  # what is too large for 32 bits is infinite, and refused as such
+    with np.errstate(over="ignore"):  # values too large for 32 bits become infinite, and are refused as such
         values = found.astype(wanted)
     if wanted.kind == "f" and not is_rounded and not np.array_equal(values, found, equal_nan=found.dtype.kind == "f"):
         values = found.astype(np.float64)

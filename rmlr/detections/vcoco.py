@@ -1,16 +1,16 @@
-"""V-COCO's official form of detections: the pickle that `vsrl_eval.py` of s-gupta/v-coco reads.
+"""V-COCO's official format of detections: the pickle that `vsrl_eval.py` of s-gupta/v-coco reads.
 
-A list of dictionaries, each of one person box with at most one object for every action-role:
+A list of dictionaries, each for one person box with at most one object for every action-role:
 
     {'image_id': 294, 'person_box': [x1, y1, x2, y2],
      'stand_agent': 0.9, 'hit_agent': 0.1, ...                      every action of the vocabulary
      'hit_instr': [x1, y1, x2, y2, 0.2], 'hit_obj': [...], ...}     every action-role: the object's box, the score
 
-A NaN score is no prediction. A box of four NaN, or of four zeros, says "no object". Coordinates are those of our
-tables. The object's class is not told: its category is read as -1, unknown.
+A NaN score is no prediction. A box of four NaN, or of four zeros, means "no object". Coordinates are those of our
+tables. The format has no object class: the category is read as -1, unknown.
 
-An ordinary unpickler runs whatever a pickle asks for. Ours knows plain containers, numbers and NumPy's arrays, and
-refuses the rest by name.
+An ordinary unpickler runs any code that a pickle names. Ours knows only plain containers, numbers and NumPy arrays, and
+refuses everything else by name.
 """
 
 import gc
@@ -38,20 +38,20 @@ log = logging.getLogger(__name__)
 UNKNOWN = -1
 PROTOCOL = 2  # the official program may run on Python 2
 TEMPLATE_ANSWERS = {5: [0.0, 0.0, 0.1, 0.1, 0.0], 1: 0.0}  # UPT's CacheTemplate for an absent role, an absent agent
-AT_ONCE = 4096  # items in work; more cost memory and gain no time
+AT_ONCE = 4096  # items processed together; more need more memory and save no time
 NUMBERS = {int, float}
 NUMERIC = frozenset(kind + size for kind in "iuf" for size in "1248") - {"f1"}  # NumPy's names of types
 
 
 def read_vcoco_results(path: Path, vocabulary: Vocabulary, image_ids: Sequence[int]) -> tuple[Triplets, Agents]:
-    """Every score of the list that is not NaN, as a row; in the order of its items, in an item in that of `vocabulary`.
+    """Every score of the list that is not NaN, as a row; in the order of items, and in an item in that of `vocabulary`.
 
-    UPT and PViC write dictionaries of a class CacheTemplate that answers for absent keys: score 0 and a box of a tenth
-    of a pixel. The official program scores these answers like any other row, and in scenario 2 they can be right; so
-    they become rows.
+    UPT and PViC write dictionaries of a class CacheTemplate that returns defaults for absent keys: score 0 and a box of
+    a tenth of a pixel. The official program scores these defaults like any other row, and in scenario 2 they can be
+    right, so they become rows.
 
-    Raises one ValueError that names file, item (from 0) and key on whatever the format, the vocabulary or the images of
-    the split do not allow, and on a pickle that is not plain.
+    Input that is invalid by the format, the vocabulary or the images of the split, or a pickle that is not plain, is
+    one ValueError that names file, item (from 0) and key.
     """
     role_keys, agent_keys = _keys(path, vocabulary)
     with _collector_at_rest():
@@ -86,10 +86,10 @@ def read_vcoco_results(path: Path, vocabulary: Vocabulary, image_ids: Sequence[i
 
 
 def write_vcoco_results(path: Path, triplets: Triplets, agents: Agents | None, vocabulary: Vocabulary) -> None:
-    """Write the list; scores and boxes are rounded to 32 bits, the class of objects is lost.
+    """Write the list; scores and boxes are rounded to 32 bits, and the classes of objects are lost.
 
-    Rows of the same image and person box share an item where they can: one item holds a verb once, and the items of one
-    image and verb stand in the order of the rows. So the official program, which goes image by image, meets equal
+    Rows of the same image and person box share an item if possible: one item has each verb once, and the items of one
+    image and verb are in the order of the rows. So the official program, which processes image by image, ranks equal
     scores in the order of the table.
     """
     role_keys, agent_keys = _keys(path, vocabulary)
@@ -114,13 +114,14 @@ def _keys(path: Path, vocabulary: Vocabulary) -> tuple[list[str], list[str]]:
 
 
 def _place(item: int, key: str) -> str:
-    """Where a value stands in the list, in words."""
+    """The position of a value in the list, in words."""
     return f"item {item}, '{key}'"
 
 
 @contextmanager
 def _collector_at_rest() -> Iterator[None]:
-    """Millions of containers come and none goes; looking through them for garbage would take twice the time again."""
+    """Without garbage collection: millions of containers are created and none is freed, so scanning them triples the
+    time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -134,7 +135,7 @@ def _collector_at_rest() -> Iterator[None]:
 
 
 def _items(rows: Iterable[tuple], absent: dict[str, Any]) -> tuple[list[dict], list[str]]:
-    """Rows as items, which have the values of `absent` under all other keys; and the keys that no row has."""
+    """Rows as items, with the values of `absent` under all other keys; and the keys that no row has."""
     items: list[dict[str, Any]] = []
     items_of: dict[tuple, list[int]] = {}  # of an image and person box
     last: dict[tuple, int] = {}  # the last item with a key, in an image
@@ -168,7 +169,7 @@ def _agent_rows(path: Path, agents: Agents, vocabulary: Vocabulary, keys: Sequen
 
 
 def _narrow(*arrays: np.ndarray) -> list[list]:
-    """As plain Python's numbers, rounded to the 32 bits that the official program keeps."""
+    """Plain Python numbers, rounded to the 32 bits that the official program keeps."""
     return [array.astype(np.float32).tolist() for array in arrays]
 
 
@@ -176,7 +177,7 @@ def _narrow(*arrays: np.ndarray) -> list[list]:
 
 
 class CacheTemplate(dict):
-    """UPT's and PViC's dictionary that answers for absent keys, whatever module it was in, as a plain one."""
+    """UPT's and PViC's dictionary with defaults for absent keys, from any module, as a plain dictionary."""
 
     __slots__ = ()
 
@@ -185,21 +186,23 @@ class CacheTemplate(dict):
 
 
 def _check_keys(path: Path, items: Sequence[dict], role_keys: Sequence[str], agent_keys: Sequence[str]) -> None:
-    """Tell of keys that are not read, and of those that templates answer for."""
+    """Report keys that are not read, and keys that have defaults from templates."""
     known = {"image_id", "person_box", *role_keys, *agent_keys}
     unknown = {key: count for key, count in Counter(chain.from_iterable(items)).items() if key not in known}
     templates = [item for item in items if type(item) is CacheTemplate]
     in_templates = Counter(chain.from_iterable(templates))
     endings = {key.rsplit("_", 1)[1] for key in (*role_keys, *agent_keys)}
     for key in unknown:
-        if key in in_templates and str(key).rsplit("_", 1)[-1] in endings:  # what was meant would be answered for
+        if key in in_templates and str(key).rsplit("_", 1)[-1] in endings:  # a misspelt key would get a default
             number = next(n for n, item in enumerate(items) if type(item) is CacheTemplate and key in item)
             raise ValueError(
                 f"{path}: {_place(number, key)}: no such action or role in the vocabulary of the annotations. Are the "
                 f"detections of another dataset? It has {', '.join((*role_keys, *agent_keys))}"
             )
     if unknown:
-        log.warning("%s: keys that are no action's are passed over, as officially: %s", path, reprlib.repr(unknown))
+        log.warning(
+            "%s: keys that belong to no action are ignored, as in the official program: %s", path, reprlib.repr(unknown)
+        )
     if templates:
         absent = [sum(len(templates) - in_templates[key] for key in keys) for keys in (role_keys, agent_keys)]
         log.info(
@@ -210,7 +213,7 @@ def _check_keys(path: Path, items: Sequence[dict], role_keys: Sequence[str], age
 
 
 def _image_ids(path: Path, items: Sequence[dict], image_ids: Sequence[int]) -> Int64[np.ndarray, " i"]:
-    """The image of every item, one of the split's."""
+    """The image of every item, which must be in the split."""
     found = np.empty(len(items), dtype=np.int64)
     for number, item in enumerate(items):
         value = _as_sequence(item.get("image_id"))
@@ -229,7 +232,7 @@ def _image_ids(path: Path, items: Sequence[dict], image_ids: Sequence[int]) -> I
 
 
 def _numbers(path: Path, items: Sequence[dict], keys: Sequence[str], width: int) -> Float32[np.ndarray, "i k w"]:
-    """What every item has under every key: so many numbers."""
+    """The values of every item under every key, `width` numbers each."""
     answers = dict.fromkeys(keys, TEMPLATE_ANSWERS.get(width))
     numbers = np.empty((len(items), len(keys), width), dtype=np.float32)
     for start in range(0, len(items), AT_ONCE):
@@ -241,13 +244,13 @@ def _numbers(path: Path, items: Sequence[dict], keys: Sequence[str], width: int)
             item = items[start + number]
             got = reprlib.repr(item[key]) if key in item else "no such key; NaN would say that nothing was predicted"
             raise ValueError(f"{path}: {_place(start + number, key)}: expected {width} number(s), got {got}")
-        with np.errstate(over="ignore"):  # what is too large for 32 bits is infinite, as officially
+        with np.errstate(over="ignore"):  # values too large for 32 bits become infinite, as in the official program
             numbers[start : start + len(part)] = flat.reshape(len(part), len(keys), width)
     return numbers
 
 
 def _flat(values: list, width: int) -> Float64[np.ndarray, " n"] | None:
-    """All numbers of values that have `width` each; None where one has not."""
+    """All numbers of values that have `width` each; None if one does not."""
     if width > 1 or not NUMBERS.issuperset(map(type, values)):
         values = [value if type(value) is list else _as_sequence(value) for value in values]
         if not {width}.issuperset(map(len, values)):
@@ -269,14 +272,14 @@ def _as_sequence(value: Any) -> Sequence:
 
 
 def _load(path: Path) -> list[dict]:
-    """The list of dictionaries in a pickle, in which nothing was run."""
+    """The list of dictionaries in a pickle, read without running code from it."""
     if not path.is_file():
-        what = "is no file" if path.exists() else "no such file"
+        what = "is not a file" if path.exists() else "no such file"
         raise ValueError(f"{path}: {what}; expected V-COCO's pickle of detections")
     try:
         with path.open("rb") as file:
             content = _Unpickler(file, encoding="latin1").load()  # the encoding of Python 2's bytes, as NumPy wants it
-    except Exception as error:  # a pickle that is none, or is made to harm, fails in any way
+    except Exception as error:  # an invalid or malicious pickle may raise anything
         raise ValueError(f"{path}: not a pickle of plain values ({error}). {_HINT}") from error
     if type(content) is not list:
         raise ValueError(f"{path}: expected a list of dictionaries, got {reprlib.repr(content)}. {_HINT}")
@@ -287,13 +290,13 @@ def _load(path: Path) -> list[dict]:
 
 
 _HINT = (
-    "Expected a list of dictionaries of numbers, lists and NumPy arrays, by pickle.dump. Turn other things into these "
+    "Expected a list of dictionaries of numbers, lists and NumPy arrays, by pickle.dump. Convert other values to these "
     "before they are written: torch tensors by .tolist()"
 )
 
 
 class _Type:
-    """NumPy's type of numbers, as a pickle describes it."""
+    """A NumPy dtype of numbers, as described in a pickle."""
 
     __slots__ = ("code", "order")
 
@@ -309,7 +312,7 @@ class _Type:
         self.order = order
 
     def read(self, data: Any, shape: Any, order: Any) -> list:
-        """Numbers as they lie in memory, as a plain list; that of a single number has one entry."""
+        """Numbers from raw memory, as a plain list; a single number gives a list of one."""
         raw = data.encode("latin1") if isinstance(data, str) else data  # text: bytes of Python 2
         if not isinstance(raw, bytes | bytearray) or not raw:
             raise pickle.UnpicklingError("it holds a NumPy array without content")
@@ -317,7 +320,7 @@ class _Type:
 
 
 class _Array:
-    """A NumPy array of a pickle. What it holds comes after it, by `__setstate__`."""
+    """A NumPy array of a pickle. Its content follows, through `__setstate__`."""
 
     __slots__ = ("values",)
 
@@ -333,7 +336,7 @@ class _Array:
 
 
 class _Function:
-    """What a pickle may call. It has no place where a pickle could put something."""
+    """A function that a pickle may call. It has no attributes that a pickle could set."""
 
     __slots__ = ("_call",)
 
@@ -354,14 +357,14 @@ def _array_at_once(data: object, type_: _Type, shape: object, order: object) -> 
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":  # the one that stands for bytes in protocols 0 to 2
+    if encoding != "latin1":  # used for bytes in protocols 0 to 2
         raise pickle.UnpicklingError(f"it encodes text as {encoding!r:.40}")
     return text.encode(encoding)
 
 
 _KNOWN = {
     ("numpy", "dtype"): _Function(_Type),
-    ("numpy", "ndarray"): None,  # only ever an argument
+    ("numpy", "ndarray"): None,  # only used as an argument
     ("_codecs", "encode"): _Function(_encode),
     ("collections", "OrderedDict"): _Function(dict),
 }

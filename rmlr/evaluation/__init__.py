@@ -1,1 +1,1 @@
-"""Official protocols: scored triplets to metrics."""
+"""Official protocols: metrics from scored triplets."""

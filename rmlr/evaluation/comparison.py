@@ -1,4 +1,4 @@
-"""A beside B under one setting of a benchmark: how far they differ in its headlines, and in each class."""
+"""Comparison of A and B under one setting of a benchmark: differences of its headline metrics and of each class."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,25 +9,25 @@ from jaxtyping import Float, Int
 from rmlr.evaluation.matching import Ranking
 from rmlr.evaluation.resampling import Difference, differ, known_means
 
-MIN_IMAGES = 10  # with a positive; of fewer, a class's AP says little
+MIN_IMAGES = 10  # with a positive; with fewer, a class's AP says little
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparison:
-    """What A and B differ by under one setting of the benchmark."""
+    """The differences of A and B under one setting of the benchmark."""
 
     ranking: Ranking
     headlines: dict[str, Difference]  # by metric
-    classes: dict[int, Difference]  # by index into the ranking's names; those that a headline is the mean of
+    classes: dict[int, Difference]  # by index into the ranking's names; the classes of the headline means
 
     @property
     def title(self) -> str:
-        """The setting's, by its first headline."""
+        """The title of the setting, from its first headline metric."""
         return self.ranking.headlines[0].title
 
     @property
     def images(self) -> Int[np.ndarray, " c"]:
-        """In how many images each class has a positive."""
+        """The number of images with a positive, for each class."""
         pairs = np.unique(np.stack([self.ranking.positive_class, self.ranking.positive_image]), axis=1)
         return np.bincount(pairs[0], minlength=len(self.ranking.names))
 
@@ -35,7 +35,8 @@ class Comparison:
 def compare_runs(
     ranking: Ranking, a: Sequence[Float[np.ndarray, "c s"]], b: Sequence[Float[np.ndarray, "c s"]]
 ) -> Comparison:
-    """AP of the classes of `ranking` on sets of images (`resampled_precision`), an array for each run of A and of B."""
+    """Compare AP of the classes of `ranking` on resampled images (`resampled_precision`), an array per run of A and
+    B."""
     classes = np.flatnonzero(np.any([headline.classes for headline in ranking.headlines], axis=0))
     return Comparison(
         ranking,

@@ -1,12 +1,13 @@
 """HICO-DET's mean AP, Default and Known Object, by the rules of the official program (ywchao/ho-rcnn, `eval_one.m`).
 
-A class is an HOI, a (verb, object class). Every detection of a class is judged by the annotated pair of that class in
-its image with the largest min(IoU of humans, IoU of objects): right if that is at least half and no higher scored
-detection was right about the same pair, else wrong. All images count, also those without a visible annotation.
+A class is an HOI, a (verb, object class). Every detection of a class is compared with the annotated pair of that class
+in its image with the largest min(IoU of humans, IoU of objects). It is a true positive if that value is at least one
+half and no higher scored detection was matched to the same pair, otherwise a false positive. All images count, also
+those without a visible annotation.
 
-Known Object keeps, of a class with object o, the detections in images that hold o. Officially that is HICO's label of
-the whole image (`image_objects`); where that is not given, it is an annotated (visible) pair of o. The official images
-are never fewer, so the official figure is at most the other one.
+For a class with object o, Known Object keeps only the detections in images that contain o. Officially this is HICO's
+image-level label (`image_objects`); if that is not given, an annotated (visible) pair of o is used. The official set of
+images is never smaller, so the official value is at most the other one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,13 +45,13 @@ class HoiScores:
     positives: Int[np.ndarray, " h"]
     detections: Int[np.ndarray, " h"]
     known_object_detections: Int[np.ndarray, " h"]
-    dropped: int  # rows whose verb and object class make no HOI of the dataset
-    is_image_level: bool  # Known Object is by HICO's labels of whole images, not by visible pairs
+    dropped: int  # rows whose verb and object class are not an HOI of the dataset
+    is_image_level: bool  # Known Object uses HICO's image-level labels, not visible pairs
 
     def metrics(self) -> dict[str, float]:
-        """Plain means over all, rare and other classes, and over how many; NaN where over none.
+        """Plain means over all, rare and other classes, and the numbers of classes; NaN for an empty set.
 
-        On the official recall grid, `step`, but where a key ends in `_linspace`.
+        They use the official recall grid, `step`, unless a key ends in `_linspace`.
         """
         metrics = {}
         rare_classes = int(self.is_rare.sum())
@@ -70,7 +71,7 @@ class HoiScores:
         return metrics
 
     def summary(self) -> str:
-        """The headline with its protocol, in a few lines."""
+        """The headline metrics with their protocol, in a few lines."""
         metrics = self.metrics()
         images = (
             "HICO's image-level labels" if self.is_image_level else "visible pairs, so at least the official figure"
@@ -88,7 +89,7 @@ class HoiScores:
         )
 
     def columns(self) -> dict[str, Sequence]:
-        """Of a table with one row per class."""
+        """The columns of a table with one row per class."""
         return {
             "hoi": self.names,
             "is_rare": self.is_rare.tolist(),
@@ -119,10 +120,10 @@ def evaluate(
     triplets: Triplets,
     image_objects: Mapping[int, Sequence[int]] | None = None,
 ) -> HoiScores:
-    """Both settings of a table of triplets over all images of `annotations`.
+    """Scores of a table of triplets in both settings, over all images of `annotations`.
 
-    `image_objects` has, by image id, the objects that an image holds by HICO's labels of whole images. A class without
-    a positive has AP 0 and stays in the means, as officially; the test set has none.
+    `image_objects` has the objects of each image by HICO's image-level labels. As in the official program, a class
+    without a positive has AP 0 and is included in the means; the test set has no such class.
     """
     default, known_object = rank(annotations, vocabulary, triplets, image_objects)
     return HoiScores(
@@ -146,7 +147,7 @@ def rank(
     triplets: Triplets,
     image_objects: Mapping[int, Sequence[int]] | None = None,
 ) -> tuple[Ranking, Ranking]:
-    """Default and Known Object, matched: for AP and for resampling. Rows that are of no class are dropped."""
+    """The matched rankings of Default and Known Object, for AP and for resampling. Rows of no class are dropped."""
     image, truth = image_of_rows(triplets, annotations), gather_pairs(annotations, vocabulary, image_objects)
     hoi = vocabulary.hoi_of[triplets.object_category, triplets.verb]
     is_class = np.flatnonzero(hoi >= 0)
@@ -182,7 +183,7 @@ def rank(
 
 
 def _judge(truth: TruePairs, group: np.ndarray, triplets: Triplets, ranked: np.ndarray) -> np.ndarray:
-    """Whether each of the ranked rows of `triplets` is right; `group` is its class and image, as in `truth`."""
+    """Whether each ranked row of `triplets` is a true positive; `group` is its class and image, as in `truth`."""
     first = np.searchsorted(truth.group, group)
     count = np.searchsorted(truth.group, group, side="right") - first
     human_boxes, object_boxes = triplets.human_boxes[ranked], triplets.object_boxes[ranked]
@@ -198,9 +199,9 @@ def _judge(truth: TruePairs, group: np.ndarray, triplets: Triplets, ranked: np.n
 def gather_pairs(
     annotations: Sequence[Annotation], vocabulary: Vocabulary, image_objects: Mapping[int, Sequence[int]] | None
 ) -> TruePairs:
-    """The annotated pairs of every class, and the objects that images hold: those labelled, or those of the pairs.
+    """The annotated pairs of every class, and the objects of each image: those labelled, or those of the pairs.
 
-    Raises ValueError on an annotated (verb, object class) that is no class of the vocabulary.
+    Raises ValueError on an annotated (verb, object class) that is not in the vocabulary.
     """
     known = join_annotations(annotations)
     human, verb, object_ = known.interactions.T
@@ -232,7 +233,7 @@ def gather_pairs(
 def labelled_objects(
     annotations: Sequence[Annotation], image_objects: Mapping[int, Sequence[int]], num_objects: int
 ) -> Bool[np.ndarray, "b o"]:
-    """True where an image holds an object. ValueError where an image is not among the labelled ones."""
+    """True if an image contains an object. ValueError if an image is not among the labelled ones."""
     holds_object = np.zeros((len(annotations), num_objects), dtype=bool)
     for row, annotation in zip(holds_object, annotations, strict=True):
         if annotation.image_id not in image_objects:

@@ -13,7 +13,7 @@ def pck(
 ) -> float | None:
     """The share of known joints that are found within `share` of the longer side of their person's box.
 
-    Hidden joints count like others. None where no joint is known.
+    Hidden joints count like others. None if no joint is known.
     """
     distance = np.hypot(*np.moveaxis(found - true, 2, 0))
     is_right = distance <= share * sides[:, None]

@@ -1,7 +1,7 @@
-"""What the matching of both benchmarks shares, vectorised over the rows (scored triplets) of a whole split.
+"""The matching of both benchmarks, vectorised over the rows (scored triplets) of a whole split.
 
-Both ask every row for its one candidate among the annotated, the first best, whether or not that is already taken;
-so the outcome is the same as "of the rows that claim a candidate, the highest scored is right".
+In both, every row has one candidate among the annotations, the first of the most similar ones, whether or not it is
+already matched. So the result is the same as "of the rows with the same candidate, the highest scored is right".
 """
 
 from collections.abc import Callable, Sequence
@@ -13,30 +13,30 @@ from jaxtyping import Bool, Float, Int
 from rmlr.evaluation.average_precision import Interpolation, ranked_average_precision
 from rmlr.hoi import NO_BOX, Agents, Annotation, Triplets
 
-MIN_IOU = 0.5  # at least, in both official programs, whatever their texts say
+MIN_IOU = 0.5  # inclusive in both official programs, although their papers say otherwise
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Headline:
-    """A number of metrics.json that is a mean of AP."""
+    """A metric in metrics.json that is a mean of AP."""
 
     metric: str
     title: str
-    classes: Bool[np.ndarray, " c"]  # of which it is the mean
+    classes: Bool[np.ndarray, " c"]  # the classes of this mean
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranking:
-    """Detections under one setting of a benchmark, matched: all that AP needs, and which image each part of it is from.
+    """Matched detections under one setting of a benchmark: the data for AP, and the image of each row and positive.
 
-    Rows are those that count, in the order of `rank_by_score`: grouped by ascending class, in each by descending score,
+    Rows are those that are not ignored, in the order of `rank_by_score`: by ascending class, then descending score,
     equal scores by image and then by row.
     """
 
     names: tuple[str, ...]  # of the classes
     headlines: tuple[Headline, ...]
     interpolation: Interpolation
-    without_positive: float  # AP of a class that has no positive in the whole split: NaN or 0, as the evaluator
+    without_positive: float  # AP of a class without a positive in the whole split: NaN or 0, as in the evaluator
     row_class: Int[np.ndarray, " t"]
     row_image: Int[np.ndarray, " t"]  # index among the annotations
     is_hit: Bool[np.ndarray, " t"]
@@ -44,15 +44,15 @@ class Ranking:
     positive_image: Int[np.ndarray, " g"]
 
     def positives(self) -> Int[np.ndarray, " c"]:
-        """How many every class has."""
+        """The number of positives of every class."""
         return np.bincount(self.positive_class, minlength=len(self.names))
 
     def detections(self) -> Int[np.ndarray, " c"]:
-        """How many rows of every class count."""
+        """The number of rows of every class."""
         return np.bincount(self.row_class, minlength=len(self.names))
 
     def hits_of_classes(self) -> list[Bool[np.ndarray, " _"]]:
-        """`is_hit` of the rows of every class."""
+        """`is_hit` for the rows of every class."""
         return np.split(self.is_hit, np.cumsum(self.detections())[:-1]) if self.names else []
 
     def average_precision(self, interpolation: Interpolation | None = None) -> Float[np.ndarray, " c"]:
@@ -77,7 +77,7 @@ class Annotated:
 
 
 def join_annotations(annotations: Sequence[Annotation]) -> Annotated:
-    """All images in one, in their order; of no image, empty arrays."""
+    """The annotations of all images joined, in order; without images, empty arrays."""
     lengths = np.array([len(annotation.boxes) for annotation in annotations], dtype=np.int64)
     first = np.cumsum(lengths) - lengths  # box of each image
 
@@ -105,8 +105,8 @@ def join_annotations(annotations: Sequence[Annotation]) -> Annotated:
 def image_of_rows(table: Triplets | Agents, annotations: Sequence[Annotation]) -> Int[np.ndarray, " t"]:
     """Index of each row's image among `annotations`.
 
-    Raises ValueError on an image that is not among them, and on annotations that hold an image twice. Differs: the
-    official V-COCO program passes over rows of other images, which hides predictions made for another split.
+    Raises ValueError on an image that is not among them, and on duplicate images. Differs: the official V-COCO program
+    ignores rows of other images, which hides predictions made for another split.
     """
     ids = np.array([annotation.image_id for annotation in annotations], dtype=np.int64)
     order = np.argsort(ids)
@@ -130,9 +130,9 @@ def image_of_rows(table: Triplets | Agents, annotations: Sequence[Annotation]) -
 def overlap(
     boxes: Float[np.ndarray, "t 4"], others: Float[np.ndarray, "t 4"], *, pixel: int
 ) -> Float[np.ndarray, " t"]:
-    """Intersection over union of box and box, row by row; NaN where a box is NaN, 0 where they do not meet.
+    """Intersection over union of two boxes per row; NaN if a box is NaN, 0 if they do not overlap.
 
-    `pixel` is what a side counts beyond x2 - x1: 1 for boxes whose last pixel is inside, 0 for edges.
+    `pixel` is added to each side x2 - x1: 1 for boxes whose last pixel is inside, 0 for edges.
     """
     ax1, ay1, ax2, ay2 = boxes.T.astype(np.float64)
     bx1, by1, bx2, by2 = others.T.astype(np.float64)
@@ -148,9 +148,10 @@ def best_candidate(
     count: Int[np.ndarray, " t"],
     similarity: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> tuple[Int[np.ndarray, " t"], Float[np.ndarray, " t"]]:
-    """Of `count` candidates from index `first` on, each row's most similar, the first on equality, and how similar.
+    """The most similar of `count` candidates from index `first` on for each row (the first of equal ones), and the
+    similarity.
 
-    `similarity(rows, candidates)` is asked for as many pairs as there are, none twice. Without candidates: -1, -1.0.
+    `similarity(rows, candidates)` is called once for all pairs. Without candidates: -1, -1.0.
     """
     candidate, best = np.full(len(first), -1), np.full(len(first), -1.0)
     rows = np.arange(len(first))
@@ -164,10 +165,10 @@ def best_candidate(
 
 
 def first_claims(claim: Int[np.ndarray, " t"]) -> Bool[np.ndarray, " t"]:
-    """True where a row, of rows in descending order of score, is the first to claim its truth; -1 claims nothing."""
+    """True for rows, sorted by descending score, that are the first with their truth; -1 means no truth."""
     rows = np.flatnonzero(claim >= 0)
     winner = np.full(claim.max(initial=-1) + 1, -1)
-    winner[claim[rows[::-1]]] = rows[::-1]  # of a repeated index NumPy keeps the last, here the highest scored
+    winner[claim[rows[::-1]]] = rows[::-1]  # for repeated indices NumPy keeps the last, here the highest scored
     is_first = np.zeros(len(claim), dtype=bool)
     is_first[winner[winner >= 0]] = True
     return is_first

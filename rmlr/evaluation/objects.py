@@ -1,4 +1,4 @@
-"""What a detector finds: COCO's AP of the objects, and the share of true pairs that is left to recognise."""
+"""Metrics of a detector: COCO's object AP, and the share of true pairs among its detections."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def find_pairs(instances: Instances, annotation: Annotation, person: int) -> Bool[Tensor, " m"]:
-    """For each annotated interaction with two boxes: is there a pair of instances with IoU >= 0.5 on both?"""
+    """For each annotated interaction with two boxes: whether a pair of instances has an IoU >= 0.5 with both."""
     interactions = annotation.interactions[annotation.interactions[:, 2] != NO_BOX]
     boxes = torch.from_numpy(annotation.boxes).float()
     is_human = instances.labels == person
@@ -34,14 +34,14 @@ def find_pairs(instances: Instances, annotation: Annotation, person: int) -> Boo
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """COCO's program, in one of the libraries that have it: its annotations, and its evaluation of them."""
+    """COCO's evaluation in one of its libraries: the class of annotations and the class of evaluation."""
 
     coco: Callable[[], Any]
     evaluation: Callable[..., Any]
 
 
 def load_scorer(name: Literal["pycocotools", "faster-coco-eval"]) -> Scorer:
-    """One of the libraries, which give the same figures. ValueError where it is not installed."""
+    """One of the libraries, which return equal values. ValueError if it is not installed."""
     try:
         if name == "faster-coco-eval":
             from faster_coco_eval import COCO, COCOeval_faster
@@ -62,10 +62,10 @@ def load_scorer(name: Literal["pycocotools", "faster-coco-eval"]) -> Scorer:
 def object_ap(
     detections: Float[np.ndarray, "d 7"], annotations: Sequence[Annotation], vocabulary: Vocabulary, scorer: Scorer
 ) -> dict[str, float]:
-    """AP at IoU 0.5, and its mean over 0.50:0.95, as COCO's own program computes them; empty where no box counts.
+    """AP at IoU 0.5, and its mean over 0.50:0.95, computed by COCO's own program; empty if no box counts.
 
-    `detections` are rows of (image id, x, y, width, height, score, class + 1). Crowds ask for nothing, but excuse what
-    is found in them.
+    `detections` are rows of (image id, x, y, width, height, score, class + 1). Crowds are no positives; detections in
+    them are ignored.
     """
     boxes = [
         {

@@ -1,4 +1,4 @@
-"""Precision at any recall, as average precision takes it."""
+"""Precision-recall curves, with the precision that average precision uses."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -11,9 +11,9 @@ from rmlr.evaluation.resampling import known_means
 
 
 def precision_at(ranking: Ranking, recalls: Float[np.ndarray, " r"]) -> Float[np.ndarray, "c r"]:
-    """The precision envelope of every class at some recalls above 0; 0 at recalls that a class does not reach.
+    """The precision envelope of every class at given recalls above 0; 0 at recalls that a class does not reach.
 
-    What V-COCO averages over all recalls, and HICO-DET over eleven. NaN for a class without a positive.
+    V-COCO averages it over all recalls, HICO-DET over eleven. NaN for a class without a positive.
     """
     curves = [
         envelope_at_recalls(is_hit, int(positives), recalls) if positives else np.full(len(recalls), np.nan)
@@ -25,10 +25,10 @@ def precision_at(ranking: Ranking, recalls: Float[np.ndarray, " r"]) -> Float[np
 def precision_curves(
     rankings: Mapping[str, Sequence[Sequence[Ranking]]], recalls: Float[np.ndarray, " r"]
 ) -> Iterator[tuple[str, str, str, Float[np.ndarray, "q r"]]]:
-    """Precision of runs, which have a ranking for each setting of the benchmark in each seed, at some recalls.
+    """Precision of runs at given recalls; a run has a ranking for each seed and setting of the benchmark.
 
-    First the mean over the classes of each headline, then each class of the first headline: `mean` or `class`, its
-    name, the run's, and a row for each seed, of NaN where no class has a positive.
+    First the mean over the classes of each headline metric, then each class of the first one: `mean` or `class`, its
+    name, the run's name, and a row for each seed, NaN if no class has a positive.
     """
     measured = {
         run: [[precision_at(one, recalls) for one in seed] for seed in seeds] for run, seeds in rankings.items()

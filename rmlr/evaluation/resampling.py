@@ -1,13 +1,15 @@
-"""Is a difference between two methods more than chance? The paired bootstrap over test images, and the spread of seeds.
+"""Significance of a difference between two methods: the paired bootstrap over test images, and the spread of seeds.
 
-The test set is a sample of images; another one would give other numbers, but to both methods alike. So images are drawn
-with replacement, as many as there are and the same for both methods, and the spread of the difference over such sets is
-its standard error. An image drawn w times counts as w images: AP of a resampled set is exactly what the evaluators give
-on a set that holds the image, its rows and its positives w times (a row's copies next to one another).
+The test set is a sample of images; another sample would change the numbers of both methods. So images are drawn with
+replacement, as many as there are and the same for both methods, and the spread of the difference over such samples is
+its standard error. An image drawn w times counts as w images: AP of a bootstrap sample equals what the evaluators
+return for a set that contains the image, its rows and its positives w times (with the copies of a row next to each
+other).
 
-A class of which no positive was drawn has no AP there and is left out of that set's mean. For V-COCO that is the
-evaluator's rule. Differs: HICO-DET's would count 0, for both methods; as an image is drawn in 63 % of all sets, a class
-with a positive in one image only would have its difference cut to 63 %, and the mean would seem surer than it is.
+A class without a positive in a sample has no AP there and is left out of that sample's mean. For V-COCO this is the
+evaluator's rule. Differs: HICO-DET's evaluator would count 0, for both methods. Since an image is drawn in 63 % of all
+samples, the difference of a class with a positive in one image only would shrink to 63 %, and the mean would seem more
+certain than it is.
 """
 
 import math
@@ -22,12 +24,12 @@ from rmlr.evaluation.average_precision import RECALLS, Interpolation
 from rmlr.evaluation.matching import Ranking
 
 CONFIDENCE = 0.95
-AT_ONCE = 128  # resampled sets in work; more cost memory and gain no time
+AT_ONCE = 128  # samples computed together; more need more memory and save no time
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How far a difference may be off, for one reason: its standard error, and the interval of CONFIDENCE."""
+    """The uncertainty of a difference from one source: its standard error, and the interval of CONFIDENCE."""
 
     error: float
     low: float
@@ -36,12 +38,12 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A - B of one number, as fractions; NaN where there is nothing to average."""
+    """A - B of one metric, as fractions; NaN if there is nothing to average."""
 
     a: float  # mean over seeds
     b: float
-    images: Spread  # other test images, the same trainings
-    seeds: Spread | None  # other trainings, the same test images; None unless both sides have two at least
+    images: Spread  # other test images, the same training runs
+    seeds: Spread | None  # other training runs, the same test images; None unless both sides have at least two
     both: Spread | None
 
     @property
@@ -51,17 +53,17 @@ class Difference:
 
     @property
     def whole(self) -> Spread:
-        """All the uncertainty that was measured."""
+        """The combined uncertainty of all measured sources."""
         return self.both or self.images
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves 0 out, on the side of the difference."""
+        """Whether the interval excludes 0, on the side of the difference."""
         return min(self.whole.low, self.difference) > 0 or max(self.whole.high, self.difference) < 0
 
 
 def draw_images(images: int, samples: int, seed: int) -> Int[np.ndarray, "b s"]:
-    """How often each image stands in each set. The first column is the test set as it is, all others are resampled."""
+    """How often each image occurs in each sample. The first column is the test set itself, all others are resampled."""
     draw = np.random.default_rng(seed)
     counts = np.ones((1 + samples, images), dtype=np.int32)
     for row in counts[1:] if images else ():
@@ -70,10 +72,10 @@ def draw_images(images: int, samples: int, seed: int) -> Int[np.ndarray, "b s"]:
 
 
 def resampled_precision(ranking: Ranking, weights: Int[np.ndarray, "b s"]) -> Float[np.ndarray, "c s"]:
-    """AP of every class on every set of `draw_images`; NaN where a class has no positive in a set."""
+    """AP of every class on every sample of `draw_images`; NaN if a class has no positive in a sample."""
     num_images, num_sets = weights.shape
     hits, misses = np.flatnonzero(ranking.is_hit), np.flatnonzero(~ranking.is_hit)
-    # A false positive counts from the next hit of its class on; after the last one it changes nothing.
+    # A false positive counts from the next hit of its class on; after the last hit it has no effect.
     following = np.cumsum(ranking.is_hit)[misses]
     misses, following = misses[following < len(hits)], following[following < len(hits)]
     is_same = ranking.row_class[misses] == ranking.row_class[hits[following]]
@@ -106,7 +108,7 @@ def weighted_average_precision(
     positives: Int[np.ndarray, " s"],
     interpolation: Interpolation,
 ) -> Float[np.ndarray, " s"]:
-    """`ranked_average_precision` of one class under several weightings of its rows, a column each.
+    """`ranked_average_precision` of one class under several weightings of its rows, one column each.
 
     `right` is the weight of every hit, `wrong` of the false positives between the hit before and this one. A hit of
     weight w is w hits in a row, along which precision does not fall: the envelope of all of them is that of the last.
@@ -132,11 +134,12 @@ def known_means(values: Float[np.ndarray, "c s"]) -> Float[np.ndarray, " s"]:
 
 
 def differ(a: Float[np.ndarray, "q s"], b: Float[np.ndarray, "r s"]) -> Difference:
-    """What A and B differ by: a row each seed, a column each set of `draw_images`.
+    """The difference of A and B, which have a row per seed and a column per sample of `draw_images`.
 
-    Images: the middle CONFIDENCE of the resampled differences of the means over seeds. Seeds: Welch's interval. Both:
-    the variances are added, Student's t with degrees of freedom by Welch and Satterthwaite, the images' variance taken
-    as known. What differs between seeds from image to image is in either variance, so this is a little too wide.
+    Images: the central CONFIDENCE of the resampled differences of the means over seeds. Seeds: Welch's interval. Both:
+    the variances are added, with Student's t and the degrees of freedom of Welch and Satterthwaite, the images'
+    variance taken as known. Differences between seeds that vary by image are in both variances, so this is slightly too
+    wide.
     """
     means = a.mean(axis=0), b.mean(axis=0)
     difference = float(means[0][0] - means[1][0])
@@ -150,7 +153,7 @@ def differ(a: Float[np.ndarray, "q s"], b: Float[np.ndarray, "r s"]) -> Differen
     seeds = both = None
     if min(len(a), len(b)) > 1:
         parts = [(float(side[:, 0].var(ddof=1)) / len(side), len(side) - 1) for side in (a, b)]
-        if np.array_equal(a, b, equal_nan=True):  # the very same runs: what chance there was in them cancels
+        if np.array_equal(a, b, equal_nan=True):  # identical runs: their randomness cancels
             parts = []
         seeds = _student(difference, 0.0, parts)
         both = _student(difference, images.error**2, parts)
@@ -158,7 +161,7 @@ def differ(a: Float[np.ndarray, "q s"], b: Float[np.ndarray, "r s"]) -> Differen
 
 
 def _student(difference: float, known: float, parts: list[tuple[float, int]]) -> Spread:
-    """An interval by Student's t; of a known variance, and of estimated ones with their degrees of freedom."""
+    """An interval by Student's t, from a known variance and estimated ones with their degrees of freedom."""
     variance = known + sum(part for part, _ in parts)
     fourth = sum(part**2 / degrees for part, degrees in parts)
     error, degrees = math.sqrt(variance), variance**2 / fourth if fourth else math.inf

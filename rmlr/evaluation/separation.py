@@ -1,7 +1,7 @@
-"""Does a distance tell two kinds of pairs apart? The area under the ROC curve, and how sure it is.
+"""How well a distance separates two kinds of pairs: the area under the ROC curve, with an interval.
 
-A pair is of two images, and an image is in many pairs, so pairs are no independent draws. Images are: they are drawn
-with replacement (`resampling.draw_images`), and a pair counts as often as its two images were drawn, multiplied.
+A pair has two images, and an image is in many pairs, so pairs are not independent samples. Images are: they are drawn
+with replacement (`resampling.draw_images`), and the weight of a pair is the product of the counts of its two images.
 """
 
 import numpy as np
@@ -17,10 +17,11 @@ def separation(
     second_image: Int[np.ndarray, " n"],
     weights: Int[np.ndarray, "b s"],
 ) -> Float[np.ndarray, " s"]:
-    """On every set of images: the chance that of two pairs, one of each kind, the one that is apart is the farther.
+    """For every sample of images, the probability that of two pairs, one of each kind, the `apart` one has the larger
+    distance.
 
-    1 tells all, 0.5 nothing; equal distances count a half. NaN where a set has no pair of one kind. Images are rows of
-    `weights`, and the first column is the split as it is.
+    1 means perfect separation, 0.5 none; equal distances count one half. NaN if a sample has no pair of one kind.
+    Images are rows of `weights`, and the first column is the split itself.
     """
     order = np.argsort(distance, kind="stable")
     distance, is_apart = distance[order], is_apart[order]
@@ -39,7 +40,7 @@ def separation(
 
 
 def middle(values: Float[np.ndarray, " s"]) -> tuple[float, float]:
-    """The middle CONFIDENCE of resampled values; NaN where fewer than two are known."""
+    """The central CONFIDENCE of resampled values; NaN if fewer than two are known."""
     known = values[~np.isnan(values)]
     if len(known) < 2:
         return float("nan"), float("nan")

@@ -1,16 +1,16 @@
 """V-COCO's AP_role, scenario 1 and 2, and agent AP, by the official program's rules (s-gupta/v-coco, `vsrl_eval.py`).
 
-A verb here is an action-role ("hit instr"). For each, in each image, every detection is judged by the person whose
-box overlaps its person box most, be it by nothing at all:
+A verb here is an action-role ("hit instr"). For each verb and image, every detection is compared with the person whose
+box overlaps its person box most, even if no box overlaps:
 
-- a person whose actions were not annotated: the detection does not count, neither way;
-- otherwise it is right if that person does the verb, both boxes overlap by half at least, and no higher scored
-  detection was right about the same person and verb; else it is wrong.
+- if the actions of that person were not annotated, the detection is ignored; - otherwise it is a true positive if that
+person does the verb, both boxes have an IoU of at least one half, and no higher scored detection matched the same
+person and verb; else it is a false positive.
 
-Where the verb was annotated without an object box, scenario 1 asks for "no object" (four NaN, or four zeros) and
-scenario 2 accepts any box. Neither object class nor detector score is looked at.
+If the verb was annotated without an object box, scenario 1 requires "no object" (four NaN, or four zeros) and scenario
+2 accepts any box. Object class and detector score are not used.
 
-Agent AP asks of every action, role-less ones included, only for the person, by the same rules and scores of its own.
+Agent AP scores only the person of every action, including those without roles, by the same rules, with separate scores.
 """
 
 from collections.abc import Sequence
@@ -37,10 +37,10 @@ PIXEL = 1  # the last pixel is inside a box: sides are x2 - x1 + 1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RoleScores:
-    """AP_role of every action-role, the headline's first: fractions, NaN where the split holds no positive."""
+    """AP_role of every action-role, those of the headline first: fractions, NaN if the split has no positive."""
 
     verbs: tuple[str, ...]
-    headline: int  # how many of `verbs`, from the first, are in the literature's mean (24); the program's has all (25)
+    headline: int  # the first so many of `verbs` are in the literature's mean (24); the program's has all (25)
     ap_role_1: Float[np.ndarray, " v"]
     ap_role_2: Float[np.ndarray, " v"]
     positives: Int[np.ndarray, " v"]  # annotated persons who do it, with or without an object box
@@ -48,7 +48,7 @@ class RoleScores:
     ignored: Int[np.ndarray, " v"]  # of the detections, those at persons whose actions were not annotated
 
     def metrics(self) -> dict[str, float]:
-        """The means over roles that have a positive, and over how many roles they are; NaN where over none."""
+        """The means over roles that have a positive, and the numbers of these roles; NaN if there are none."""
         has_positive = self.positives > 0
         return {
             "vcoco_ap_role_1": known_mean(self.ap_role_1[: self.headline]),
@@ -70,7 +70,7 @@ class RoleScores:
         )
 
     def columns(self) -> dict[str, Sequence]:
-        """Of a table with one row per action-role."""
+        """The columns of a table with one row per action-role."""
         return {
             "verb": self.verbs,
             "in_headline": [index < self.headline for index in range(len(self.verbs))],
@@ -84,7 +84,7 @@ class RoleScores:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AgentScores:
-    """Agent AP of every action: fractions, NaN where the split holds no positive."""
+    """Agent AP of every action: fractions, NaN if the split has no positive."""
 
     actions: tuple[str, ...]
     ap_agent: Float[np.ndarray, " a"]
@@ -93,7 +93,7 @@ class AgentScores:
     ignored: Int[np.ndarray, " a"]  # of the detections, those at persons whose actions were not annotated
 
     def metrics(self) -> dict[str, float]:
-        """The mean over actions that have a positive, and over how many they are; NaN where over none.
+        """The mean over actions that have a positive, and the number of these actions; NaN if there are none.
 
         Differs: the official program divides the sum by the number of all actions. On the released splits, where each
         has a positive, that is the same; where one has none, the program stops.
@@ -112,7 +112,7 @@ class AgentScores:
         )
 
     def columns(self) -> dict[str, Sequence]:
-        """Of a table with one row per action."""
+        """The columns of a table with one row per action."""
         return {
             "action": self.actions,
             "ap_agent": self.ap_agent.tolist(),
@@ -164,7 +164,7 @@ def evaluate_agents(annotations: Sequence[Annotation], vocabulary: Vocabulary, a
 
 
 def rank(annotations: Sequence[Annotation], vocabulary: Vocabulary, triplets: Triplets) -> tuple[Ranking, Ranking]:
-    """Scenario 1 and 2, matched: for AP and for resampling."""
+    """The matched rankings of scenarios 1 and 2, for AP and for resampling."""
     verbs = vocabulary.verbs + vocabulary.unscored_verbs
     people, image = gather_people(annotations, vocabulary), image_of_rows(triplets, annotations)
     person, human_iou, is_ignored = nearest_persons(people, image, triplets.human_boxes)
@@ -206,7 +206,7 @@ def claims(
     human_iou: Float[np.ndarray, " t"],
     classes: Int[np.ndarray, " t"],
 ) -> Int[np.ndarray, " t"]:
-    """The truth that each row is about, a number of its person and class; -1 where it is wrong of the person."""
+    """The truth of each row, a number for its person and class; -1 if the person does not do it."""
     rows = np.flatnonzero(human_iou >= MIN_IOU)
     rows = rows[does[person[rows], classes[rows]]]
     claim = np.full(len(person), -1)
@@ -223,7 +223,8 @@ def _ranking(
     people: People,
     does: np.ndarray,
 ) -> Ranking:
-    """Ranked rows, each right if it is the first to claim its truth; a positive is a person who `does` a class."""
+    """The ranking of rows; a row is right if it is the first with its truth. A positive is a person who `does` a
+    class."""
     person, positive_class = np.nonzero(does)
     return Ranking(
         names=names,
@@ -241,11 +242,11 @@ def _ranking(
 def nearest_persons(
     people: People, image: Int[np.ndarray, " t"], boxes: Float[np.ndarray, "t 4"]
 ) -> tuple[Int[np.ndarray, " t"], Float[np.ndarray, " t"], Bool[np.ndarray, " t"]]:
-    """The person that judges each box, the overlap of the two, and whether it is one whose actions are not annotated.
+    """The person compared with each box, the overlap of the two, and whether that person's actions are not annotated.
 
     In an image without a person: -1, -1.0, False.
     """
-    is_new = np.ones(len(image), dtype=bool)  # tables tell many things of one person in a row
+    is_new = np.ones(len(image), dtype=bool)  # tables have many consecutive rows of one person
     is_new[1:] = (image[1:] != image[:-1]) | (boxes[1:] != boxes[:-1]).any(axis=1)
     one_box, one_image = boxes[is_new], image[is_new]
     person, human_iou = best_candidate(
@@ -270,7 +271,7 @@ def gather_people(annotations: Sequence[Annotation], vocabulary: Vocabulary) -> 
     limits = np.array([(a.width, a.height) * 2 for a in annotations], dtype=np.float64).reshape(-1, 4)[known.image]
     low, high = known.boxes[:, :2], known.boxes[:, 2:]
     boxes = np.concatenate([low, np.maximum(high - 1, low)], axis=1).clip(0, limits - 1)
-    # COCO's boxes have two decimals; what is less comes from adding a width to a corner and taking it away again.
+    # COCO's boxes have two decimals; smaller differences come from adding a width to a corner and subtracting it again.
     is_kept = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]) > 1e-3
 
     is_person = is_kept & (known.labels == vocabulary.person)

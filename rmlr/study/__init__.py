@@ -1,1 +1,1 @@
-"""What surrounds every stage: its settings, its output folder, its files, its tracker, the digest of its code."""
+"""Infrastructure of all stages: settings, output folders, files, tracking, digests of code."""

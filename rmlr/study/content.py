@@ -1,4 +1,4 @@
-"""What files hold, as digests: results are told apart by content, never by the clock."""
+"""Digests of file contents: results are compared by content, never by time."""
 
 import hashlib
 import json
@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PICTURES = (".jpg", ".jpeg", ".png")  # known by name and size: there are many, and nothing of ours changes one
-ABOUT = ("run.json", "settings.yaml")  # how and when a folder was made: no part of what it holds
+PICTURES = (".jpg", ".jpeg", ".png")  # identified by name and size: there are many, and no stage changes one
+ABOUT = ("run.json", "settings.yaml")  # how and when a folder was made: not part of its content
 CHUNK = 1 << 20  # bytes
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file's bytes."""
+    """The SHA-256 of a file's bytes."""
     found = hashlib.sha256()
     with path.open("rb") as file:
         while part := file.read(CHUNK):
@@ -22,7 +22,7 @@ def sha256_of(path: Path) -> str:
 
 
 class Known:
-    """Digests of files that were read before, by path, size and time of change; kept in a file between calls."""
+    """A cache of file digests by path, size and modification time; saved in a file between calls."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -32,7 +32,7 @@ class Known:
             before = json.loads(path.read_text())
             self._before = before if isinstance(before, dict) else {}
         except (OSError, ValueError):
-            pass  # a cache that is lost or damaged is made anew
+            pass  # a lost or damaged cache is rebuilt
 
     def __call__(self, path: Path) -> str:
         """The digest of a file's bytes."""
@@ -45,7 +45,7 @@ class Known:
         return digest
 
     def save(self) -> None:
-        """Keep what was read in this call."""
+        """Save the digests of this call."""
         if self._now == self._before:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,10 +55,10 @@ class Known:
 
 
 def digest(path: Path, read: Callable[[Path], str] = sha256_of) -> dict[str, Any]:
-    """What a file or folder holds: names and bytes of all files, of pictures their names and sizes.
+    """The digest of a file or folder: names and bytes of all files, but for pictures only names and sizes.
 
-    Hidden files are left out, and of a folder the files that say how and when it was made. `read` gives the digest of
-    one file.
+    Left out are hidden files, and the files that say how and when a folder was made. `read` returns the digest of one
+    file.
     """
     files = [path] if path.is_file() else files_of(path)
     whole, size = hashlib.sha256(), 0
@@ -71,11 +71,11 @@ def digest(path: Path, read: Callable[[Path], str] = sha256_of) -> dict[str, Any
 
 
 def files_of(folder: Path) -> list[Path]:
-    """All files below a folder that count, in order of their names."""
+    """All files below a folder that belong to its content, sorted by name."""
     found, seen = [], set[str]()
     for root, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
-        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]  # links go round
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]  # cycles of links
         seen.add(real)
         found += [Path(root, name) for name in names if not name.startswith(".") and name not in ABOUT]
     return sorted(file for file in found if file.is_file())

@@ -1,6 +1,6 @@
-"""Which results are current: made with the settings that are wanted now, from inputs that hold what they held then.
+"""Which results are current: made with the present settings, from inputs whose content has not changed since.
 
-Content decides, not the clock, so this is true of clones, copies, archives and other machines alike.
+Only content is compared, not time, so this also works for clones, copies, archives and other machines.
 """
 
 import json
@@ -14,7 +14,7 @@ SETTINGS, ABOUT = "settings.yaml", "run.json"
 
 
 def is_same(section: Section, path: Path) -> bool:
-    """Whether a settings file says what `section` says; a field at its default may be there or not."""
+    """Whether a settings file equals `section`; a field at its default may be present or not."""
     try:
         if path.read_text() == section.dump():
             return True
@@ -24,7 +24,7 @@ def is_same(section: Section, path: Path) -> bool:
 
 
 def recorded_inputs(folder: Path) -> dict[str, str] | None:
-    """The digest of each input that a finished folder was made from, by path; None where none is recorded."""
+    """The digest of each input that a finished folder was made from, by path; None if it was not recorded."""
     try:
         inputs = json.loads((folder / ABOUT).read_text())["inputs"]
         return {path: found["sha256"] for path, found in inputs.items()}
@@ -33,24 +33,24 @@ def recorded_inputs(folder: Path) -> dict[str, str] | None:
 
 
 class Results:
-    """The folders of a study's nodes, compared with what is wanted of them."""
+    """The folders of a study's nodes, compared with their present settings."""
 
     def __init__(self, root: Path, read: Callable[[Path], str] = sha256_of) -> None:
         self._root, self._read = root, read
         self._digests: dict[str, str | None] = {}
 
     def digest(self, path: str) -> str | None:
-        """Of what is at a path now; None where there is nothing."""
+        """The digest of the present content of a path; None if it does not exist."""
         if path not in self._digests:
             at = Path(path)
             self._digests[path] = digest(at, self._read)["sha256"] if at.exists() else None
         return self._digests[path]
 
     def why_not(self, node: str, section: Section, before: Sequence[str], outside: Sequence[str]) -> str | None:
-        """Why a node's folder is not current; None where it is.
+        """Why a node's folder is not current; None if it is.
 
-        `before` are the nodes that it stands on, `outside` the paths below which all its other inputs are. Of those,
-        what is not there is taken for unchanged: results may be kept where the data they were made from are not.
+        `before` are the nodes that it depends on; all its other inputs are below the paths `outside`. If one of those
+        is missing, it counts as unchanged: results may be kept without the data that they were made from.
         """
         folder = self._root / node
         recorded = recorded_inputs(folder)
@@ -77,16 +77,16 @@ class Results:
         outside: Sequence[str],
         known: Mapping[str, str],
     ) -> dict[str, str]:
-        """The nodes that are not current, and why: those of `known`, those that are found, and all that stand on them.
+        """The nodes that are not current, and why: those of `known`, those that are found, and all that depend on them.
 
-        In an order in which they can be made.
+        The order is one in which they can be made.
         """
         found: dict[str, str] = {}
         waiting, done = list(nodes), set[str]()
         while waiting:
             ready = [node for node in waiting if set(before(node)) <= done]
             if not ready:
-                raise ValueError(f"these nodes stand on each other: {', '.join(waiting)}")
+                raise ValueError(f"these nodes depend on each other: {', '.join(waiting)}")
             for node in ready:
                 why = known.get(node) or self.why_not(node, nodes[node], before(node), outside)
                 above = [name for name in before(node) if name in found]

@@ -1,4 +1,4 @@
-"""The device of a stage: a GPU of its own, or the CPU."""
+"""The device of a stage: an exclusive GPU, or the CPU."""
 
 import logging
 import os
@@ -19,10 +19,10 @@ GPU_STAGES = ("detector", "features", "joints", "pose", "text", "train", "predic
 
 @contextmanager
 def take_device(stage: str) -> Iterator[str]:
-    """Take a GPU for oneself, or wait for one; on a machine without any, or for a stage that needs none, the CPU.
+    """Lock a GPU for this process, or wait for one; without a GPU, or for a stage that needs none, use the CPU.
 
-    CUDA_VISIBLE_DEVICES set from outside says which may be taken. Processes of one distributed run (`torchrun`) share
-    what is visible, one each, and lock nothing: whoever launches several means these.
+    CUDA_VISIBLE_DEVICES, if set, restricts the choice. The processes of one distributed run (`torchrun`) use one
+    visible GPU each and lock nothing, since the user has assigned these GPUs to the run.
     """
     gpus = visible_gpus() if stage in GPU_STAGES else []
     if not gpus or processes() > 1:
@@ -42,12 +42,12 @@ def take_device(stage: str) -> Iterator[str]:
 
 
 def processes() -> int:
-    """How many work on this stage together: one, but for a launcher's."""
+    """The number of processes of this stage: one, unless a launcher started several."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that CUDA may use here, by unique id, in order; found without starting CUDA."""
+    """The unique ids of the GPUs that CUDA may use here, in order; found without initialising CUDA."""
     if shutil.which("nvidia-smi") is None:
         return []
     query = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
@@ -63,12 +63,12 @@ def visible_gpus() -> list[str]:
         elif name.startswith(("GPU-", "MIG-")):
             visible.append(name)
         else:
-            break  # as CUDA does: what follows a device that does not exist is not seen
+            break  # as in CUDA: devices listed after an invalid one are not visible
     return visible
 
 
 def take_one(gpus: Sequence[str], folder: Path) -> tuple[str, FileLock]:
-    """The first GPU that no other process of ours holds, locked; waits until one is free."""
+    """Lock and return the first GPU that no other stage holds; waits until one is free."""
     waiting = False
     while True:
         for gpu in gpus:
@@ -79,6 +79,6 @@ def take_one(gpus: Sequence[str], folder: Path) -> tuple[str, FileLock]:
                 continue
             return gpu, lock
         if not waiting:
-            log.info("every GPU is taken (%s); waiting for one", ", ".join(gpus))
+            log.info("all GPUs are in use (%s); waiting for one", ", ".join(gpus))
             waiting = True
         time.sleep(0.5)

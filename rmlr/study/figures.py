@@ -1,4 +1,4 @@
-"""What a figure shows, by its kind: the entries of `figures` in `params.yaml`."""
+"""The settings of each kind of figure: the entries of `figures` in `params.yaml`."""
 
 from typing import Annotated, Literal
 
@@ -8,9 +8,9 @@ from rmlr.study.section import PositiveInt, Section, Seed
 
 
 class ExamplesFigure(Section):
-    """Pictures of the test split: what was annotated, and runs' strongest triplets (paper, figures 5 and 8).
+    """Pictures of the test split: annotations, and runs' highest-scoring triplets (paper, figures 5 and 8).
 
-    Images are taken evenly over those with so many annotated interactions or more, never by their scores.
+    Images are spaced evenly among those with at least `interactions` annotated interactions, never selected by score.
     """
 
     kind: Literal["examples"]
@@ -18,7 +18,7 @@ class ExamplesFigure(Section):
     images: PositiveInt
     columns: PositiveInt
     interactions: PositiveInt
-    triplets: PositiveInt  # strongest ones drawn on each picture
+    triplets: PositiveInt  # highest-scoring ones drawn on each picture
 
 
 class SeparationFigure(Section):
@@ -31,7 +31,7 @@ class SeparationFigure(Section):
 class PlacesFigure(Section):
     """Pictures of people at the same place, with their distances before and after re-mining (paper, figures 1 and 6).
 
-    The pairs whose boxes lie nearest, each image once: those who do different things, and those who do the same.
+    The pairs whose boxes overlap most, each image once: pairs that do different things, and pairs that do the same.
     """
 
     kind: Literal["places"]
@@ -40,24 +40,24 @@ class PlacesFigure(Section):
 
 
 class CurvesFigure(Section):
-    """Loss terms and spreads of the aligned rows over the epochs of training: mean, least and most of the seeds."""
+    """Loss terms and spreads of the aligned rows by epoch: mean, minimum and maximum over the seeds."""
 
     kind: Literal["curves"]
     runs: dict[str, str]
 
 
 class DifferencesFigure(Section):
-    """AP differences of two runs, class by class, with intervals of a bootstrap over test images."""
+    """AP differences of two runs for each class, with bootstrap intervals over test images."""
 
     kind: Literal["differences"]
     runs: dict[str, str]  # two: A, B
-    classes: PositiveInt  # that differ most are shown, of those with positives in enough images
-    samples: Annotated[int, Field(ge=2)]  # sets of images
+    classes: PositiveInt  # the number shown: those that differ most, with positives in enough images
+    samples: Annotated[int, Field(ge=2)]  # bootstrap samples of images
     seed: Seed
 
 
 class PrecisionRecallFigure(Section):
-    """Precision over recall, the mean over classes and class by class where they are few; the mean over seeds."""
+    """Precision-recall curves: the mean over classes, and each class if they are few; the mean over seeds."""
 
     kind: Literal["precision_recall"]
     runs: dict[str, str]

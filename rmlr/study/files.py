@@ -1,7 +1,7 @@
-"""Files at the border: what is read is checked, what is written appears whole or not at all.
+"""Input and output of files: everything read is validated, everything written is written atomically.
 
-Every JSON file, whoever wrote it, is read by `read_json`, every text by `read_text`. A form (a pydantic model) says
-what belongs in a file; `RelativeName` and `Int64` are for fields that become paths and numbers of an array.
+Every JSON file is read by `read_json`, every text file by `read_text`. A form (a pydantic model) describes the content
+of a file; `RelativeName` and `Int64` are for fields that become paths and array elements.
 """
 
 import codecs
@@ -18,16 +18,16 @@ from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a disk without room
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a full disk
 LONGEST_NAME = 255  # bytes of a file name, on usual file systems
 
 Form = TypeVar("Form", bound=BaseModel)
 
 
 def leads_out(name: str) -> bool:
-    """Whether a name that a file gives leads out of the folder it is meant to stay in, or names no file at all.
+    """Whether a name read from a file points outside its folder, or does not name a file.
 
-    Only the name is judged. Links that a user has put into a folder are the user's own and may lead anywhere.
+    Only the name is checked. Links that a user has put into a folder may point anywhere.
     """
     path = PurePosixPath(name.replace("\\", "/"))
     return not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name or path.parts[0].endswith(":")
@@ -41,7 +41,7 @@ def _must_stay_inside(name: str) -> str:
 
 def _must_say_something(name: str) -> str:
     if not name.strip():
-        raise ValueError("expected a name, not an empty text")
+        raise ValueError("expected a name, got an empty text")
     return name
 
 
@@ -53,9 +53,9 @@ PositiveInt = Annotated[int, Field(gt=0, lt=2**63)]
 
 
 def printable(path: Path | str) -> str:
-    """A path, or a text that holds one, such that every terminal and every file in UTF-8 takes it.
+    """A path, or a text that contains one, in a form that is valid in every terminal and every UTF-8 file.
 
-    Bytes that are not UTF-8, and control characters, are escaped: `\\xff`, `\\n`.
+    Bytes that are not UTF-8 and control characters are escaped: `\\xff`, `\\n`.
     """
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(repr(char)[1:-1] if unicodedata.category(char) == "Cc" else char for char in text)
@@ -65,7 +65,7 @@ def printable(path: Path | str) -> str:
 
 
 def read_text(path: Path, advice: str = "Is the path the right one?") -> str:
-    """The text of a file in UTF-8, with or without a byte order mark; ValueError names the file and says `advice`."""
+    """The text of a UTF-8 file, with or without a byte order mark. ValueError names the file and ends with `advice`."""
     content = _read(path, advice)
     try:
         return content.decode()
@@ -74,7 +74,7 @@ def read_text(path: Path, advice: str = "Is the path the right one?") -> str:
 
 
 def read_json(path: Path, form: type[Form], advice: str = "Is the folder the right one?") -> Form:
-    """A JSON file, checked against a form. ValueError names the file, the key, what was expected and what came."""
+    """A JSON file, checked against a form. ValueError names the file, the key, what was expected and what was found."""
     content = _read(path, advice)
     try:
         return form.model_validate_json(content)
@@ -90,7 +90,7 @@ def read_json(path: Path, form: type[Form], advice: str = "Is the folder the rig
 
 
 def check_form(where: str, content: object, form: type[Form]) -> Form:
-    """What another kind of file says, checked against a form, as `read_json` does."""
+    """The content of another kind of file, checked against a form, as in `read_json`."""
     try:
         return form.model_validate(content)
     except ValidationError as error:
@@ -99,8 +99,8 @@ def check_form(where: str, content: object, form: type[Form]) -> Form:
 
 def _read(path: Path, advice: str) -> bytes:
     try:
-        if path.exists() and not path.is_file():  # a folder, or a pipe, which nobody may ever write to
-            raise ValueError(f"{path}: is no file. {advice}")
+        if path.exists() and not path.is_file():  # a folder, or a pipe, on which reading might block forever
+            raise ValueError(f"{path}: is not a file. {advice}")
         return path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}). {advice}") from error
@@ -125,7 +125,7 @@ def _first_fault(where: str, error: ValidationError) -> str:
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to. At the end it is on the disk and takes its place; what fails leaves nothing."""
+    """Yields a temporary path next to `path`. At the end it is synced and renamed; after an error it is removed."""
     aside = path.with_name(f".{path.name}.part")
     if len(os.fsencode(aside.name)) > LONGEST_NAME:
         aside = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()}.part")
@@ -143,14 +143,14 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text in UTF-8; its folder is made. Whoever reads sees the file before, or the whole one."""
+    """Write a UTF-8 text file atomically, and create its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 
 def disk_full(error: OSError, path: Path) -> ValueError:
-    """What to say when there is no room left for `path`."""
+    """The error message for a full disk when writing `path`."""
     folder = next((place for place in (path, *path.absolute().parents) if place.exists()), Path("/"))
     free = shutil.disk_usage(folder).free
     return ValueError(

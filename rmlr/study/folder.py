@@ -1,4 +1,4 @@
-"""How a result appears: written into a hidden folder, which takes its place when it is whole. A kill loses nothing."""
+"""Atomic output folders: a result is written into a hidden folder, which is renamed when it is complete."""
 
 import errno
 import logging
@@ -32,12 +32,12 @@ FULL_IN_WORDS = (os.strerror(errno.ENOSPC), "failed writing file", "unexpected p
 
 @contextmanager
 def only_writer(place: Path) -> Iterator[None]:
-    """Hold the folder's lock; wait for another process that writes it, such as one whose scheduler was killed."""
+    """Hold the folder's lock. Waits for another process that writes it, such as one whose scheduler was killed."""
     lock = FileLock(beside(place, "lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        log.warning("%s: another process is making it; waiting for its end", place)
+        log.warning("%s: another process is writing it; waiting until it has finished", place)
         lock.acquire()
     try:
         yield
@@ -46,7 +46,7 @@ def only_writer(place: Path) -> Iterator[None]:
 
 
 def begin(place: Path, maker: str) -> Path:
-    """An empty hidden folder beside `place` to write into. Call it under the lock, after `claim`."""
+    """An empty hidden folder next to `place` to write into. Call it under the lock, after `claim`."""
     recover(place, maker)
     _list_older(place, maker)
     folder = beside(place, "part")
@@ -56,20 +56,20 @@ def begin(place: Path, maker: str) -> Path:
 
 
 def finish(folder: Path, maker: str) -> None:
-    """List all that was made in a folder from `begin`. What a stage writes after it, is `run.json`."""
+    """List all files that were written in a folder from `begin`. After this call, a stage writes only `run.json`."""
     Made(folder, maker).add(name for name in names_below(folder) if name != MADE)
 
 
 def publish(folder: Path, place: Path, maker: str) -> None:
-    """Put a finished folder in the place of an older one; at every moment what stands there is whole, or nothing.
+    """Replace an older folder by a finished one. At any moment, the place holds a complete folder or nothing.
 
-    ValueError, and nothing changed, if something foreign has come into the older one.
+    ValueError, without any change, if files that are not on the older one's list have been added to it.
     """
     if place.is_dir() and any(place.iterdir()):
         if foreign := made_by(place, maker).foreign():
             raise ValueError(
-                f"{place}: {listed(foreign)} was put there in the meantime. Move it away and give the same command "
-                f"again: the result waits in {folder}"
+                f"{place}: {listed(foreign)} was put there in the meantime. Move it away and repeat the "
+                f"command: the result is kept in {folder}"
             )
         place.rename(beside(place, "old"))
     elif place.is_dir():
@@ -84,7 +84,7 @@ def discard(folder: Path) -> None:
 
 
 def recover(place: Path, maker: str) -> None:
-    """End what a kill cut short: an exchange of folders is completed, or undone; a folder that was begun is removed."""
+    """Clean up after a killed process: complete or undo an exchange of folders; remove an unfinished folder."""
     part, old = beside(place, "part"), beside(place, "old")
     if old.is_dir() and not place.exists() and not is_finished(part):
         old.rename(place)
@@ -96,12 +96,12 @@ def recover(place: Path, maker: str) -> None:
 
 
 def settle(place: Path) -> None:
-    """Before a plan is made: end what a kill cut short, and give what an older version made its list.
+    """Before planning: clean up after a killed process, and write the list for a folder of an older version.
 
-    Nothing happens where a process is at work, or where what lies there is not a stage's.
+    Nothing is changed if a process is writing the folder, or if its content is not a stage's.
     """
     if is_finished(place) and not read_about(place):
-        log.warning("%s: is damaged. Remove %s to have it made again", place / ABOUT, place)
+        log.warning("%s: is damaged. Remove %s to make it again", place / ABOUT, place)
     places = [*(beside(place, what) for what in ("part", "old")), place]
     if (place / MADE).exists() and not any(one.exists() for one in places[:-1]):
         return
@@ -115,7 +115,7 @@ def settle(place: Path) -> None:
             recover(place, stage)
             _list_older(place, stage)
     except (ValueError, OSError):
-        return  # in use, or not ours; whoever writes it will say so
+        return  # in use, or not ours; the process that writes it will report this
 
 
 def _written(folder: Path) -> float:
@@ -123,7 +123,7 @@ def _written(folder: Path) -> float:
 
 
 def _list_older(place: Path, maker: str) -> None:
-    """Give a folder of an older version its list."""
+    """Write the list for a folder of an older version."""
     if place.is_dir() and not Made.read(place, maker).is_marked:
         made = of_older_version(place, maker)
         if made is not None:
@@ -132,9 +132,10 @@ def _list_older(place: Path, maker: str) -> None:
 
 
 def _remove(folder: Path, maker: str, *, begun: bool = False) -> bool:
-    """Remove what was made in a hidden sibling, and it; False if something else is left, with which it stays.
+    """Remove the listed files of a hidden sibling, and the folder itself. False if other files are left, which are
+    kept.
 
-    What was `begun` has no list yet, and is removed as a whole.
+    A folder from `begin` (`begun`) has no list yet, and is removed as a whole.
     """
     if not folder.is_dir():
         return True
@@ -150,7 +151,7 @@ def _remove(folder: Path, maker: str, *, begun: bool = False) -> bool:
         if root != str(folder) and not any(Path(root).iterdir()):
             Path(root).rmdir()
     if left := [name for name in names_below(folder) if name != MADE]:
-        log.warning("%s: is kept, for it holds what `rmlr %s` did not make: %s", folder, maker, listed(left))
+        log.warning("%s: is kept, since it holds files that `rmlr %s` did not make: %s", folder, maker, listed(left))
         return False
     (folder / MADE).unlink(missing_ok=True)
     folder.rmdir()
@@ -159,7 +160,7 @@ def _remove(folder: Path, maker: str, *, begun: bool = False) -> bool:
 
 @contextmanager
 def new_folder(out: Path, maker: str, inputs: Iterable[Path] = ()) -> Iterator[Path]:
-    """Gives a path to write a folder to. It becomes `out`, which must not exist, when all is done."""
+    """Yields a path to write a folder to. It is renamed to `out`, which must not exist, at the end."""
     place = claim_new(out, maker, inputs)
     place.parent.mkdir(parents=True, exist_ok=True)
     with naming(out), only_writer(place):
@@ -174,7 +175,7 @@ def new_folder(out: Path, maker: str, inputs: Iterable[Path] = ()) -> Iterator[P
 
 @contextmanager
 def naming(out: Path) -> Iterator[None]:
-    """Name `out` in what a full or failing disk raises: an error without a file, or one in a library's words."""
+    """Add `out` to errors of a full or failing disk that do not name it, or that come from a library."""
     try:
         yield
     except ValueError as error:

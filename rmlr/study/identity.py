@@ -1,4 +1,4 @@
-"""The identity of each node of a study: its settings, with a digest of the code that it runs and of no other."""
+"""The identity of each node of a study: its settings, and a digest of the code that it runs."""
 
 from hashlib import sha256
 from pathlib import Path
@@ -18,7 +18,8 @@ OF_PAPER = ("table", "statement")  # stages that read the paper's numbers
 def identified(study: Study, profile: str, paper: Path) -> dict[str, Section]:
     """Every node of a profile's study (`Study.nodes`), with digests of its code.
 
-    Those of a run's stages are of what its variant runs: a change of a head of another variant changes nothing.
+    For the stages of a run, only the code that its variant runs counts: a change in another variant's head has no
+    effect.
     """
     nodes = study.nodes(profile, digests(paper))
     known: dict[tuple[str, frozenset[str]], str] = {}
@@ -37,14 +38,14 @@ def identified(study: Study, profile: str, paper: Path) -> dict[str, Section]:
 
 
 def digests(paper: Path) -> dict[str, str]:
-    """Of each stage the digest of its code; for those that read the paper's numbers, of these as well."""
+    """The digest of each stage's code; for stages that read the paper's numbers, it includes these."""
     printed = sha256(b"".join(file.read_bytes() for file in sorted(paper.iterdir()))).hexdigest()[:16]
     found = {stage: code_digest(stage) for stage in STAGES}
     return found | {stage: found[stage] + printed for stage in OF_PAPER}
 
 
 def _run_of(node: str) -> tuple[str | None, str]:
-    """The training that a node belongs to, and its stage; None for one of no run."""
+    """The training run that a node belongs to, and its stage; None if it belongs to none."""
     match node.split("/"):
         case ["runs", group, name, seed, "train" | "predict" as stage]:
             return f"runs/{group}/{name}/{seed}/train", stage

@@ -1,8 +1,8 @@
-"""What was made by whom: the list that each folder of ours keeps, so that nothing else is ever replaced or removed.
+"""The list of files that stages wrote in a folder, so that no other file is ever replaced or removed.
 
-The list is a hidden file, `.rmlr-made`: who made which file, of which size, one JSON object a line. All that is not on
-it, or has another size, is the user's. It outlives Snakemake, which removes the outputs that a rule names before the
-rule runs and leaves the others.
+The list is a hidden file, `.rmlr-made`: the stage, name and size of each file, one JSON object per line. A file that is
+not on it, or has another size, belongs to the user. Snakemake does not remove the list: before a rule runs, it removes
+only the outputs that the rule names.
 """
 
 import json
@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 MADE = ".rmlr-made"
-ABOUT = "run.json"  # the last file that a stage writes: with it a folder is finished
+ABOUT = "run.json"  # the last file that a stage writes: it marks a folder as finished
 NAMED = 3  # of many files, in a message
 OLDER_SLACK = 1.0  # seconds: file systems round times
 
 
 @dataclass
 class Made:
-    """What `maker` (a stage or a command) has made in a folder, as the folder's own list says.
+    """The files that `maker` (a stage or a command) wrote in a folder, according to the folder's list.
 
-    A command that writes into a folder of the user's calls `refuse` with all names that it will write, before any
-    work, and `put` for each file.
+    A command that writes into the user's folder calls `refuse` with all names that it will write, before any work, and
+    `put` for each file.
     """
 
     folder: Path
@@ -35,7 +35,7 @@ class Made:
 
     @classmethod
     def read(cls, folder: Path, maker: str) -> "Made":
-        """The list of a folder, empty where there is none. ValueError where a file of its name is not ours."""
+        """The list of a folder, empty if there is none. ValueError if a file of that name is not such a list."""
         made = cls(folder, maker)
         path = folder / MADE
         if not os.path.lexists(path):
@@ -60,21 +60,21 @@ class Made:
         return made
 
     def mark(self) -> None:
-        """Say in the list that the maker is at work here."""
+        """Record in the list that the maker writes here."""
         self._append([{"by": self.maker}])
 
     def add(self, names: Iterable[str]) -> None:
-        """Put files of the folder on the list."""
+        """Add files of the folder to the list."""
         entries = [{"by": self.maker, "file": name, "bytes": (self.folder / name).lstat().st_size} for name in names]
         self._append(entries)
 
     def put(self, aside: Path, name: str) -> None:
-        """Rename a finished file `aside` to `name` in the folder; before that it is on the list, whatever happens."""
+        """Add a finished file `aside` to the list, then rename it to `name` in the folder."""
         self._append([{"by": self.maker, "file": name, "bytes": aside.stat().st_size}])
         aside.replace(self.folder / name)
 
     def has(self, name: str) -> bool:
-        """Whether the file that lies there is the one on the list."""
+        """Whether the file in the folder is the one on the list."""
         try:
             found = (self.folder / name).lstat()
         except OSError:
@@ -82,7 +82,7 @@ class Made:
         return stat.S_ISREG(found.st_mode) and found.st_size in self.sizes.get(name, ())
 
     def refuse(self, names: Iterable[str]) -> None:
-        """ValueError if a file that is there under one of these names is not the maker's."""
+        """ValueError if a file with one of these names exists that the maker did not write."""
         there = sorted({name for name in names if os.path.lexists(self.folder / name) and not self.has(name)})
         if there:
             raise ValueError(
@@ -91,7 +91,7 @@ class Made:
             )
 
     def foreign(self) -> list[str]:
-        """All that lies in the folder and is not on the list; empty folders are nobody's."""
+        """All files in the folder that are not on the list; empty folders do not count."""
         own = {MADE, ABOUT} if self.is_marked else {MADE}
         return [name for name in names_below(self.folder) if name not in own and not self.has(name)]
 
@@ -107,7 +107,7 @@ class Made:
 
 
 def names_below(folder: Path) -> list[str]:
-    """Paths of all files below a folder, relative to it; links count as files, whatever they lead to."""
+    """Paths of all files below a folder, relative to it; links count as files, whatever they point to."""
     found = []
     for root, folders, files in os.walk(folder):
         links = [name for name in folders if (Path(root) / name).is_symlink()]
@@ -121,7 +121,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What `run.json` of a folder says; empty where it is absent or damaged."""
+    """The content of a folder's `run.json`; empty if it is absent or damaged."""
     try:
         about = json.loads((folder / ABOUT).read_bytes())
         datetime.fromisoformat(about["began"])
@@ -135,10 +135,10 @@ def stage_of(folder: Path) -> str | None:
 
 
 def of_older_version(folder: Path, maker: str) -> Made | None:
-    """The list of a folder that a version without lists made: the files written between its stage's start and end.
+    """The list for a folder of a version without lists: the files written between its stage's start and end.
 
-    None where `run.json` does not say that the stage made the folder. A file that was written at another time is left
-    to the user.
+    None if `run.json` does not say that the stage wrote the folder. A file that was written at another time counts as
+    the user's.
     """
     if stage_of(folder) != maker:
         return None
@@ -153,7 +153,7 @@ def of_older_version(folder: Path, maker: str) -> Made | None:
 
 
 def made_by(folder: Path, maker: str) -> Made:
-    """What a stage made in a folder, by its list, or for older versions by `run.json` and the times of the files."""
+    """The files that a stage wrote in a folder, from its list, or for older versions from `run.json` and file times."""
     made = Made.read(folder, maker)
     if not made.is_marked and (older := of_older_version(folder, maker)) is not None:
         return older

@@ -1,4 +1,4 @@
-"""MATLAB's files of version 7 and older, by SciPy."""
+"""MATLAB files of version 7 and older, read and written with SciPy."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -8,13 +8,13 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float, Int
 
-HDF5 = b"MATLAB 7.3"  # how a file of version 7.3 begins, which is another format
+HDF5 = b"MATLAB 7.3"  # first bytes of version 7.3, which is another format
 
 Found = TypeVar("Found")
 
 
 def read_variables(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Some variables of a file. ValueError where the file or one of them cannot be had, with what to do."""
+    """Some variables of a file. ValueError if the file or one of them cannot be read; it says what to do."""
     from scipy.io import loadmat
 
     found = _ask(path, lambda: loadmat(path, appendmat=False, variable_names=names))
@@ -24,7 +24,7 @@ def read_variables(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def read_shape(path: Path, name: str) -> tuple[int, ...]:
-    """The shape of a variable, of which no more is read than that. ValueError as of `read_variables`."""
+    """The shape of a variable, without reading its values. ValueError as for `read_variables`."""
     from scipy.io import whosmat
 
     listed = {other: shape for other, shape, _ in _ask(path, lambda: whosmat(path, appendmat=False))}
@@ -34,16 +34,16 @@ def read_shape(path: Path, name: str) -> tuple[int, ...]:
 
 
 def _ask(path: Path, read: Callable[[], Found]) -> Found:
-    """What SciPy reads of a file; ValueError where it is no MATLAB file of version 7 or older, or is damaged."""
+    """What a SciPy reader returns; ValueError if the file is damaged or not a MATLAB file up to version 7."""
     from scipy.io.matlab import MatReadWarning
 
     try:
-        if path.exists() and not path.is_file():  # a pipe would never end
-            raise ValueError(f"{path}: is no file. Is the path the right one?")
+        if path.exists() and not path.is_file():  # reading a pipe might block forever
+            raise ValueError(f"{path}: is not a file. Is the path right?")
         with path.open("rb") as file:
             is_hdf5 = file.read(len(HDF5)) == HDF5
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}). Is the path the right one?") from error
+        raise ValueError(f"{path}: cannot be read ({error.strerror}). Is the path right?") from error
     if is_hdf5:
         raise ValueError(
             f"{path}: is a MATLAB file of version 7.3, another format (HDF5). Load it in MATLAB or Octave and save its "
@@ -53,9 +53,9 @@ def _ask(path: Path, read: Callable[[], Found]) -> Found:
         with warnings.catch_warnings():
             warnings.simplefilter("error", MatReadWarning)
             return read()
-    except Exception as error:  # SciPy fails on a damaged file in any way
+    except Exception as error:  # SciPy may raise anything for a damaged file
         raise ValueError(
-            f"{path}: is no whole MATLAB file of version 7 or older ({type(error).__name__}: {error}). Make or get it "
+            f"{path}: is not a complete MATLAB file up to version 7 ({type(error).__name__}: {error}). Make or get it "
             "again; in MATLAB or Octave save it with the option '-v7'"
         ) from error
 
@@ -70,7 +70,7 @@ def write_cells(
     from scipy.io import savemat
 
     cells = np.empty(shape[0] * shape[1], dtype=object)
-    cells[:] = [np.zeros((0, 0))] * len(cells)  # one and the same: most are empty
+    cells[:] = [np.zeros((0, 0))] * len(cells)  # the same array: most cells are empty
     filled, first = np.unique(cell, return_index=True)
     for place, content in zip(filled, np.split(rows, first[1:]), strict=True) if len(cell) else ():
         cells[place] = content

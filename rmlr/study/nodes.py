@@ -1,4 +1,4 @@
-"""What one stage of one run reads: the content of its `settings.yaml`, resolved from `params.yaml`.
+"""The settings of each stage: the content of its `settings.yaml`, resolved from `params.yaml`.
 
 `code` is the digest of the package files that the stage runs (`rmlr.study.source`).
 """
@@ -56,7 +56,7 @@ class PrepareNode(Section):
 class DetectorNode(Section):
     code: str
     detector: Detector
-    features: Features  # the share of true pairs that survives its selection is a metric of the detector
+    features: Features  # the share of true pairs that remain after its selection is a metric of the detector
 
 
 class FeaturesNode(Section):
@@ -89,7 +89,7 @@ class TrainNode(Section):
     losses: Losses
     train: Train
     online: Online | None = None  # None: from cached features
-    held_out: Prediction | None = None  # how val is scored while a run trains (train.validate_every); None: it is not
+    held_out: Prediction | None = None  # how val is scored during training (train.validate_every); None: it is not
     tags: dict[str, str]  # group, run, variant, dataset, backbone, encoder, profile: for the tracker
 
     @model_validator(mode="after")
@@ -104,7 +104,7 @@ class TrainNode(Section):
             raise ValueError("train.validate_every and held_out go together: give both, or 0 and null")
         learnt = ("train", "val") if self.train.split == "trainval" else (self.train.split,)
         if self.held_out is not None and (self.held_out.split in learnt or self.held_out.split == "trainval"):
-            raise ValueError(f"held_out.split is {self.held_out.split}, which is learnt from: {self.train.split}")
+            raise ValueError(f"held_out.split is {self.held_out.split}, which is trained on: {self.train.split}")
         return self
 
 
@@ -128,13 +128,13 @@ class CostNode(Section):
 
 
 class Source(Section):
-    """What feeds cells of a row: a run over all its seeds, or the stage `cost`."""
+    """The source of cells of a row: a run with all its seeds, or the stage `cost`."""
 
     run: str  # GROUP/NAME, or `cost`
     measures: Literal["vcoco", "hicodet", "cost"]  # which of the table's columns
     detector: str  # as printed; empty for `cost`
     encoder: str  # likewise; empty where nothing is learnt from text
-    leaks: bool  # its detector has learnt from the test photos
+    leaks: bool  # its detector was trained on the test photos
 
 
 class MeasuredRow(Section):
@@ -167,7 +167,7 @@ class FigureNode(Section):
 
 
 class Claimed(Section):
-    """A table, and what the paper takes from it."""
+    """A table, and the paper's claims from it."""
 
     table: TableNode
     claims: list[Claim]
@@ -181,7 +181,7 @@ class StatementNode(Section):
     seeds: list[NaturalInt]
     resampling: Resampling
     tables: dict[str, Claimed]
-    places: list[str]  # runs, GROUP/NAME, of which the stage separation says how alike people are; first seed
+    places: list[str]  # runs, GROUP/NAME, for which the stage separation measures distances of people; first seed
     made_with: dict[str, Any]  # the profile, its runs and their variants, for a reader
 
 

@@ -1,10 +1,11 @@
-"""Whether an `out` may be written, before any work: nothing of a user's is ever replaced or removed.
+"""Checks, before any work, whether an `out` may be written: files of the user are never replaced or removed.
 
 `claim` is for a folder that a stage makes and replaces, `claim_new` for one that must not exist, `claim_shared` for one
 that may be the user's, and `claim_file` for a file.
 
-Beside a folder NAME lie, hidden and ours: `.NAME.part`, which is being made, `.NAME.old`, which is being replaced,
-`.NAME.resume`, what an interrupted stage resumes from, `.NAME.lock`, held by who writes, and `.NAME.mlflow`.
+Hidden files and folders next to a folder NAME: `.NAME.part`, which is being written, `.NAME.old`, which is being
+replaced, `.NAME.resume`, from which an interrupted stage resumes, `.NAME.lock`, held by the process that writes, and
+`.NAME.mlflow`.
 """
 
 import json
@@ -17,7 +18,7 @@ from rmlr.study.made import ABOUT, Made, listed, made_by, names_below, stage_of
 
 SIBLINGS = ("part", "old", "resume", "lock", "mlflow")
 RESUMED = ("*.pt", "*.pt.part", "identity.txt", "shard-*.safetensors", ".shard-*.part")  # in `.NAME.resume`
-KINDS = (  # of what is no folder
+KINDS = (  # of paths that are not folders
     (stat.S_ISREG, "a file"),
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
@@ -32,16 +33,16 @@ def beside(place: Path, what: str) -> Path:
 
 
 def claim(out: Path, maker: str, inputs: Iterable[Path] = ()) -> Path:
-    """The folder that `out` means, links followed, if `maker` may make or replace it. Nothing is changed.
+    """The folder of `out`, links resolved, if `maker` may create or replace it. Nothing is changed.
 
-    ValueError names `out` where it is no folder, holds anything that `maker` did not make, is or holds an input, is
-    where the user stands, or cannot be written.
+    ValueError names `out` if it is not a folder, contains files that `maker` did not write, is or contains an input or
+    the current folder, or cannot be written.
     """
     place = _place(out)
     if os.path.ismount(place):
-        raise ValueError(f"{out}: is where a file system begins, and cannot be renamed. Name a folder in it")
+        raise ValueError(f"{out}: is the root of a file system, and cannot be renamed. Name a folder in it")
     if Path.cwd().is_relative_to(place):
-        raise ValueError(f"{out}: is or holds the current folder, and would be replaced. Name another folder")
+        raise ValueError(f"{out}: is or contains the current folder, and would be replaced. Name another folder")
     _must_be_writable(out, place)
     _must_hold_no_input(out, place, inputs)
     for what in SIBLINGS:
@@ -58,7 +59,7 @@ def claim(out: Path, maker: str, inputs: Iterable[Path] = ()) -> Path:
             )
         if foreign:
             raise ValueError(
-                f"{out}: holds what `rmlr {maker}` did not make, or what was changed since, and would be replaced: "
+                f"{out}: would be replaced, but has files that `rmlr {maker}` did not make, or that were changed: "
                 f"{listed(foreign)}. Move it away, or name another folder"
             )
     return out if out.absolute() == place else place  # a message names the path as it was given
@@ -72,9 +73,9 @@ def claim_new(out: Path, maker: str, inputs: Iterable[Path] = ()) -> Path:
 
 
 def claim_shared(out: Path, maker: str, inputs: Iterable[Path] = ()) -> Made:
-    """What `maker` made in a folder that may be the user's, in which it replaces only that. Nothing is changed.
+    """The list of `maker` in a folder that may be the user's; only listed files may be replaced. Nothing is changed.
 
-    ValueError where `out` is no folder, cannot be written, or is one of `inputs`.
+    ValueError if `out` is not a folder, cannot be written, or is one of `inputs`.
     """
     place = _place(out)
     _must_be_writable(out, place, itself=True)
@@ -85,12 +86,12 @@ def claim_shared(out: Path, maker: str, inputs: Iterable[Path] = ()) -> Made:
 
 
 def claim_file(out: Path, maker: str, inputs: Iterable[Path] = ()) -> None:
-    """ValueError if `out` cannot be written as a JSON file of `maker`, or is a file that an earlier call did not make.
+    """ValueError if `out` cannot be written as a JSON file of `maker`, or is a file that no earlier call wrote.
 
-    Ours are those with the key `made_by`: `rmlr MAKER`.
+    A file of an earlier call has the key `made_by`: `rmlr MAKER`.
     """
     if out.is_dir():
-        raise ValueError(f"{out}: is a folder, and a file is to be written. Name a file")
+        raise ValueError(f"{out}: is a folder, expected a file. Name a file")
     if not os.path.lexists(out):
         return _must_be_writable(out, out.absolute())
     for path in inputs:
@@ -102,7 +103,7 @@ def claim_file(out: Path, maker: str, inputs: Iterable[Path] = ()) -> None:
 
 
 def signed(maker: str) -> dict[str, str]:
-    """What `claim_file` looks for in a file."""
+    """The key by which `claim_file` recognises a file."""
     return {"made_by": f"rmlr {maker}"}
 
 
@@ -115,42 +116,42 @@ def _says_made_by(path: Path, maker: str) -> bool:
 
 
 def _place(out: Path) -> Path:
-    """Where a folder is, or would be, links followed."""
+    """The path of a folder that exists or not, links resolved."""
     try:
         found = out.stat()
     except FileNotFoundError:
         if out.is_symlink():
-            raise ValueError(f"{out}: is a link that leads nowhere. Name a folder, or remove it") from None
+            raise ValueError(f"{out}: is a broken link. Name a folder, or remove it") from None
         found = None
     except NotADirectoryError as error:
         raise ValueError(f"{out}: lies below a file. Name a folder below a folder") from error
-    except OSError as error:  # too long a name, a circle of links
+    except OSError as error:  # the name is too long, or links form a cycle
         raise ValueError(f"{out}: cannot be a folder ({error.strerror}). Name another") from error
     if found is not None and not stat.S_ISDIR(found.st_mode):
         kind = next((kind for is_one, kind in KINDS if is_one(found.st_mode)), "no folder")
-        raise ValueError(f"{out}: is {kind}, and a folder is to be written. Name a folder")
+        raise ValueError(f"{out}: is {kind}, expected a folder. Name a folder")
     return out.resolve()
 
 
 def _must_be_writable(out: Path, place: Path, *, itself: bool = False) -> None:
-    """ValueError unless `place` and its siblings can be made or replaced; or, if `itself` is meant, written into."""
+    """ValueError unless `place` and its siblings can be created or replaced; with `itself`, unless it is writable."""
     above = next(folder for folder in place.parents if os.path.lexists(folder))
     if not above.is_dir():
-        raise ValueError(f"{out}: {above} is no folder. Name a folder below one")
+        raise ValueError(f"{out}: {above} is not a folder. Name a folder below one")
     folders = [place] if itself and place.is_dir() else [above, place] if place.is_dir() else [above]
     for folder in folders:
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise ValueError(f"{out}: {folder} cannot be written. Name a folder below one that can")
+            raise ValueError(f"{out}: {folder} is not writable. Name a folder below one that is")
     try:
         beside(place, "resume").lstat()
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise ValueError(f"{out}: cannot be made ({error.strerror}). Give a shorter name") from error
+        raise ValueError(f"{out}: cannot be created ({error.strerror}). Give a shorter name") from error
 
 
 def _must_hold_no_input(out: Path, place: Path, inputs: Iterable[Path]) -> None:
-    """ValueError if `place` is an input or lies above one, as it is named or where links lead to."""
+    """ValueError if `place` is an input or contains one, before or after links are resolved."""
     if not place.exists():
         return
     own = place.stat()
@@ -163,11 +164,11 @@ def _must_hold_no_input(out: Path, place: Path, inputs: Iterable[Path]) -> None:
                 except OSError:
                     continue
                 if (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino):
-                    raise ValueError(f"{out}: is or holds the input {path}, and would be replaced. Name another folder")
+                    raise ValueError(f"{out}: is or contains the input {path}, and would be replaced. Name another")
 
 
 def must_be_ours(path: Path, what: str, maker: str) -> None:
-    """ValueError if a hidden sibling is something else than what `maker` leaves under its name."""
+    """ValueError if a hidden sibling is not what `maker` writes under that name."""
     if not os.path.lexists(path):
         return
     if path.is_symlink():

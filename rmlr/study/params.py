@@ -1,4 +1,4 @@
-"""The parts of `params.yaml`: profiles, the named runs, and the tables that they feed."""
+"""The parts of `params.yaml`: profiles, the named runs, and the tables that use them."""
 
 from collections.abc import Mapping
 from itertools import product
@@ -28,18 +28,18 @@ from rmlr.study.settings import (
 
 def _must_differ(seeds: list[int]) -> list[int]:
     if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
-        raise ValueError(f"each seed is one run: {twice[0]} is there {seeds.count(twice[0])} times")
+        raise ValueError(f"each seed is one run: {twice[0]} is listed {seeds.count(twice[0])} times")
     return seeds
 
 
 class Profile(Section):
-    """One size of the study: the drawn world on a laptop, or the real data on GPUs."""
+    """One size of the study: synthetic data on a laptop, or the real data on GPUs."""
 
     world: World | None  # null: real data
     seeds: Annotated[
         list[Seed], Field(min_length=1), AfterValidator(_must_differ)
     ]  # of a run: initialisation and order
-    detector_seed: Seed  # of what is trained once and frozen: the detector, and the pose network
+    detector_seed: Seed  # of networks that are trained once and frozen: the detector, and the pose network
     vcoco: VcocoRelease
     hicodet: HicodetRelease
     detectors: dict[PathName, Detector]
@@ -58,14 +58,14 @@ class Profile(Section):
     )
 
     def has_seen_test(self, run: "Run") -> bool:
-        """Whether the detector under a run learnt from the test photos that the run is scored on."""
+        """Whether the detector of a run was trained on the test photos that the run is scored on."""
         return self.detectors[self.backbones[run.backbone].detector(run.dataset)].has_seen_test(run.dataset)
 
     def cached_views(self, dataset: DatasetName) -> dict[Split, int]:
-        """How many views of a split's photos are cached; splits without any are left out.
+        """The number of cached views of each split's photos; splits without any are left out.
 
-        One, but of those that are learnt from as many as the settings say. Where that is none, a split that is both
-        learnt from and predicted has the one that is predicted from.
+        One for splits that are only predicted, the number of the settings for training splits. If that is 0, a split
+        that is both trained on and predicted has the one view that is predicted from.
         """
         views, split = self.features.views, self.train[dataset].split
         learnt = ("train", "val") if split == "trainval" else (split,)
@@ -82,7 +82,7 @@ PAPER_TABLES = tuple(f"table{number}" for number in range(1, 10))
 class Run(Section):
     """One named run: which variant, on which data, with which frozen parts; numbers that differ as overrides.
 
-    With a `grid` it stands for a run at each of its points, every one of them named after its values.
+    With a `grid` it stands for one run per grid point, named after its values.
     """
 
     variant: str
@@ -91,45 +91,45 @@ class Run(Section):
     encoder: str  # key of the profile's `encoders`
     overrides: dict[str, Any]  # dotted path of the train node: value, e.g. `losses.irm_word: 0.5`
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)  # path: values
-    profiles: list[str] | None = None  # those in which it is made; null: all
+    profiles: list[str] | None = None  # those that include it; null: all
 
     def points(self) -> list[dict[str, Any]]:
-        """Each point of the grid, in order, the last key fastest; one that is empty without a grid."""
+        """Each point of the grid, in order, the last key fastest; without a grid, one empty point."""
         return [dict(zip(self.grid, values, strict=True)) for values in product(*self.grid.values())]
 
     def at(self, point: Mapping[str, Any]) -> "Run":
-        """The run at a point of its grid, which is its whole grid then."""
+        """The run at a point of its grid, as a run whose grid is that point."""
         return self.model_copy(update={"grid": {path: [value] for path, value in point.items()}})
 
     @property
     def point(self) -> dict[str, Any]:
-        """Where in the grid it is; empty for a run without one."""
+        """The grid point of this run; empty for a run without a grid."""
         return {path: values[0] for path, values in self.grid.items()}
 
 
 def point_name(name: str, point: Mapping[str, Any]) -> str:
-    """What the run at a point is called: `weights-irm_word_0.1-learning_rate_0.001`. ValueError if no folder can be."""
+    """The name of the run at a point: `weights-irm_word_0.1-learning_rate_0.001`. ValueError if it is invalid."""
     keys = [key.rpartition(".")[2] for key in point]
     keys = [key if keys.count(key) == 1 else path for key, path in zip(keys, point, strict=True)]
     return must_name("-".join([name, *(f"{key}_{value}" for key, value in zip(keys, point.values(), strict=True))]))
 
 
 class TableRow(Section):
-    """A row of a table of ours: which of the paper's rows it reproduces, and what feeds it.
+    """A row of a table: which of the paper's rows it reproduces, and the runs that it shows.
 
-    In a table of your own: what it is called. A run with a grid makes a row of each point, with its values as cells.
+    In a custom table, `row` is its name. A run with a grid gives one row per grid point, with its values as cells.
     """
 
-    row: dict[str, str]  # the paper's cells, as printed, of as many of its columns as it takes; of a control our own
-    runs: list[str]  # GROUP/NAME, one for each data set; or `cost`, what that stage measures. Not made: empty cells
-    profiles: list[str] | None = None  # those in which they feed it; null: all
+    row: dict[str, str]  # the paper's cells, as printed, as many as identify the row; for a control, our own
+    runs: list[str]  # GROUP/NAME, one per data set; or `cost`, that stage's result. Not in the profile: empty cells
+    profiles: list[str] | None = None  # those in which the row has values; null: all
 
 
 class Table(Section):
-    """One table: of the paper, where it has the name of one (`table2`); any other is your own."""
+    """One table: the paper's, if it has the name of one (`table2`); otherwise a custom table."""
 
     title: str
-    note: str | None = None  # what a reader of our numbers must know
+    note: str | None = None  # a remark on our numbers
     rows: list[TableRow]  # those of the paper that are measured; the others are reported
-    controls: list[TableRow] = Field(default_factory=list)  # not in the paper: they stand under the table
-    claims: list[Claim] = Field(default_factory=list)  # what the statement is about; of the paper's tables alone
+    controls: list[TableRow] = Field(default_factory=list)  # not in the paper: shown below its rows
+    claims: list[Claim] = Field(default_factory=list)  # tested by the statement; only for the paper's tables

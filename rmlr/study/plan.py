@@ -1,4 +1,4 @@
-"""The study: `params.yaml`, whole, and its resolution into the nodes that stages read."""
+"""The study: the whole of `params.yaml`, and its resolution into the settings of nodes."""
 
 from collections.abc import Mapping
 from itertools import chain
@@ -58,7 +58,7 @@ class Study(Section):
     def nodes(self, profile: str, code: Mapping[str, str]) -> dict[str, Section]:
         """Every node of a profile's study: its folder below `results/PROFILE`, and the settings that its stage reads.
 
-        `code` gives each stage's digest (`rmlr.study.source`). Raises ValueError where a name refers to nothing.
+        `code` gives each stage's digest (`rmlr.study.source`). Raises ValueError for an unknown name.
         """
         chosen = _find(self.profiles, profile, "profile")
         nodes: dict[str, Section] = {}
@@ -121,7 +121,7 @@ class Study(Section):
         return nodes
 
     def _statement(self, profile: str, code: str, nodes: Mapping[str, Section]) -> StatementNode:
-        """What is said of all tables, and by which numbers they were made."""
+        """The node of the statement: all tables with their claims, and the numbers they were made with."""
         chosen, made = self.profiles[profile], self.runs_in(profile)
         tables = {name: nodes[f"tables/{name}"] for name in self.tables if name in PAPER_TABLES}
         variants = {run.variant: self.variants[run.variant] for run in made.values()}
@@ -153,24 +153,24 @@ class Study(Section):
         )
 
     def _check_tables(self) -> None:
-        """ValueError where a table that the paper does not have claims something of the paper, or has a taken name."""
+        """ValueError if a custom table has claims of the paper, or a name that is in use."""
         for name, table in self.tables.items():
             if name not in PAPER_TABLES and table.claims:
                 raise ValueError(
                     f"params.yaml, tables.{name}.claims: only tables of the paper have claims of the paper"
                 )
             if name == "statement" or name in self.profiles:
-                raise ValueError(f"params.yaml, tables.{name}: this name is taken. Give the table another")
+                raise ValueError(f"params.yaml, tables.{name}: this name is in use. Give the table another")
 
     def figures_in(self, profile: str) -> dict[str, AnyFigure]:
-        """The figures of a profile: those all of whose runs it makes."""
+        """The figures of a profile: those whose runs it all includes."""
         for name, figure in self.figures.items():
             self._check_figure(name, figure)
         made = self.runs_in(profile)
         return {name: figure for name, figure in self.figures.items() if made.keys() >= set(figure.runs.values())}
 
     def _check_figure(self, name: str, figure: AnyFigure) -> None:
-        """ValueError unless its runs are as many as it shows, and of one data set."""
+        """ValueError unless the number of runs is right, and all have the same data set."""
         where = f"figures.{name}.runs"
         wanted = {"separation": 1, "places": 1, "differences": 2}.get(figure.kind)
         if not figure.runs or len(figure.runs) != (wanted or len(figure.runs)):
@@ -219,7 +219,7 @@ class Study(Section):
         return {name: table for name, table in self.tables.items() if name in PAPER_TABLES or is_fed(name, table)}
 
     def cost_node(self, cost: CostScene, code: str, where: str) -> CostNode:
-        """What Table 4 is measured with; `where` names the place that refers to its profile."""
+        """The settings with which Table 4 is measured; `where` names the place that refers to its profile."""
         sizes = _find(self.profiles, cost.sizes, where)
         return CostNode(
             code=code,
@@ -236,15 +236,15 @@ class Study(Section):
             for name, run in runs.items():
                 for point, one in zip(self.points_of(group, name), run.points(), strict=True):
                     if point in found:
-                        raise ValueError(f"params.yaml, runs.{group}.{name}: there are two runs of the name {point}")
+                        raise ValueError(f"params.yaml, runs.{group}.{name}: there are two runs with the name {point}")
                     found[point] = run.at(one)
         return found
 
     def points_of(self, group: str, name: str) -> list[str]:
-        """GROUP/NAME of the runs that an entry of `runs` stands for: one, or as many as its grid has points."""
+        """GROUP/NAME of the runs of an entry of `runs`: one, or one per grid point."""
         run, where = self.runs[group][name], f"params.yaml, runs.{group}.{name}.grid"
         if overridden := run.grid.keys() & run.overrides.keys():
-            raise ValueError(f"{where}: {min(overridden)} is set by the overrides as well")
+            raise ValueError(f"{where}: {min(overridden)} is also set by the overrides")
         try:
             return [f"{group}/{point_name(name, point)}" for point in run.points()]
         except ValueError as error:
@@ -256,7 +256,7 @@ class Study(Section):
         return profiles is None or profile in profiles
 
     def _measured(self, profile: str, rows: list[TableRow], where: str) -> list[MeasuredRow]:
-        """The rows that a profile measures, with what feeds them."""
+        """The rows that a profile measures, with their sources."""
         made, found = self.runs_in(profile), []
         for row in chain.from_iterable(self._each_point(row) for row in rows):
             place = f"{where}, row {', '.join(row.row.values())}"
@@ -266,13 +266,13 @@ class Study(Section):
             is_fed = self._is_in(profile, row.profiles, place)
             sources = [self._source(profile, name) for name in row.runs if is_fed and (name == "cost" or name in made)]
             if len({source.measures for source in sources}) < len(sources):
-                raise ValueError(f"params.yaml, {place}: {', '.join(row.runs)}: two of them are of one data set")
+                raise ValueError(f"params.yaml, {place}: {', '.join(row.runs)}: two of them have the same data set")
             if sources:
                 found.append(MeasuredRow(row=row.row, sources=sources))
         return found
 
     def _each_point(self, row: TableRow) -> list[TableRow]:
-        """A row, or where its run has a grid, one for each point."""
+        """A row, or, if its run has a grid, one row per grid point."""
         group, _, name = row.runs[0].partition("/") if len(row.runs) == 1 else ("", "", "")
         run = self.runs.get(group, {}).get(name)
         if run is None or not run.grid:
@@ -329,7 +329,7 @@ class Study(Section):
                 )
             section[last] = value
         if content["train"]["split"] != "train":
-            content["train"]["validate_every"] = 0  # no split is left, but test, of which nothing may be chosen
+            content["train"]["validate_every"] = 0  # only test is held out, on which nothing may be selected
         if content["train"]["validate_every"]:
             content["held_out"] = profile.prediction.model_dump() | {"split": "val"}
         node = TrainNode.check(content, f"{where}, with its overrides")
@@ -342,7 +342,7 @@ class Study(Section):
         return node
 
     def _online(self, profile: Profile, run: Run) -> dict[str, Any] | None:
-        """How a run sees photos while it learns, where the profile caches no views of them."""
+        """How a run reads photos in training, if the profile caches no views of them."""
         rule = profile.features
         if rule.views:
             return None
@@ -357,7 +357,7 @@ Value = TypeVar("Value")
 
 
 def _find(table: Mapping[Any, Value], name: str, where: str) -> Value:
-    """An entry by name; ValueError says where it was named and what there is."""
+    """An entry by name; ValueError says where it was named and which names exist."""
     if name not in table:
         raise ValueError(f"params.yaml, {where}: there is no '{name}'. There are: {', '.join(table)}")
     return table[name]

@@ -1,4 +1,4 @@
-"""What a stage was given, ran on and took: digests of inputs, versions, time and memory."""
+"""The provenance of a result: digests of inputs, versions, time and memory."""
 
 import hashlib
 import importlib.metadata
@@ -15,16 +15,16 @@ from typing import Any
 
 from rmlr.study.device import processes
 
-PACKAGES = ("rmlr", "torch", "transformers", "numpy")  # whose versions run.json keeps
+PACKAGES = ("rmlr", "torch", "transformers", "numpy")  # their versions are recorded in run.json
 PACKAGE = Path(__file__).parents[1]
 
 
 command: list[str] | None = None
-"""What was given to `rmlr`, set by it: then a process is one stage, and what the imports cost counts as well."""
+"""The arguments of the command `rmlr`, which sets this: the process is then one stage, and imports are timed, too."""
 
 
 class Meter:
-    """What a stage costs, its child processes included."""
+    """Measures the cost of a stage, including its child processes."""
 
     def __init__(self) -> None:
         now, cpu = time.time(), _cpu_seconds()
@@ -47,7 +47,7 @@ def _cpu_seconds() -> float:
 
 
 def _process_start() -> float:
-    """When this process began, in seconds since the epoch."""
+    """The start time of this process, in seconds since the epoch."""
     try:
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
@@ -56,7 +56,7 @@ def _process_start() -> float:
 
 
 def visible_files(path: Path) -> list[Path]:
-    """All files of a folder, or the one that `path` is, without what is hidden, in order of their names."""
+    """All files of a folder, or the file `path` itself, without hidden ones, sorted by name."""
     if path.is_file():
         return [] if path.name.startswith(".") else [path]
     found = (file for file in path.rglob("*") if file.is_file())
@@ -71,12 +71,12 @@ def identity(
     inputs: Sequence[Path],
     apart: Sequence[Path],
 ) -> str | None:
-    """Equal where this call of `rmlr` would do what an earlier one did; None where it is no call of `rmlr`.
+    """A digest that is equal if this call of `rmlr` would repeat an earlier one; None outside of the command `rmlr`.
 
-    Where in doubt it differs, and work is done twice. It holds the command with its folder, seed, settings, our code,
-    versions, and of every file that the command, the settings or `inputs` name, or that lies below such a folder: name,
-    size, and times of change, which no edit leaves as they were. What is `apart` (the output, and the settings file,
-    whose times a plan sets) is left out.
+    In doubt it differs, and the work is repeated. It covers the command with its folder, seed, settings, our code,
+    versions, and the name, size and times of change of every file that the command, the settings or `inputs` name, or
+    that is below such a folder. Any edit changes these times. Paths in `apart` are left out (the output, and the
+    settings file, whose times are set by the planning).
     """
     if command is None:
         return None
@@ -116,14 +116,14 @@ def _is_path(text: str) -> bool:
 
 
 def threads() -> int:
-    """How many threads compute."""
+    """The number of computing threads."""
     if "torch" in sys.modules:
         return sys.modules["torch"].get_num_threads()
     return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that numbers depend on, those that are installed."""
+    """The installed versions of the packages that numbers depend on."""
     found = {}
     for name in PACKAGES:
         try:
@@ -134,7 +134,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> dict[str, Any] | None:
-    """Commit of the code at work, and whether files differ from it; None outside of git."""
+    """The commit of the running code, and whether files differ from it; None outside of git."""
     git = ["git", "-C", str(PACKAGE)]
     try:
         found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""What surrounds every stage: its output folder, lock, seed and device, an account of it, the tracker."""
+"""The context of every stage: output folder, lock, seed and device, `run.json`, tracking."""
 
 import hashlib
 import json
@@ -32,21 +32,21 @@ from rmlr.study.tracking import Tracker
 log = logging.getLogger(__name__)
 
 SAY_EVERY = 5.0  # seconds between two lines of progress
-SCHEDULER = Path(".snakemake/rmlr.lock")  # holds the process id of the Snakemake that is at work here
+SCHEDULER = Path(".snakemake/rmlr.lock")  # holds the process id of the running Snakemake
 
 
 @dataclass
 class Record:
-    """One stage at work. Whatever it makes goes under `folder`, which becomes `out` when the stage has succeeded."""
+    """A running stage. It writes its files below `folder`, which is renamed to `out` when the stage has succeeded."""
 
     stage: str
     folder: Path
-    resume: Path  # survives kill -9 and success: what the next attempt resumes from
+    resume: Path  # kept after kill -9 and after success: the next attempt resumes from it
     metrics: dict[str, float] = field(default_factory=dict)
     tracker: Tracker | None = None
 
     def log_metrics(self, metrics: dict[str, float], *, step: int | None = None) -> None:
-        """Numbers of this stage: with a step a point of a curve, without one a result for run.json."""
+        """Log numbers of this stage: with a step, a point of a curve; without one, a result for run.json."""
         if step is None:
             self.metrics.update(metrics)
         if self.tracker is not None:
@@ -54,13 +54,13 @@ class Record:
 
     @contextmanager
     def progress(self, total: int, what: str) -> Iterator["Progress"]:
-        """Count `total` units of work; says how far it is and how much time is left, every few seconds."""
+        """A counter for `total` units of work; logs progress and remaining time every few seconds."""
         yield Progress(total, what)
 
 
 @dataclass
 class Progress:
-    """How far a loop is. Lines go to the log, at most one every few seconds."""
+    """The progress of a loop, logged at most once every few seconds."""
 
     total: int
     what: str
@@ -75,7 +75,7 @@ class Progress:
         if now - self.said < SAY_EVERY and self.done < self.total:
             return
         self.said = now
-        since, before = self.pace[0]  # of the last half minute: what was resumed took no time
+        since, before = self.pace[0]  # of the last half minute: resumed work took no time
         left = (now - since) / max(self.done - before, 1) * (self.total - self.done)
         self.pace.append((now, self.done))
         log.info("%s %d/%d, %.0f s left%s", self.what, self.done, self.total, left, f", {note}" if note else "")
@@ -91,19 +91,20 @@ def run(
     inputs: Sequence[Path] = (),
     seed: int | None = None,
 ) -> Iterator[Record]:
-    """Surround a stage's work: one process a folder, a seed, a device, and an output that appears whole or not at all.
+    """The context of a stage's work: one process per folder, a seed, a device, and an output that is written
+    atomically.
 
-    Beside the stage's files `out` gets `run.json` and `settings.yaml`: a copy of the file `settings`, or for want of it
-    the node. Work in progress is in hidden folders beside `out`: `.NAME.part` (removed by the next attempt) and
-    `.NAME.resume` (kept).
+    In addition to the stage's files, `out` gets `run.json` and `settings.yaml` (a copy of the file `settings`, or the
+    node if there is no file). Work in progress is in hidden folders next to `out`: `.NAME.part` (removed by the next
+    attempt) and `.NAME.resume` (kept).
 
     ValueError, before any work, if an input is missing or `out` may not be written (rmlr/study/output.py). SystemExit
-    with status 0 if the command line asks for what has been made already.
+    with status 0 if the command line requests a result that exists already.
     """
     for path in inputs:
         if not path.exists():
             raise ValueError(f"{path}: input of '{stage}' does not exist. Run the stage that makes it first")
-    if int(os.environ.get("RANK", "0")):  # a helper of a distributed run: the first process writes
+    if int(os.environ.get("RANK", "0")):  # a further process of a distributed run: the first one writes
         with tempfile.TemporaryDirectory() as scratch:
             yield Record(stage, Path(scratch), beside(out.resolve(), "resume"))
         return
@@ -112,13 +113,13 @@ def run(
     with naming(out):
         place.parent.mkdir(parents=True, exist_ok=True)
         with only_writer(place):
-            claim(out, stage, inputs)  # again, after a wait for the lock
+            claim(out, stage, inputs)  # again, after waiting for the lock
             recover(place, stage)
             used = settings.read_text() if settings else node.dump()
             apart = [place, *([settings] if settings else [])]
             identity = provenance.identity(stage, seed, used, node.model_dump(mode="json"), inputs, apart)
             if identity is not None and processes() == 1 and _is_made(place, stage, identity):
-                log.info("%s: is made already, of the same settings and inputs. Remove it to have it made again", out)
+                log.info("%s: exists already, made from the same settings and inputs. Remove it to make it again", out)
                 raise SystemExit(0)
             with take_device(stage) as device, computing(stage):
                 about = {"stage": stage, "seed": seed, "settings": node.model_dump(mode="json"), "identity": identity}
@@ -135,7 +136,7 @@ def _work(
     meter: Meter,
     scheduler: int | None,
 ) -> Iterator[Record]:
-    """Give a record to fill; its folder takes its place at the end, with `run.json`, which says `about` and more."""
+    """Yields a record to fill. At the end its folder is renamed to `out`, with `run.json`, which contains `about`."""
     stage, seed = about["stage"], about["seed"]
     if seed is not None:
         seed_everything(seed)
@@ -165,8 +166,8 @@ def _work(
         about |= {"inputs": digests, "metrics": record.metrics, **meter.read(), **_machine()}
         about |= {"code": code, "mlflow_run_id": tracker.run_id}
         write_whole(folder / ABOUT, json.dumps(about, indent=2) + "\n")
-        if scheduler is not None and scheduler not in _ancestors():  # its next call would have the outputs removed
-            log.warning("%s: is made, and waits in %s: Snakemake was killed. Its next call takes it", out, folder)
+        if scheduler is not None and scheduler not in _ancestors():  # its next call would remove the outputs
+            log.warning("%s: is finished, and kept in %s: Snakemake was killed. Its next call will use it", out, folder)
             return
         publish(folder, place, stage)
     finally:
@@ -184,13 +185,13 @@ def _machine() -> dict[str, Any]:
 
 
 def _is_made(place: Path, stage: str, identity: str) -> bool:
-    """Whether all of a finished result is there, by its own account of the same work."""
+    """Whether a finished result is complete, and its run.json records the same work."""
     made = Made.read(place, stage)
     return read_about(place).get("identity") == identity and made.is_marked and all(map(made.has, made.sizes))
 
 
 def _scheduler() -> int | None:
-    """The process id of the Snakemake that started this process; None if none did."""
+    """The process id of the Snakemake that started this process, or None."""
     try:
         process = int(SCHEDULER.read_text())
     except (OSError, ValueError):
@@ -199,7 +200,7 @@ def _scheduler() -> int | None:
 
 
 def _ancestors() -> list[int]:
-    """Process ids of those that started this process, the nearest first; empty where there is no /proc."""
+    """Process ids of the ancestors of this process, nearest first; empty without /proc."""
     found, process = [], os.getpid()
     try:
         while process > 1:
@@ -211,7 +212,7 @@ def _ancestors() -> list[int]:
 
 
 def seed_everything(seed: int) -> None:
-    """Fix Python's, NumPy's and torch's generators, those that are loaded."""
+    """Seed the random generators of Python, NumPy and torch, as far as they are loaded."""
     random.seed(seed)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(seed)

@@ -1,4 +1,4 @@
-"""What every section of the settings is: a typed part of a YAML file, read with errors that name the key."""
+"""The base class of all sections of the settings: a typed part of a YAML file, with errors that name the key."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ MOST = 2**53  # integers up to here are exact in every program that reads a sett
 
 
 def must_name(name: str) -> str:
-    """The name itself, if it can be a folder, a file, a rule and a part of a command alike; ValueError otherwise."""
+    """The name itself, if it is valid as a folder, a file, a rule and a part of a command; ValueError otherwise."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise ValueError(
             "a name has 1 to 100 letters, digits, '_', '-' and '.', and begins with a letter or digit: it becomes "
@@ -33,7 +33,7 @@ Name = Annotated[str, AfterValidator(must_name)]
 PathName = Annotated[str, AfterValidator(_must_name_parts)]  # parts are names; of a detector: folders below each other
 PositiveInt = Annotated[int, Field(gt=0, le=MOST)]
 NaturalInt = Annotated[int, Field(ge=0, le=MOST)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator of random numbers takes
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # valid for every random number generator
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -52,13 +52,13 @@ class Section(BaseModel):
 
     @classmethod
     def load(cls: type[S], path: Path) -> S:
-        """Read a YAML file; ValueError names the file, the key, what was expected and what came."""
+        """Read a YAML file; ValueError names the file, the key, what was expected and what was found."""
         text = read_text(path, "Does the path lead to a settings file?")
         return cls.check(parse(text, str(path)), str(path))
 
     @classmethod
     def check(cls: type[S], content: Any, where: str) -> S:
-        """Type what was read; ValueError says `where`, and for each key what was expected and what came."""
+        """Validate parsed content; ValueError says `where`, and for each key what was expected and what was found."""
         try:
             return cls.model_validate(content)
         except ValidationError as error:
@@ -70,9 +70,9 @@ class Section(BaseModel):
             raise ValueError(f"{where}: {len(lines)} setting(s) do not fit:\n" + "\n".join(lines)) from error
 
     def dump(self) -> str:
-        """As YAML, such that `load` gives the same again.
+        """The section as YAML, which `load` reads back to an equal section.
 
-        What is at its default is left out: a new field with a default leaves the identity of a result as it was.
+        Fields at their default are left out, so a new field with a default does not change the identity of a result.
         """
         return yaml.safe_dump(self.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
 

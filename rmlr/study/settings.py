@@ -1,7 +1,7 @@
 """The sections of the settings, in the order of the stages.
 
-No number has a default here: each lives in `params.yaml` alone, with unit and source. `rmlr.study.params` has the other
-parts of that file, `rmlr.study.nodes` says which sections one stage reads.
+Numbers have no defaults here: each is in `params.yaml` only, with unit and source. `rmlr.study.params` has the other
+parts of that file, `rmlr.study.nodes` says which sections each stage reads.
 """
 
 from typing import Annotated, Literal
@@ -22,7 +22,7 @@ from rmlr.study.section import (
 
 
 class World(Section):
-    """The drawn world (`draw`): how many pictures, and the seed that fixes every one of them."""
+    """The synthetic data (`draw`): numbers of pictures, and the seed that determines all of them."""
 
     seed: Seed
     train: PositiveInt
@@ -32,7 +32,7 @@ class World(Section):
 
 
 class ImageSize(Section):
-    """How a picture is resized before the detector sees it: shortest side, longest side at most; pixels."""
+    """The size of a picture as input of the detector: shortest side, and maximum of the longest side; pixels."""
 
     shortest: PositiveInt
     longest: PositiveInt
@@ -51,21 +51,21 @@ Strides = Annotated[list[PositiveInt], Field(min_length=1, max_length=1)] | None
 
 
 class Augment(Section):
-    """How photos are changed by chance while something is learnt from them (UPT, DETR); sizes in pixels."""
+    """Random augmentation of photos in training (UPT, DETR); sizes in pixels."""
 
     flip: Fraction  # share of the photos that are mirrored
     jitter: Fraction  # brightness, contrast and saturation are each multiplied by 1 - jitter to 1 + jitter
     shortest: Annotated[list[PositiveInt], Field(min_length=1)]  # one of these becomes the shortest side
     longest: PositiveInt  # at most
     crop: Fraction  # share of the photos that are cropped before that
-    crop_from: Annotated[list[PositiveInt], Field(min_length=1)]  # shortest side of what is cropped, one of these
-    crop_smallest: PositiveInt  # sides of a crop, drawn apart
+    crop_from: Annotated[list[PositiveInt], Field(min_length=1)]  # shortest side before cropping, one of these
+    crop_smallest: PositiveInt  # sides of a crop, drawn independently
     crop_largest: PositiveInt
 
     @model_validator(mode="after")
     def _crops_have_sizes(self) -> "Augment":
         if self.crop_smallest > self.crop_largest:
-            raise ValueError(f"crop_smallest {self.crop_smallest} is more than crop_largest {self.crop_largest}")
+            raise ValueError(f"crop_smallest {self.crop_smallest} is larger than crop_largest {self.crop_largest}")
         return self
 
 
@@ -92,7 +92,7 @@ class Encoder(Section):
     model: str  # hub id, local folder, `package:NAME` (one that a package ships), or `random:DIM` (a control)
     revision: str | None  # of the hub id
     sha256: str | None  # of its weights file; checked when given
-    pooling: Literal["cls", "mean"]  # of a phrase encoded alone; cls: paper
+    pooling: Literal["cls", "mean"]  # of the tokens of a phrase; cls: paper
 
 
 class Upt(Section):
@@ -120,12 +120,12 @@ class Network(Section):
     ire: TransformerSizes
     pair_dim: PositiveInt  # H and O
     irm: TransformerSizes
-    upt: Upt | None = None  # the baseline's, which has none of the above; None in the nodes of other variants
+    upt: Upt | None = None  # sizes of the baseline, which uses none of the above; None in the nodes of other variants
 
     @model_validator(mode="after")
     def _widths_fit(self) -> "Network":
         if self.irm.dim != self.pair_dim:
-            raise ValueError(f"irm.dim {self.irm.dim} must equal pair_dim {self.pair_dim}: it reads H and gives O")
+            raise ValueError(f"irm.dim {self.irm.dim} must equal pair_dim {self.pair_dim}: it reads H and returns O")
         if self.ire.dim % 4:
             raise ValueError(f"ire.dim {self.ire.dim} must be a multiple of 4: sines and cosines of two axes")
         return self
@@ -135,9 +135,9 @@ class Alignment(Section):
     """Cross-modal alignment (paper, section 3.4; model specification, section 10)."""
 
     form: Literal["anchored", "anchored_attention", "literal"]
-    residual: bool  # anchored forms: only what the verb adds to its object's mean target
+    residual: bool  # anchored forms: only the difference of a verb from its object's mean target
     whiten: bool  # sentence targets as well
-    stack: TransformerSizes  # `literal`: self-attention over the pairs (CML-SA); its dim is FFN_T's hidden one, always
+    stack: TransformerSizes  # `literal`: self-attention over pairs (CML-SA); its dim is FFN_T's hidden size, always
 
 
 class Losses(Section):
@@ -156,7 +156,7 @@ class Train(Section):
     """The schedule of one run."""
 
     split: Split
-    share: Annotated[float, Field(gt=0, le=1)]  # of the split's images; a smaller share is part of a larger one
+    share: Annotated[float, Field(gt=0, le=1)]  # of the split's images; a smaller share is a subset of a larger one
     epochs: PositiveInt  # passes over that share
     batch_size: PositiveInt  # effective: devices x micro-batch x accumulation
     micro_batch_size: PositiveInt
@@ -164,7 +164,7 @@ class Train(Section):
     weight_decay: NonNegative
     clip_norm: Positive
     precision: Literal["fp32", "bf16"]
-    validate_every: NaturalInt = 0  # epochs between two scorings of val; 0: never. Needs split: train
+    validate_every: NaturalInt = 0  # epochs between two evaluations on val; 0: never. Requires split: train
 
     @model_validator(mode="after")
     def _micro_batches_fit(self) -> "Train":
@@ -180,8 +180,8 @@ class Prediction(Section):
 
     split: Split
     batch_size: PositiveInt
-    prior_power: Positive  # of (s_h s_o) at inference; 1 in training
-    min_score: NonNegative  # triplets below are not written
+    prior_power: Positive  # exponent of (s_h s_o) at inference; 1 in training
+    min_score: NonNegative  # triplets with lower scores are not written
 
 
 class Variant(Section):
@@ -194,11 +194,11 @@ class Variant(Section):
     ire_word: bool
     irm_sentence: bool
     irm_word: bool
-    pose: bool  # the cues are of a frozen pose network's map, in IRE's place (Table 9)
+    pose: bool  # the cues come from a frozen pose network's map, in place of IRE (Table 9)
 
     @property
     def aligns(self) -> bool:
-        """Whether anything is learnt from text."""
+        """Whether the variant is trained with text."""
         return self.ire_sentence or self.ire_word or self.irm_sentence or self.irm_word
 
     @model_validator(mode="after")
@@ -206,9 +206,9 @@ class Variant(Section):
         if self.ire and self.pose:
             raise ValueError("pose takes the place of ire: one of them must be false")
         if (self.ire_sentence or self.ire_word) and not (self.ire or self.pose):
-            raise ValueError("ire_sentence and ire_word teach the cues of IRE: they need ire: true, or pose: true")
+            raise ValueError("ire_sentence and ire_word supervise the cues of IRE: they need ire: true, or pose: true")
         if self.network != "rmlr" and self.pose:
-            raise ValueError(f"network {self.network} has no place for the cues of a pose network: pose must be false")
+            raise ValueError(f"network {self.network} cannot use the cues of a pose network: pose must be false")
         if self.network == "boxes" and (self.global_context or self.ire or self.aligns):
             raise ValueError("network boxes is a control that sees boxes and classes only: its switches must be false")
         if self.network == "upt" and (self.global_context or self.ire or self.aligns):
@@ -216,7 +216,7 @@ class Variant(Section):
         return self
 
 
-# Of fewer than 16 channels, oneDNN's strided 1x1 convolution overwrites foreign memory in training (torch 2.14, CPU).
+# With fewer than 16 channels, oneDNN's strided 1x1 convolution corrupts memory in training (torch 2.14, CPU).
 Width = Annotated[int, Field(ge=16)]
 
 
@@ -232,7 +232,7 @@ class DetectorArchitecture(Section):
     decoder_layers: PositiveInt
     heads: PositiveInt
     ffn_dim: PositiveInt
-    grid: PositiveInt  # queries stand on a grid x grid of anchors
+    grid: PositiveInt  # queries have a grid x grid of anchors
     sine_temperature: Positive
 
     @model_validator(mode="after")
@@ -245,21 +245,21 @@ class DetectorArchitecture(Section):
 
 
 class DetectorSchedule(Section):
-    """How the detector is trained, or fine-tuned, before it is frozen."""
+    """The schedule by which the detector is trained or fine-tuned before it is frozen."""
 
-    steps: PositiveInt | None = None  # so many, or
+    steps: PositiveInt | None = None  # optimiser steps, or
     epochs: PositiveInt | None = None  # passes over the photos
     batch_size: PositiveInt  # effective: processes x micro-batch x accumulation
-    micro_batch_size: PositiveInt | None = None  # null: each process takes its share at once
+    micro_batch_size: PositiveInt | None = None  # null: each process takes its whole share at once
     learning_rate: Positive
     backbone_learning_rate: Positive
-    decay: Literal["cosine", "none"] = "cosine"  # of both rates
+    decay: Literal["cosine", "none"] = "cosine"  # of both learning rates
     weight_decay: NonNegative
     warmup_steps: NaturalInt
     clip_norm: Positive
     ema_decay: Fraction  # 0: no averaging
     no_object_weight: Positive
-    augment: Augment | None = None  # null: half of the photos are mirrored, no more
+    augment: Augment | None = None  # null: half of the photos are mirrored, nothing else
 
     @model_validator(mode="after")
     def _one_length(self) -> "DetectorSchedule":
@@ -281,7 +281,7 @@ class Detector(Section):
     python: ImportPath | None = None  # your own class, such as examples.centernet.CenterNet (docs/detectors.md)
     weights: str | None  # hub id, folder of `save_pretrained`, or file as published (.pth); null: from scratch
     revision: str | None  # of the hub id
-    seen: list[Literal["coco", "vcoco", "hicodet"]]  # what given weights learnt from: all of COCO, or train splits
+    seen: list[Literal["coco", "vcoco", "hicodet"]]  # what given weights were trained on: all of COCO, or train splits
     architecture: DetectorArchitecture | None
     schedule: DetectorSchedule | None  # null: taken as it is
     image: PictureSize | None  # null: as the checkpoint, or the class, says
@@ -301,25 +301,25 @@ class Detector(Section):
             raise ValueError("a detector that is trained needs `image`: {shortest: ..., longest: ...}, as DETR's")
         is_public = self.weights is not None and any(name in self.weights for name in PUBLIC_DETECTORS)
         if is_public and "coco" not in self.seen:
-            raise ValueError(f"{self.weights} learnt from all of COCO: `seen` must say so, got {self.seen}")
+            raise ValueError(f"{self.weights} was trained on all of COCO: `seen` must contain coco, got {self.seen}")
         if self.all_of_coco and (self.dataset != "vcoco" or self.schedule is None):
             raise ValueError("all_of_coco is for detectors that are trained, for dataset vcoco")
         return self
 
     def has_seen_test(self, dataset: DatasetName) -> bool:
-        """Whether it learnt from a data set's test photos: all of V-COCO's are COCO's."""
+        """Whether it was trained on a data set's test photos: all of V-COCO's are COCO's."""
         return dataset == "vcoco" and "coco" in self.seen
 
 
 class Backbone(Section):
-    """What runs call one: the detectors that stand on it, which differ by data set where the paper's do."""
+    """A backbone as named by runs: its detectors, which may differ by data set, as in the paper."""
 
     name: str  # as printed in tables
     vcoco: str  # key of the profile's `detectors`
     hicodet: str
 
     def detector(self, dataset: DatasetName) -> str:
-        """The key of the detector that serves a data set."""
+        """The key of the detector for a data set."""
         return self.vcoco if dataset == "vcoco" else self.hicodet
 
 
@@ -328,12 +328,12 @@ class Selection(Section):
 
     nms_iou: Fraction  # class-wise
     min_score: Fraction
-    min_instances: NaturalInt  # at least so many humans, and as many non-persons, filled by score
+    min_instances: NaturalInt  # minimum number of humans, and of non-persons, filled by score
     max_instances: PositiveInt  # at most
 
 
 class View(Section):
-    """How a detector is made to see a picture: at what size, and which of its detections count."""
+    """How a detector is applied to a picture: the size of the picture, and which detections are kept."""
 
     image: PictureSize
     selection: Selection
@@ -342,7 +342,7 @@ class View(Section):
 
 
 class Features(Section):
-    """What is kept of the frozen detector's view of each image (model specification, section 2)."""
+    """Which outputs of the frozen detector are cached for each image (model specification, section 2)."""
 
     batch_size: PositiveInt
     selection: Selection
@@ -350,8 +350,8 @@ class Features(Section):
     strides: Strides = None
     map_dtype: Literal["float16", "float32"]
     shard_images: PositiveInt  # images in one file
-    views: NaturalInt  # cached of each training photo; epoch e takes view e mod views. 0: drawn while training
-    augment: Augment | None = None  # of all views but the first cached one, which is the photo as it is; null: no such
+    views: NaturalInt  # cached per training photo; epoch e uses view e mod views. 0: augmented on-line
+    augment: Augment | None = None  # of all views except the first cached one, the original photo; null: no others
 
     @model_validator(mode="after")
     def _views_are_made_somehow(self) -> "Features":
@@ -360,7 +360,7 @@ class Features(Section):
         return self
 
     def with_views(self, views: int) -> "Features":
-        """The same for a split of which so many views are cached."""
+        """The same settings for a split with this number of cached views."""
         return self.model_copy(update={"views": views, "augment": self.augment if views != 1 else None})
 
 
@@ -378,7 +378,7 @@ class AskedView(Section):
 
 
 class Online(Section):
-    """How photos are seen by the frozen detector while training, where none of their views is cached."""
+    """How the frozen detector is applied to photos in training, if none of their views is cached."""
 
     view: AskedView
     augment: Augment
@@ -401,11 +401,11 @@ class PoseSchedule(Section):
     learning_rate: Positive
     weight_decay: NonNegative
     warmup_steps: NaturalInt
-    crop: PositiveInt  # height = width of what the network sees of one person, pixels; a multiple of 32
-    margin: Annotated[float, Field(ge=1)]  # longer side of a crop, of the person's box
-    shift: Fraction  # in training, a crop is moved by up to this share of its side, up or down and left or right
-    zoom: Fraction  # and made larger or smaller by up to this share
-    sigma: Positive  # of a joint's spot in its heat map, cells
+    crop: PositiveInt  # height = width of the input crop of one person, pixels; a multiple of 32
+    margin: Annotated[float, Field(ge=1)]  # longer side of a crop, relative to the person's box
+    shift: Fraction  # in training, a crop is shifted by up to this share of its side, vertically and horizontally
+    zoom: Fraction  # and scaled by up to this share
+    sigma: Positive  # of a joint's Gaussian in its heat map, cells
 
     @model_validator(mode="after")
     def _cells_are_whole(self) -> "PoseSchedule":
@@ -420,7 +420,7 @@ class Pose(Section):
     weights: str | None  # file, as MMPose publishes its CrowdPose networks; a SHA-256 in its name is checked
     architecture: PoseArchitecture | None
     schedule: PoseSchedule | None
-    batch_size: PositiveInt  # photos that it sees at once
+    batch_size: PositiveInt  # photos in one batch
 
     @model_validator(mode="after")
     def _one_origin(self) -> "Pose":
@@ -431,7 +431,7 @@ class Pose(Section):
 
 
 class VcocoRelease(Section):
-    """What is true of one release of V-COCO-format files only."""
+    """Properties of one release of files in V-COCO's format."""
 
     # vcoco-2015 (published) and -rewritten (a copy, some persons missing): counts are asserted; drawn: unchecked; own:
     # checked strictly
@@ -443,10 +443,10 @@ class VcocoRelease(Section):
 
 
 class HicodetRelease(Section):
-    """What is true of one release of HICO-DET-format files only."""
+    """Properties of one release of files in HICO-DET's format."""
 
     release: Literal["hicodet-2016", "drawn", "own"]  # as of V-COCO
-    val_images: PositiveInt  # of the end of the train file: the format has no validation split
+    val_images: PositiveInt  # from the end of the train file: the format has no validation split
 
 
 LeftOut = Literal["absent", "damaged"]  # why an annotated photo is left out
@@ -461,7 +461,7 @@ class Folds(Section):
 
 
 class Claim(Section):
-    """What the paper takes from two rows of a table: the one is better than the other."""
+    """A claim of the paper on two rows of a table: one is better than the other."""
 
     claim: str
     metric: str  # column of the paper
@@ -470,7 +470,7 @@ class Claim(Section):
 
 
 class Resampling(Section):
-    """How sure a difference is: by sets of test images, drawn with replacement."""
+    """The bootstrap over test images that gives the intervals of differences."""
 
     samples: Annotated[int, Field(ge=2)]
     seed: Seed
@@ -481,17 +481,17 @@ class CostScene(Section):
 
     sizes: str  # the profile whose networks are measured
     side: PositiveInt  # height and width of the photo, pixels
-    people: NaturalInt  # taken for granted in it
+    people: NaturalInt  # assumed in it
     things: NaturalInt
-    passes: PositiveInt  # timed ones
-    warmup: NaturalInt  # passes before them, besides the one in which MACs are counted
+    passes: PositiveInt  # timed passes
+    warmup: NaturalInt  # passes before these, in addition to the one in which MACs are counted
     precision: Literal["fp32", "bf16"]
 
 
 class Separation(Section):
-    """How it is measured whether people at the same place who do different things look different to a network."""
+    """Whether a network's vectors distinguish people at the same place who do different things: how it is measured."""
 
-    min_iou: Annotated[float, Field(gt=0, le=1)]  # of two boxes in shares of their images: the same place
+    min_iou: Annotated[float, Field(gt=0, le=1)]  # of two boxes relative to their images: the same place
     batch_size: PositiveInt
-    samples: PositiveInt  # sets of images that are drawn for the intervals
-    seed: Seed  # of that drawing
+    samples: PositiveInt  # bootstrap samples of images for the intervals
+    seed: Seed  # of the bootstrap

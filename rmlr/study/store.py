@@ -1,4 +1,4 @@
-"""MLflow's store: where it is, how a client of it is opened, and how long a stage waits for it."""
+"""MLflow's store: its address, a client for it, and the time that a stage waits for it."""
 
 import hashlib
 import os
@@ -16,8 +16,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 VARIABLE, SECONDS = "RMLR_TRACKING_SECONDS", 60.0
-KIND = "mlflow.experimentKind"  # of training runs: MLflow's pages leave out what is for language models
-DEFAULTS = {  # no telemetry; few retries, for a stage waits only so long
+KIND = "mlflow.experimentKind"  # of training runs: MLflow's pages then hide the parts for language models
+DEFAULTS = {  # no telemetry; few retries, since a stage waits only for a limited time
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "1",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
@@ -26,14 +26,14 @@ DEFAULTS = {  # no telemetry; few retries, for a stage waits only so long
 
 
 def tracking_uri() -> str:
-    """The user's server, else `mlflow.db` of this checkout; call it before mlflow is imported: it sets defaults."""
+    """The user's server, or `mlflow.db` of this checkout. Sets defaults, so call it before mlflow is imported."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{checkout(Path.cwd()) / 'mlflow.db'}"
 
 
 def checkout(folder: Path) -> Path:
-    """The folder itself, or of a workspace that DVC made for an experiment and will delete, the checkout that it is of.
+    """The folder itself; for a temporary workspace of a DVC experiment, the checkout that it belongs to.
 
     `dvc exp run --queue` and `--temp` work in CHECKOUT/.dvc/tmp/exps/...
     """
@@ -45,7 +45,7 @@ def checkout(folder: Path) -> Path:
 
 
 def longest_wait() -> float:
-    """Seconds that a stage waits for the store, all calls together: RMLR_TRACKING_SECONDS, else 60."""
+    """Seconds that a stage waits for the store, in total over all calls: RMLR_TRACKING_SECONDS, default 60."""
     given = os.environ.get(VARIABLE)
     try:
         seconds = SECONDS if given is None else float(given)
@@ -57,9 +57,9 @@ def longest_wait() -> float:
 
 
 class Patience:
-    """Calls that are waited for, one after the other, for so many seconds in total.
+    """Runs calls one after the other, and waits for them for a limited time in total.
 
-    They are made in a thread of their own, for neither a lock nor a socket nor a database can be trusted to give up.
+    They run in a separate thread, since locks, sockets and databases may block without a time limit.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -68,7 +68,7 @@ class Patience:
         self._thread: threading.Thread | None = None
 
     def call(self, action: Callable[[], None]) -> None:
-        """Do it, and raise what it raises; TimeoutError where the time is over, whatever becomes of the call."""
+        """Run the call, and raise its errors. TimeoutError when the time is over, even if the call is still running."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
             self._thread.start()
@@ -98,19 +98,19 @@ class Patience:
 
 
 class Guarded:
-    """A client that refuses calls once nobody waits for them: what was given up must not begin late."""
+    """A client that refuses calls after the time limit: an abandoned call must not start later."""
 
     def __init__(self, client: Any, is_given_up: Callable[[], bool]) -> None:
         self._client, self._is_given_up = client, is_given_up
 
     def __getattr__(self, name: str) -> Any:
         if self._is_given_up():
-            raise TimeoutError("nobody waits for this call any longer")
+            raise TimeoutError("the time limit of this call is over")
         return getattr(self._client, name)
 
 
 def connect(seconds: float = SECONDS) -> Any:
-    """A client of the user's tracking server, else of `mlflow.db` here. Waits for a lock so long at most."""
+    """A client of the user's tracking server, or of `mlflow.db` here. `seconds` limits the wait for a lock."""
     uri = tracking_uri()
     from mlflow import MlflowClient
 
@@ -120,7 +120,7 @@ def connect(seconds: float = SECONDS) -> Any:
         lock = None
     if lock is None:
         return _opened(MlflowClient, uri)
-    # One process at a time where each makes the tables itself: those that start together would make the same ones.
+    # One process at a time, since each creates missing tables: simultaneous ones would create the same tables.
     try:
         with FileLock(lock, timeout=0.9 * seconds):
             if path is not None:
@@ -137,14 +137,14 @@ def _opened(make: Callable[..., Any], uri: str) -> Any:
 
 
 def _database(uri: str) -> Path | None:
-    """The file of a store that is SQLite's."""
+    """The database file, if the store is SQLite."""
     if not uri.startswith("sqlite:///"):
         return None
     return Path(uri.removeprefix("sqlite:///").partition("?")[0].removeprefix("file:"))
 
 
 def _lock(uri: str) -> Path | None:
-    """The lock of a store that is a database; a server keeps its own order."""
+    """The lock for a store that is a database; a server does its own locking."""
     if (path := _database(uri)) is not None:
         return Path(f"{path}.lock")
     if uri.startswith(("postgresql", "mysql", "mssql")):
@@ -154,7 +154,7 @@ def _lock(uri: str) -> Path | None:
 
 
 def _must_be_writable(path: Path, uri: str) -> None:
-    """ValueError where this file is no database of SQLite, or may only be read."""
+    """ValueError if this file is not an SQLite database, or is read-only."""
     try:
         with closing(sqlite3.connect(path)) as database:
             database.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -162,12 +162,12 @@ def _must_be_writable(path: Path, uri: str) -> None:
             raise PermissionError("it is read-only")
     except (sqlite3.DatabaseError, PermissionError) as error:
         raise ValueError(
-            f"{path}: {error}. Mend or replace it, or move it away: a new one is made then, without earlier runs"
+            f"{path}: {error}. Repair or replace it, or move it away: then a new one is created, without earlier runs"
         ) from error
 
 
 def _make_whole(path: Path) -> None:
-    """Make a new database aside, for one whose maker was killed half-way could not be used again."""
+    """Create a new database under a temporary name: a partial one, after a kill, would be unusable."""
     from mlflow import MlflowClient
 
     if not path.exists():
@@ -182,7 +182,7 @@ def _make_whole(path: Path) -> None:
 
 
 def experiment(client: Any, name: str) -> str:
-    """The experiment of that name, made by whoever is first."""
+    """The experiment of that name, created if it does not exist."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
@@ -198,7 +198,7 @@ def experiment(client: Any, name: str) -> str:
 
 
 def log_inputs(client: Any, run_id: str, inputs: Sequence[Any]) -> None:
-    """Name a run's data sets; a database that is told of a new one by several processes at once refuses all but one."""
+    """Log a run's data sets, with retries: if several processes add the same one at once, a database accepts one."""
     from mlflow.exceptions import MlflowException
 
     for wait in (0.2, 0.5, 1.0):

@@ -1,12 +1,12 @@
-"""The border check of files of tensors, used by all who read one: names, dtypes, shapes, ranges, finite, checksums.
+"""Validation of tensor files, used by all readers: names, dtypes, shapes, ranges, finite values, checksums.
 
-`TensorFile` reads safetensors, `load_pickled` what `torch.save` wrote. What they refuse is one ValueError that names
-the file, the tensor, the first index and what to do. `save_tensors` adds a CRC-32 of every tensor to a file's metadata;
-a file of `torch.save` has one for each of its records. Files of other programs, and those made before there were
-checksums, have none and are checked for the rest.
+`TensorFile` reads safetensors, `load_pickled` files of `torch.save`. Invalid files are one ValueError that names the
+file, the tensor, the first index and what to do. `save_tensors` adds a CRC-32 of every tensor to a file's metadata; a
+file of `torch.save` has one for each of its records. Files of other programs, and older files, have no checksums; all
+other checks apply to them.
 
-Cost: a tensor is read from end to end once per process, when it is first asked for, twice over in memory: a second or
-two per GB and core. Tensors that nobody asks for are not read.
+Cost: a tensor is read completely once per process, when it is first used, with two passes in memory: one to two seconds
+per GB and core. Unused tensors are not read.
 """
 
 import argparse
@@ -27,12 +27,12 @@ from torch import Tensor
 
 from rmlr.study.files import written_aside
 
-CHECKSUMS = "crc32"  # key of a file's metadata: JSON, a checksum for each tensor
+CHECKSUMS = "crc32"  # key of the metadata: JSON, a checksum for each tensor
 DIGEST = "digest"  # likewise: of the network whose maps a shard holds
 KNOWN = {CHECKSUMS, DIGEST, "format"}
 
 LEAST = torch.finfo(torch.float64).min
-MEASURED = (  # whose extremes torch finds in one pass; others are converted
+MEASURED = (  # torch finds their extremes in one pass; other dtypes are converted
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
     *(torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8),
 )
@@ -40,7 +40,7 @@ MEASURED = (  # whose extremes torch finds in one pass; others are converted
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What a tensor must be. A size that is a word is one number throughout a file; what has decimals is finite."""
+    """The required form of a tensor. A size given as a word is the same number throughout a file; floats are finite."""
 
     dtype: torch.dtype
     shape: tuple[int | str, ...]
@@ -52,15 +52,16 @@ class Form:
 
 
 class TensorFile:
-    """A safetensors file: names, dtypes and shapes are checked at once, a tensor's values when it is first asked for.
+    """A safetensors file: names, dtypes and shapes are checked at once, a tensor's values when it is first used.
 
-    Tensors are views of the file, paged in as they are used. Any thread may ask. `dict(file)` checks and holds all.
+    Tensors are views of the memory-mapped file. Access is thread-safe. `dict(file)` checks and loads all tensors.
     """
 
     def __init__(self, path: Path, hint: str, forms: Mapping[str, Form] | None = None) -> None:
-        """`forms` are all tensors of a file of ours, None for one of another program; `hint` says what to do.
+        """`forms` describes all tensors of a file, None for a file of another program; `hint` says what to do after an
+        error.
 
-        `sizes` holds the numbers that the words in `forms` stand for.
+        `sizes` holds the numbers for the words in `forms`.
         """
         self.path, self.sizes = path, dict[str, int]()
         self._hint, self._forms = hint, forms or {}
@@ -70,7 +71,7 @@ class TensorFile:
                 self.metadata: dict[str, str] = file.metadata() or {}
                 self._tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path}: cannot be read ({error}). Is it cut off? {hint}") from error
+            raise ValueError(f"{path}: cannot be read ({error}). Is it truncated? {hint}") from error
         self._checksums = self._read_checksums()
         if forms is not None:
             self._check_forms(forms)
@@ -88,7 +89,7 @@ class TensorFile:
         return self._tensors.keys()
 
     def error(self, name: str, fault: str) -> ValueError:
-        """What is to be raised where a tensor does not fit to others."""
+        """The error to raise if a tensor does not match others."""
         return ValueError(f"{self.path}: tensor '{name}' {fault}. {self._hint}")
 
     def _read_checksums(self) -> dict[str, str] | None:
@@ -99,16 +100,16 @@ class TensorFile:
         except ValueError:
             found = None
         if not isinstance(found, dict) or found.keys() != self._tensors.keys():
-            raise ValueError(f"{self.path}: its checksums are not those of its tensors: it was damaged. {self._hint}")
+            raise ValueError(f"{self.path}: its checksums do not match its tensors: it is damaged. {self._hint}")
         return found
 
     def _check_forms(self, forms: Mapping[str, Form]) -> None:
         if unknown := self.metadata.keys() - KNOWN:
-            raise ValueError(f"{self.path}: unknown metadata {sorted(unknown)[:3]}: it was damaged. {self._hint}")
+            raise ValueError(f"{self.path}: unknown metadata {sorted(unknown)[:3]}: it is damaged. {self._hint}")
         if missing := [name for name in forms if name not in self._tensors]:
             raise self.error(missing[0], f"is missing ({len(missing)} of {len(forms)} are)")
         if left := sorted(self._tensors.keys() - forms.keys()):
-            raise self.error(left[0], f"is not expected ({len(left)} such)")
+            raise self.error(left[0], f"is not expected (one of {len(left)})")
         for name, form in forms.items():
             tensor = self._tensors[name]
             fits = tensor.dtype == form.dtype and tensor.dim() == len(form.shape)
@@ -129,7 +130,7 @@ class TensorFile:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file with checksums: aside, then renamed. ValueError where a value is not finite."""
+    """Write a safetensors file with checksums, atomically. ValueError if a value is not finite."""
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     check_finite(path, ready, "It is not written")
     checksums = json.dumps({name: _checksum(name, ready[name]) for name in sorted(ready)})
@@ -137,14 +138,14 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         with written_aside(path) as aside:
             save_file(ready, aside, {**(metadata or {}), CHECKSUMS: checksums})
             _order_metadata(aside)
-    except SafetensorError as error:  # of a full disk, too
+    except SafetensorError as error:  # includes a full disk
         raise ValueError(f"{path}: cannot be written ({error}). Is the disk full? Make room and try again") from error
 
 
 def _order_metadata(path: Path) -> None:
-    """Give the same tensors the same bytes: the library writes metadata in an order of chance."""
+    """Make the bytes deterministic: the library writes metadata in random order."""
     with path.open("r+b") as file:
-        length = int.from_bytes(file.read(8), "little")  # of a JSON header, filled up with spaces
+        length = int.from_bytes(file.read(8), "little")  # of a JSON header, padded with spaces
         header = json.loads(file.read(length))
         header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
         content = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
@@ -161,12 +162,12 @@ def check_finite(where: Path | str, tensors: Mapping[str, Tensor], hint: str) ->
 
 
 def wrong_value(tensor: Tensor, low: int | float | None = None, high: int | float | None = None) -> str | None:
-    """What is wrong with the first value that is not finite or not from `low` to `high`, in words; None if none is."""
+    """Describes the first value that is not finite or not between `low` and `high`; None if all are valid."""
     if not tensor.numel() or tensor.is_meta:
         return None
     values = tensor.detach() if tensor.dtype in MEASURED else tensor.double()
     low, high = (-torch.inf if low is None else low), (torch.inf if high is None else high)
-    smallest, largest = (value.item() for value in values.aminmax())  # NaN where any is, for which no comparison holds
+    smallest, largest = (value.item() for value in values.aminmax())  # NaN if any is NaN: comparisons are then false
     if max(low, LEAST) <= smallest and largest <= min(high, -LEAST):
         return None
     index = (~((values >= low) & (values <= high) & values.isfinite())).nonzero()[0].tolist()
@@ -177,22 +178,22 @@ def wrong_value(tensor: Tensor, low: int | float | None = None, high: int | floa
 
 
 def load_pickled(path: Path, hint: str) -> Any:
-    """What a file of `torch.save` holds, tensors and plain values only, after the checksums of its records.
+    """The content of a file of `torch.save`, tensors and plain values only, after a check of its records' checksums.
 
-    ValueError names the file where it cannot be read or bytes of it have changed. Its numbers are the reader's to
-    check (`check_finite`).
+    ValueError names the file if it cannot be read or its bytes have changed. The caller checks its values
+    (`check_finite`).
     """
     try:
         if zipfile.is_zipfile(path):  # else from before torch 1.6, without checksums
             with zipfile.ZipFile(path) as archive:
                 if (damaged := archive.testzip()) is not None:
                     raise ValueError(f"record {damaged} does not have the checksum that it was written with")
-        with torch.serialization.safe_globals([argparse.Namespace]):  # DETR's training leaves its flags there
+        with torch.serialization.safe_globals([argparse.Namespace]):  # DETR's training stores its flags there
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of a damaged pickle, many kinds
+    except Exception as error:  # a damaged pickle may raise anything
         said = (str(error).splitlines() or [type(error).__name__])[0]
-        if isinstance(error, pickle.UnpicklingError):  # torch's words tell how to read it in spite of that
-            said = "it is damaged, or holds more than tensors and plain values"
+        if isinstance(error, pickle.UnpicklingError):  # torch's message would explain how to load it unsafely
+            said = "it is damaged, or contains more than tensors and plain values"
         raise ValueError(f"{path}: cannot be read as a checkpoint ({said}). {hint}") from error
 
 
@@ -212,7 +213,7 @@ def nested_tensors(content: Any, name: str = "") -> dict[str, Tensor]:
 
 
 def _checksum(name: str, tensor: Tensor) -> str:
-    """CRC-32 of what a tensor is called, of its form and of its bytes."""
+    """CRC-32 of a tensor's name, form and bytes."""
     form = zlib.crc32(f"{name} {_name(tensor.dtype)} {list(tensor.shape)}".encode())
     return f"{zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, form):08x}"
 

@@ -1,8 +1,8 @@
-"""With how many threads each stage computes: part of a result, since sums over another number have another order.
+"""The number of computing threads of each stage. It affects results, since it changes the order of sums.
 
-So it is the same on every machine and however few cores Snakemake is given. Threads that load photos compute nothing
-(`rmlr.data.loading`); `draw` and `cost` are not here: the one draws the same pictures on any number, the other measures
-time.
+So it is the same on every machine, whatever number of cores Snakemake is given. Threads that load photos do not compute
+(`rmlr.data.loading`). `draw` and `cost` are not listed: `draw` makes the same pictures with any number, and `cost`
+measures time.
 """
 
 import os
@@ -42,7 +42,7 @@ def fix_threads(stage: str) -> None:
 
 @contextmanager
 def computing(stage: str) -> Iterator[None]:
-    """While a stage is at work, also within a process that does other things: torch computes with its threads."""
+    """While a stage runs, also inside a process that does other work: set torch's number of threads."""
     if stage not in THREADS or "torch" not in sys.modules:
         yield
         return

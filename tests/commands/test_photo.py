@@ -257,7 +257,7 @@ def test_what_is_not_ours_is_not_overwritten(photo_run, folder, tmp_path, name):
 
 def test_an_out_that_is_no_folder_is_refused(photo_run, folder, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"thesis\.txt: is a file, and a folder is to be written"):
+    with pytest.raises(ValueError, match=r"thesis\.txt: is a file, expected a folder"):
         photo(str(folder), run=photo_run.run, out=tmp_path / "thesis.txt")
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 

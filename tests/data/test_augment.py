@@ -199,7 +199,7 @@ def test_colours_change_and_a_photo_without_jitter_does_not():
 
 
 def test_settings_whose_smallest_crop_exceeds_the_largest_are_refused():
-    with pytest.raises(ValueError, match="crop_smallest 50 is more than crop_largest 40"):
+    with pytest.raises(ValueError, match="crop_smallest 50 is larger than crop_largest 40"):
         Augment.check(SMALL.model_dump() | {"crop_smallest": 50}, "here")
 
 

@@ -81,7 +81,7 @@ def edit_of(key, index, value):
         (edit_of("filenames", 1, "HICO_1.jpg"), "HICO_1.jpg: has the same number as HICO_test2015_00000001.jpg"),
         (edit_of("filenames", 1, "three.jpg"), "three.jpg: the file name holds no number"),
         (edit_of("filenames", 1, f"{10**18}.jpg"), "000.jpg: its last number is the image's id, and 18 digits are"),
-        (edit_of("objects", 0, " "), r"objects\.0: expected a name, not an empty text, got ' '"),
+        (edit_of("objects", 0, " "), r"objects\.0: expected a name, got an empty text, got ' '"),
         (edit_of("filenames", 1, "../3.jpg"), r"filenames\.1: expected the name of a file below its folder"),
         (edit_of("filenames", 1, "/photos/3.jpg"), r"filenames\.1: expected the name of a file below its folder"),
         (edit_of("rare", 0, 2**64), r"rare\.0: Input should be less than"),

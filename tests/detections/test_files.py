@@ -49,7 +49,7 @@ def test_a_path_in_another_form_gets_the_list_of_forms(tmp_path: Path, name: str
     with pytest.raises(ValueError, match=rf"{name}: no such file or folder; {forms}"):
         read(tmp_path / name)
     (tmp_path / name).write_text("[]")
-    with pytest.raises(ValueError, match=rf"{name}: is in no form that is read; {forms}"):
+    with pytest.raises(ValueError, match=rf"{name}: has an unknown format; {forms}"):
         read(tmp_path / name)
 
 
@@ -69,7 +69,7 @@ def test_a_pipe_is_refused_and_not_waited_for(written: Path, tmp_path: Path, nam
     if name.endswith(".mat"):
         (tmp_path / "detections_02.mat").write_bytes((written / "hicodet" / "detections_02.mat").read_bytes())
         path, words = tmp_path, HICODET
-    with pytest.raises(ValueError, match=rf"{name}: is no file"):
+    with pytest.raises(ValueError, match=rf"{name}: is not a file"):
         read(path, words=words)
 
 

@@ -119,7 +119,7 @@ def test_rows_of_no_class_are_left_out_and_counted_in_the_log(tmp_path, caplog):
     found = table((7, CUP, RIDE, 0.9), (7, CUP, HOLD, 0.8), (7, PERSON, HOLD, 0.7))
     with caplog.at_level(logging.WARNING):
         write_hicodet_results(tmp_path / "results", found, VOCABULARY, IMAGES)
-    assert "2 of 3 rows left out, whose verb and object make no class" in caplog.text
+    assert "2 of 3 rows left out, whose verb and object are not a class" in caplog.text
     assert rows_of(read_hicodet_results(tmp_path / "results", VOCABULARY, IMAGES)) == by_class(found)
 
 
@@ -393,10 +393,10 @@ def test_wrong_files_are_refused_by_name(folder, tmp_path):
     with pytest.raises(ValueError, match=r"detections_5\.mat is not expected; .* there are 5 files"):
         read_hicodet_results(folder, VOCABULARY, IMAGES)
     (folder / "detections_5.mat").rename(folder / "detections.mat")
-    with pytest.raises(ValueError, match=r"holds both detections\.mat and detections_01\.mat"):
+    with pytest.raises(ValueError, match=r"contains both detections\.mat and detections_01\.mat"):
         read_hicodet_results(folder, VOCABULARY, IMAGES)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"empty: detections_01\.mat is missing; .* there are 0 files"):
         read_hicodet_results(tmp_path / "empty", VOCABULARY, IMAGES)
-    with pytest.raises(ValueError, match=r"absent: is no folder"):
+    with pytest.raises(ValueError, match=r"absent: is not a folder"):
         read_hicodet_results(tmp_path / "absent", VOCABULARY, IMAGES)

@@ -99,7 +99,7 @@ def test_missing_extra_and_wrongly_typed_columns_are_one_error(tmp_path: Path):
     parquet.write_table(table.append_column("image_id", table.column("image_id")), path)
     with pytest.raises(
         ValueError,
-        match=r"t\.parquet: column 'verb' is missing.*'image_id' stands 2 times.*'action' is not of this table.*"
+        match=r"t\.parquet: column 'verb' is missing.*'image_id' occurs 2 times.*'action' does not belong to this table.*"
         r"'score' is string, expected numbers \(float\)",
     ):
         load_triplets(path)
@@ -268,7 +268,7 @@ def test_numbers_that_do_not_fit_are_an_error_that_names_column_and_row(tmp_path
 def test_the_index_of_pandas_is_no_column_and_the_message_says_how_to_leave_it_out(tmp_path: Path):
     path = write(tmp_path / "t.parquet")
     pd.read_parquet(path).iloc[[2, 0, 1]].to_parquet(path)
-    with pytest.raises(ValueError, match=r"column '__index_level_0__' is not of this table .*index=False"):
+    with pytest.raises(ValueError, match=r"column '__index_level_0__' does not belong to this table .*index=False"):
         load_triplets(path)
 
 
@@ -306,10 +306,10 @@ def test_what_the_format_of_agents_forbids_is_an_error_that_names_file_and_row(
 
 def test_triplets_and_agents_are_not_taken_for_each_other(tmp_path: Path):
     save_triplets(tmp_path / "t.parquet", triplets())
-    with pytest.raises(ValueError, match=r"t\.parquet: column 'action' is missing.*'object_x1' is not of this table"):
+    with pytest.raises(ValueError, match=r"t\.parquet: column 'action' is missing.*'object_x1' does not belong to this table"):
         load_agents(tmp_path / "t.parquet")
     save_agents(tmp_path / "a.parquet", agents())
-    with pytest.raises(ValueError, match=r"a\.parquet: column 'object_x1' is missing.*'action' is not of this table"):
+    with pytest.raises(ValueError, match=r"a\.parquet: column 'object_x1' is missing.*'action' does not belong to this table"):
         load_triplets(tmp_path / "a.parquet")
 
 
@@ -329,5 +329,5 @@ def test_a_file_that_is_no_whole_table_is_an_error_that_names_it(tmp_path: Path,
 def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path):
     with pytest.raises(ValueError, match=r"absent\.parquet: no such file"):
         load_triplets(tmp_path / "absent.parquet")
-    with pytest.raises(ValueError, match=r"is no file; expected a Parquet table of agents"):
+    with pytest.raises(ValueError, match=r"is not a file; expected a Parquet table of agents"):
         load_agents(tmp_path)

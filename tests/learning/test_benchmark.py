@@ -107,5 +107,5 @@ def test_what_does_not_fit_is_refused_by_row_and_column(train, hicodet_records, 
     with pytest.raises(ValueError, match="the table of agents: agent AP is V-COCO's; the annotations are of hicodet"):
         evaluate(HICODET, hicodet_records, agents=agents)
     write_vcoco_results(tmp_path / "mine.pkl", records, agents, train.vocabulary)
-    with pytest.raises(ValueError, match=r"the table of agents: .*mine\.pkl has agent scores of its own"):
+    with pytest.raises(ValueError, match=r"the table of agents: .*mine\.pkl has its own agent scores"):
         evaluate(tmp_path / "mine.pkl", train, agents=agents)

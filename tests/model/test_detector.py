@@ -158,7 +158,7 @@ def test_truncated_weights_are_refused(fresh, tmp_path):
     save_detector(fresh, tmp_path)
     whole = (tmp_path / WEIGHTS_FILE).read_bytes()
     (tmp_path / WEIGHTS_FILE).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"model\.safetensors: cannot be read .* Is it cut off"):
+    with pytest.raises(ValueError, match=r"model\.safetensors: cannot be read .* Is it truncated"):
         load_detector(str(tmp_path))
 
 

@@ -126,7 +126,7 @@ def test_detections_in_the_form_of_the_other_benchmark_are_refused(vcoco_records
     table = GOLDEN / "hicodet" / "clean" / "triplets.parquet"
     with pytest.raises(ValueError, match=r"agent AP is V-COCO's; the annotations are of hicodet"):
         evaluate(annotations=hicodet_records, triplets=table, agents=pickle, out=out)
-    with pytest.raises(ValueError, match="has agent scores of its own"):
+    with pytest.raises(ValueError, match="has its own agent scores"):
         evaluate(annotations=vcoco_records, triplets=pickle, agents=folder, out=out)
     assert not out.exists()
 

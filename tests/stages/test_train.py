@@ -193,7 +193,7 @@ def test_ap_on_val_is_a_curve_that_equals_what_predict_and_evaluate_say_and_move
 def test_what_is_learnt_from_is_not_held_out(split, chosen):
     content = held_out().model_dump()
     content["train"]["split"], content["held_out"]["split"] = split, chosen
-    with pytest.raises(ValueError, match=f"held_out.split is {chosen}, which is learnt from"):
+    with pytest.raises(ValueError, match=f"held_out.split is {chosen}, which is trained on"):
         TrainNode.model_validate(content)
     with pytest.raises(ValueError, match="go together"):
         TrainNode.model_validate(content | {"held_out": None})

@@ -72,7 +72,7 @@ def test_deep_json_is_an_error_also_where_any_list_fits(path: Path):
 def test_what_is_no_file_is_an_error_that_names_it_and_hangs_nobody(path: Path, make):
     make(path)
     for read in (lambda: read_text(path, "Look."), lambda: read_json(path, Form, "Look.")):
-        with pytest.raises(ValueError, match=r"file\.json: (is no file|cannot be read \(.*\))\. Look\."):
+        with pytest.raises(ValueError, match=r"file\.json: (is not a file|cannot be read \(.*\))\. Look\."):
             read()
 
 

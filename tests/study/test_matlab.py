@@ -55,7 +55,7 @@ def test_a_damaged_file_is_one_error_that_names_it(tmp_path, damage):
     changed = whole[:200] + bytes(value ^ 255 for value in whole[200:])
     kinds = {"empty": b"", "text": b"# Created by Octave 7.3.0\n" * 20, "cut": whole[:-9], "header": whole[:140]}
     path.write_bytes(kinds.get(damage, changed))
-    with pytest.raises(ValueError, match=r"a\.mat: is no whole MATLAB file of version 7 or older .*'-v7'"):
+    with pytest.raises(ValueError, match=r"a\.mat: is not a complete MATLAB file up to version 7 .*'-v7'"):
         read_variables(path, ["some"])
 
 

@@ -78,8 +78,8 @@ def test_an_out_that_is_no_folder_is_refused(tmp_path):
         listener.bind(str(tmp_path / "socket"))
         kinds = {"thesis.txt": "a file", "pipe": "a pipe", "to_file": "a file", "socket": "a socket"}
         for name, kind in kinds.items():
-            assert f"is {kind}, and a folder is to be written" in refused(tmp_path / "nothing", tmp_path / name)
-    assert "leads nowhere" in refused(tmp_path / "nothing", tmp_path / "nowhere")
+            assert f"is {kind}, expected a folder" in refused(tmp_path / "nothing", tmp_path / name)
+    assert "is a broken link" in refused(tmp_path / "nothing", tmp_path / "nowhere")
     assert "cannot be a folder" in refused(tmp_path / "nothing", tmp_path / "circle")
     assert "below a file" in refused(tmp_path / "nothing", tmp_path / "thesis.txt" / "out")
     assert "is a device" in refused(tmp_path / "nothing", Path("/dev/null"))
@@ -154,7 +154,7 @@ def test_a_damaged_run_json_is_said_once_before_a_plan(tmp_path, caplog):
     make(tmp_path / "out", "a.txt")
     (tmp_path / "out" / ABOUT).write_text("{")
     settle(tmp_path / "out")
-    assert caplog.messages == [f"{tmp_path}/out/run.json: is damaged. Remove {tmp_path}/out to have it made again"]
+    assert caplog.messages == [f"{tmp_path}/out/run.json: is damaged. Remove {tmp_path}/out to make it again"]
 
 
 # ---- what older versions made

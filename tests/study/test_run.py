@@ -144,7 +144,7 @@ def test_the_lock_of_a_folder_is_beside_it(settings, tmp_path):
             FileLock(tmp_path / ".out.lock").acquire(timeout=0)
 
 
-# ---- what is made already
+# ---- what exists already
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_a_stage_that_finds_its_finished_output_of_the_same_identity_says_so_and
     more = {"inputs": [given], "seed": 1}
     make(settings, out, **more)
     assert not is_made_again(settings, out, **more)
-    assert f"{out}: is made already" in caplog.messages[-1]
+    assert f"{out}: exists already" in caplog.messages[-1]
     assert (out / "made.txt").read_text() == "new"
     given.write_bytes(bytes(1_999_999) + b"1")
     assert is_made_again(settings, out, **more), "an input of the same size is another"

@@ -161,7 +161,7 @@ def test_only_runs_scored_on_photos_that_their_detector_learnt_from_are_said_to_
     assert leaks("vcoco", **public, seen=["coco"])
     assert not leaks("hicodet", **public, seen=["coco"])
     assert not leaks("vcoco", weights="upt/detr-r50-vcoco.pth", architecture=None, seen=["hicodet", "vcoco"])
-    with pytest.raises(ValueError, match=r"facebook/detr-resnet-50 learnt from all of COCO: `seen` must say so"):
+    with pytest.raises(ValueError, match=r"facebook/detr-resnet-50 was trained on all of COCO: `seen` must"):
         leaks("vcoco", **public, seen=[])
     assert not leaks("vcoco", schedule=schedule)
     with pytest.raises(ValueError, match=r"from scratch, it must be empty"):
@@ -306,7 +306,7 @@ def test_a_crop_of_a_pose_network_is_made_of_whole_cells(content):
     ("changes", "said"),
     [
         ({"ire": True}, "pose takes the place of ire"),
-        ({"network": "boxes", "global_context": False}, "network boxes has no place for the cues of a pose network"),
+        ({"network": "boxes", "global_context": False}, "network boxes cannot use the cues of a pose network"),
         ({"pose": False}, "they need ire: true, or pose: true"),
     ],
 )
@@ -353,7 +353,7 @@ def test_points_whose_keys_end_alike_are_named_by_the_whole_path(content):
     [
         ({"losses.irm_wort": [0.1]}, r"runs\.sweep\.weights-irm_wort_0\.1\.grid: 'losses\.irm_wort' is not a number"),
         ({"losses.irm_word": []}, r"runs\.sweep\.weights\.grid\.losses\.irm_word: List should have at least 1 item"),
-        ({"losses.irm_word": [0.1, 0.1]}, r"runs\.sweep\.weights: there are two runs of the name"),
+        ({"losses.irm_word": [0.1, 0.1]}, r"runs\.sweep\.weights: there are two runs with the name"),
         ({"alignment.form": ["a/b"]}, r"runs\.sweep\.weights\.grid: a point cannot be named: a name has"),
         ({"losses.irm_word": [-1.0]}, r"losses\.irm_word: Input should be greater than or equal to 0, got -1\.0"),
     ],
@@ -366,7 +366,7 @@ def test_a_grid_that_cannot_be_is_named(content, grid, said):
 def test_a_number_is_of_the_grid_or_of_the_overrides(content):
     with_grid(content, **{"losses.irm_word": [0.1]})
     content["runs"]["sweep"]["weights"]["overrides"] = {"losses.irm_word": 0.2}
-    with pytest.raises(ValueError, match=r"weights\.grid: losses\.irm_word is set by the overrides as well"):
+    with pytest.raises(ValueError, match=r"weights\.grid: losses\.irm_word is also set by the overrides"):
         nodes_of(content)
 
 
@@ -436,7 +436,7 @@ def test_a_table_with_a_taken_name_is_an_error(content, name):
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        ("seeds", [0, 1, 0], "seeds: Value error, each seed is one run: 0 is there 2 times, got [0, 1, 0]"),
+        ("seeds", [0, 1, 0], "seeds: Value error, each seed is one run: 0 is listed 2 times, got [0, 1, 0]"),
         ("seeds", [2**32], "seeds.0: Input should be less than 4294967296"),
         ("seeds", [], "seeds: List should have at least 1 item"),
         ("detector_seed", 2**32, "detector_seed: Input should be less than 4294967296"),

@@ -101,7 +101,7 @@ def test_a_flipped_bit_of_a_tensor_names_the_tensor(path):
 @pytest.mark.parametrize("length", [0, 5, 60, -1])
 def test_a_file_that_is_cut_off_is_refused(path, length):
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(ValueError, match=r"cannot be read .*Is it cut off\? Make it again"):
+    with pytest.raises(ValueError, match=r"cannot be read .*Is it truncated\? Make it again"):
         read(path)
 
 

@@ -436,7 +436,7 @@ def connect_in(folder):
         (held_lock, r"mlflow\.db\.lock has been held by another process for"),
         (lambda _: deaf_server(), "opening a run failed"),
         (lambda _: dying_server(), "opening a run failed"),
-        (damaged, r"mlflow\.db: file is not a database\. Mend or replace it"),
+        (damaged, r"mlflow\.db: file is not a database\. Repair or replace it"),
         (folder_in_its_place, r"unable to open database file"),
         (read_only, r"mlflow\.db: it is read-only\. Mend"),
     ],

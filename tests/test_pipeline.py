@@ -363,7 +363,7 @@ def test_point_5_what_was_killed_goes_on_where_it_was(committed, tmp_path):
     before = project.made()
     said = project("dvc", "repro", "table2")
     second.communicate()
-    assert "another process is making it" in log.read_text()
+    assert "another process is writing it" in log.read_text()
     assert project.changed_since(before) == PLAIN, "AP is 0 as before, and a table of the same metrics is current"
     assert project.wanted(*TABLE) == set()
     assert "up to date" in project("dvc", "status", "--with-deps", "table2")

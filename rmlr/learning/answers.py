@@ -1,4 +1,4 @@
-"""What a model says of a picture: its triplets, where each of them came from, and both drawn on the picture."""
+"""The results of a model for a picture: triplets, the maps behind each of them, and drawings of both."""
 
 import io
 import math
@@ -18,10 +18,10 @@ from rmlr.study.files import printable
 if TYPE_CHECKING:
     import pandas as pd
 
-Picture: TypeAlias = str | Path | Image.Image | np.ndarray  # an array is height x width x 3, uint8: red, green, blue
+Picture: TypeAlias = str | Path | Image.Image | np.ndarray  # an array is height x width x 3, uint8, RGB
 
-MIN_SCORE = 0.1  # what people want to read, unless they ask for more
-SHOWN = 5  # triplets on a picture, unless more are asked for
+MIN_SCORE = 0.1  # default threshold for people who read the results
+SHOWN = 5  # default number of triplets on a picture
 
 Box = tuple[float, float, float, float]
 EDGES = ("x1", "y1", "x2", "y2")
@@ -40,14 +40,14 @@ class Triplet:
     human_box: Box
     object_box: Box
     object: str
-    verb: str  # as the vocabulary names it; V-COCO's are action and role: "hit instr"
+    verb: str  # as in the vocabulary; for V-COCO action and role: "hit instr"
     phrase: str  # "person hit with bat"
     score: float
     human_score: float  # the detector's
     object_score: float
 
     def row(self) -> dict[str, float | str]:
-        """As a row of a table: `COLUMNS`."""
+        """The triplet as a row of a table with the columns `COLUMNS`."""
         row: dict[str, float | str] = {}
         for who, box in (("human", self.human_box), ("object", self.object_box)):
             row |= {f"{who}_{edge}": at for edge, at in zip(EDGES, box, strict=True)}
@@ -60,21 +60,20 @@ class Triplet:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trace:
-    """Where a triplet came from: two maps of weights over the cells of the backbone's map, each of sum 1.
+    """Where a triplet comes from: two maps of weights over the cells of the backbone's map, each with sum 1.
 
-    `remined` is where the cue m came from (`InteractiveRelationEncoder.attention`). `detected` is where the detector
-    read what it says of the two instances: the mean of their queries' last cross-attentions
-    (`FrozenDetector.attention`).
+    `remined` shows where the cue m comes from (`InteractiveRelationEncoder.attention`), `detected` where the detector
+    read the two instances: the mean of their queries' last cross-attentions (`FrozenDetector.attention`).
     """
 
     triplet: Triplet
     remined: Float[np.ndarray, "h w"]
     detected: Float[np.ndarray, "h w"]
-    cell_size: tuple[float, float]  # height and width of a cell in pixels of the picture; the last may reach beyond it
+    cell_size: tuple[float, float]  # height and width of a cell in pixels of the picture; the last may extend beyond it
 
 
 class _OfPicture(list[Item], Generic[Item]):
-    """What was found in one picture, strongest first. The picture is kept as it was given: a path is read again."""
+    """The results of one picture, highest score first. The picture is stored as given: a path is read again."""
 
     picture: Picture
     min_score: float
@@ -87,23 +86,23 @@ class _OfPicture(list[Item], Generic[Item]):
         return "\n".join(map(str, self)) or f"nothing of score {self.min_score:g} or more"
 
     def draw(self) -> Image.Image:
-        """The picture with all of this drawn on it."""
+        """The picture with all results drawn on it."""
         raise NotImplementedError
 
     def _repr_png_(self) -> bytes:
-        """How notebooks show it."""
+        """The representation in notebooks."""
         content = io.BytesIO()
         self.draw().save(content, format="PNG")
         return content.getvalue()
 
 
 class Answer(_OfPicture[Triplet]):
-    """The triplets of one picture, strongest first: a list that can be drawn, printed, and made a table."""
+    """The triplets of one picture, highest score first: a list that can be drawn, printed, or converted to a table."""
 
     def draw(self, top: int = SHOWN, title: str | None = None) -> Image.Image:
-        """The picture with its `top` strongest triplets: numbered boxes, and beneath it what each of them says.
+        """The picture with its `top` highest-scoring triplets: numbered boxes, and their phrases below.
 
-        Above it stands `title`, else the name of the file that the picture was read from.
+        The title is `title`, or the name of the file that the picture was read from.
         """
         check_limits(top=top)
         if title is None:
@@ -119,25 +118,26 @@ class Answer(_OfPicture[Triplet]):
         return draw_phrases(upright(self.picture), human_boxes, object_boxes, texts, title)
 
     def frame(self) -> "pd.DataFrame":
-        """A table with a row for each triplet and the columns of `COLUMNS`; an empty one where there is none."""
+        """A table with a row for each triplet and the columns of `COLUMNS`; empty without triplets."""
         import pandas as pd
 
         return pd.DataFrame([triplet.row() for triplet in self], columns=list(COLUMNS)).astype(COLUMNS)
 
 
 class Traces(_OfPicture[Trace]):
-    """Where the triplets of one picture came from, strongest first: a list that can be drawn."""
+    """The traces of one picture's triplets, highest score first: a list that can be drawn."""
 
     def __str__(self) -> str:
         return "\n".join(str(trace.triplet) for trace in self) or super().__str__()
 
     def draw(self) -> Image.Image:
-        """One row for each pair, whose verbs share its maps: the re-mined cue to the left, the detector to the right.
+        """One row per pair (the verbs of a pair share its maps): the re-mined cue on the left, the detector on the
+        right.
 
-        ValueError where there is nothing to draw.
+        ValueError if there is nothing to draw.
         """
         if not self:
-            raise ValueError(f"{self}, so there is no map to draw. Ask for a smaller min_score, or for another picture")
+            raise ValueError(f"{self}, so there is no map to draw. Use a smaller min_score, or another picture")
         picture = upright(self.picture)
         pairs: dict[tuple[Box, Box], list[Trace]] = {}
         for trace in self:
@@ -150,11 +150,11 @@ class Traces(_OfPicture[Trace]):
         return sheet(pages, columns=1)
 
 
-# ---- what is asked
+# ---- checks of the input
 
 
 def upright(picture: object, where: str = "the picture") -> Image.Image:
-    """A picture in RGB, turned as viewers show it; ValueError where that is none: a path is named, else `where`."""
+    """A picture in RGB, rotated as viewers show it. ValueError for an invalid one names its path, or `where`."""
     if isinstance(picture, str | Path):
         return as_people_see(Path(picture))
     if isinstance(picture, np.ndarray):
@@ -175,13 +175,13 @@ def upright(picture: object, where: str = "the picture") -> Image.Image:
 
 
 def check_limits(*, min_score: float = MIN_SCORE, top: int | None = None, prior_power: float | None = None) -> None:
-    """ValueError where one of the numbers that a user gives is out of range."""
+    """ValueError if a number given by the user is out of range."""
     if not 0 <= min_score <= 1:
         raise ValueError(f"min_score (--min-score) is {min_score}: expected a number from 0 to 1")
     if top is not None and top < 1:
         raise ValueError(f"top (--top) is {top}: expected a whole number of at least 1")
     if prior_power is not None and not 0 < prior_power < math.inf:
         raise ValueError(
-            f"prior_power (--prior-power) is {prior_power}: expected a number above 0, such as 2.8. Scores hold the "
+            f"prior_power (--prior-power) is {prior_power}: expected a number above 0, such as 2.8. Scores contain the "
             "detector's confidence to this power"
         )

@@ -1,4 +1,4 @@
-"""What a run of training is made of, put together from its settings and files."""
+"""The parts of a training run, built from its settings and files."""
 
 import hashlib
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from rmlr.study.settings import Losses
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """The files of a run. `features`, or `images` and `detector`: what it learns from."""
+    """The files of a run. It is trained on `features`, or on `images` and `detector`."""
 
     annotations: Path
     text: Path
@@ -31,17 +31,17 @@ class Given:
     detector: Path | None = None
 
     def needed(self, chosen: TrainNode, settings: Path) -> "Given":
-        """Without what the run does not read; ValueError where something it reads was not given."""
+        """The files that the run reads; ValueError if one of them was not given."""
         names = ["features"] if chosen.online is None else ["images", "detector"]
         if lacking := [name for name in names if getattr(self, name) is None]:
             how = "cached features" if chosen.online is None else "photos (`online`)"
             flags = ", ".join(f"--{name}" for name in lacking)
-            raise ValueError(f"{settings}: this run learns from {how}. Say where they are: {flags}")
+            raise ValueError(f"{settings}: this run is trained on {how}. Give {flags}")
         pose = needed_pose(chosen.variant, self.pose)
         return Given(self.annotations, self.text, pose=pose, **{name: getattr(self, name) for name in names})
 
     def paths(self, chosen: TrainNode) -> list[Path]:
-        """All that is read; of cached views, those of the splits that the run learns from or is validated on."""
+        """All inputs; of cached views, those of the splits that the run is trained or validated on."""
         whole = (self.annotations, self.images, self.detector, self.text)
         seen = [path for path in (self.features, self.pose) if path is not None]
         if chosen.online is None:
@@ -60,11 +60,11 @@ class Assembly:
     card: Card
     network: nn.Module
     objective: nn.Module
-    identity: str  # digest of all that a resumed run must share with the one that left the checkpoint
+    identity: str  # digest of all that must be equal for a run to resume from a checkpoint
 
 
 def assemble(chosen: TrainNode, given: Given, seed: int) -> Assembly:
-    """Load what a run reads and build what it trains; ValueError where parts do not fit together."""
+    """Load a run's inputs and build its modules; ValueError if parts do not fit together."""
     vocabulary = load_vocabulary(given.annotations)
     examples = _examples(chosen, given, vocabulary, seed)
     text = TextEmbeddings.load(given.text) if chosen.variant.aligns else None
@@ -115,7 +115,7 @@ def assemble(chosen: TrainNode, given: Given, seed: int) -> Assembly:
 
 
 def logged(sums: Mapping[str, float], weights: Losses) -> dict[str, float]:
-    """An epoch's mean terms and diagnostics, the weighted total that they make, and what there was to learn from."""
+    """An epoch's mean terms and diagnostics, their weighted total, and the numbers of training examples."""
     terms = means(sums)
     total = sum(getattr(weights, name) * terms[name] for name in ("hoi", *TERMS) if name in terms)
     return {"loss": total, **terms, "positives": sums["positives"], "rows": sums["rows"]}
@@ -125,7 +125,7 @@ def _examples(chosen: TrainNode, given: Given, vocabulary: Vocabulary, seed: int
     annotated, train = load_annotations(given.annotations, chosen.train.split), chosen.train
     if given.features is not None:
         return Cached(given.features, annotated, train.split, train.share, vocabulary, given.pose)
-    from rmlr.learning.photos import Photos  # takes seconds, which training from caches need not
+    from rmlr.learning.photos import Photos  # takes seconds, not needed for training from caches
 
     assert given.images is not None
     assert given.detector is not None

@@ -1,4 +1,4 @@
-"""A split of a data set with its official protocol: opens predictions of any method on it, ranks and resamples them."""
+"""A split of a data set with its official protocol: reads, ranks and resamples predictions of any method on it."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +33,7 @@ class Benchmark:
 
     vocabulary: Vocabulary
     images: list[Annotation]
-    image_objects: Mapping[int, Sequence[int]] | None  # HICO-DET's labels of whole images, where there are any
+    image_objects: Mapping[int, Sequence[int]] | None  # HICO-DET's image-level labels, if there are any
 
     @classmethod
     def load(cls, annotations: Path, split: str) -> "Benchmark":
@@ -44,17 +44,17 @@ class Benchmark:
 
     @property
     def image_ids(self) -> list[int]:
-        """In the order of the split."""
+        """The image ids in the order of the split."""
         return [image.image_id for image in self.images]
 
     def read(
         self, source: Path | pa.Table | Triplets, agents: Path | pa.Table | Agents | None = None
     ) -> tuple[Triplets, Agents | None]:
-        """Predictions in any form that the field writes (`rmlr.detections.files`), checked against the split."""
+        """Predictions in any supported format (`rmlr.detections.files`), checked against the split."""
         return load_detections(source, agents, self.vocabulary, self.image_ids)
 
     def evaluate(self, triplets: Triplets, agents: Agents | None = None) -> dict[str, Scores]:
-        """By the official protocol; named by the table that `evaluate` writes of each part."""
+        """Scores by the official protocol, keyed by the table that `evaluate` writes for each part."""
         if self.vocabulary.dataset == "hicodet":
             return {"per_class.csv": hicodet.evaluate(self.images, self.vocabulary, triplets, self.image_objects)}
         scores: dict[str, Scores] = {"per_verb.csv": vcoco.evaluate(self.images, self.vocabulary, triplets)}
@@ -63,7 +63,7 @@ class Benchmark:
         return scores
 
     def rank(self, path: Path) -> tuple[Ranking, ...]:
-        """Predictions of a file as the protocol matches them, under each of its settings."""
+        """Predictions of a file, matched by the protocol under each of its settings."""
         triplets, _ = self.read(path)
         if self.vocabulary.dataset == "hicodet":
             return hicodet.rank(self.images, self.vocabulary, triplets, self.image_objects)
@@ -71,9 +71,9 @@ class Benchmark:
 
 
 class Metrics(Mapping[str, float]):
-    """What the official protocol says of detections on a split: metrics by name, as fractions, and tables.
+    """Scores of detections on a split by the official protocol: metrics by name, as fractions, and tables.
 
-    A metric is NaN where there is nothing to average. Printed, it is the headlines, with the protocol in words.
+    A metric is NaN if there is nothing to average. Its text is the headline metrics, with the protocol in words.
     """
 
     def __init__(self, parts: Mapping[str, Scores]) -> None:
@@ -97,7 +97,7 @@ class Metrics(Mapping[str, float]):
         return "\n".join(part.summary() for part in self.parts.values())
 
     def frame(self, table: str | None = None) -> "pd.DataFrame":
-        """AP and counts of each class: per_verb or per_class, or the table that is named, such as per_action."""
+        """AP and counts of each class: per_verb or per_class, or the named table, such as per_action."""
         import pandas as pd
 
         name = next(iter(self.parts)) if table is None else table
@@ -107,9 +107,9 @@ class Metrics(Mapping[str, float]):
 
 
 def read_annotations(folder: str | Path, split: Split = "test") -> Benchmark:
-    """One split of a folder that `rmlr prepare` wrote: its classes (`vocabulary`) and what is annotated (`images`).
+    """One split of a folder that `rmlr prepare` wrote: its classes (`vocabulary`) and annotations (`images`).
 
-    ValueError names the file where something is missing or does not fit.
+    ValueError names the file that is missing or invalid.
     """
     return Benchmark.load(Path(folder), split)
 
@@ -126,9 +126,9 @@ def evaluate(
     Args:
         detections: a path in any form of docs/evaluation.md (a Parquet table, V-COCO's official pickle, a folder with
             HICO-DET's official .mat files), a data frame with the columns of the table, or `Triplets`.
-        annotations: folder made by `rmlr prepare`, or what `read_annotations` gave, of whose split they are.
-        agents: V-COCO's agent scores, where the detections are no pickle: a table as path or data frame, or `Agents`.
-        split: train, val, trainval or test, where the annotations are a folder.
+        annotations: folder made by `rmlr prepare`, or a split from `read_annotations`.
+        agents: V-COCO's agent scores, unless the detections are a pickle: a table as path or data frame, or `Agents`.
+        split: train, val, trainval or test, if the annotations are a folder.
 
     Raises ValueError on the first row that the format, the classes or the images do not allow.
     """
@@ -139,7 +139,7 @@ def evaluate(
 
 
 def _source(given: Any) -> Any:
-    """Detections as they are read: a path, a table of Arrow, or records. ValueError on anything else."""
+    """Detections in a form that can be read: a path, an Arrow table, or records. ValueError on anything else."""
     if isinstance(given, str | Path):
         return Path(given)
     if isinstance(given, Triplets | Agents):
@@ -148,22 +148,22 @@ def _source(given: Any) -> Any:
 
     if not isinstance(given, pd.DataFrame):
         raise ValueError(
-            f"detections of type {type(given).__module__}.{type(given).__name__}: expected a path, a data frame of "
+            f"detections of type {type(given).__module__}.{type(given).__name__}: expected a path, a data frame from "
             "pandas, or Triplets (for agent scores Agents). See docs/evaluation.md for the columns"
         )
     try:
         return pa.Table.from_pandas(given, preserve_index=False)
     except (pa.ArrowException, ValueError) as error:
-        raise ValueError(f"the data frame does not fit a table: {error}. See docs/evaluation.md for it") from error
+        raise ValueError(f"the data frame does not fit a table: {error}. See docs/evaluation.md") from error
 
 
 def resample(
     rankings: Sequence[Ranking], weights: Int[np.ndarray, "b s"], reported: Mapping[str, float | None], where: str
 ) -> list[Float[np.ndarray, "c s"]]:
-    """AP of every class on sets of images, for each setting; the first set is the split as it is.
+    """AP of every class on samples of images, for each setting; the first sample is the split itself.
 
-    Raises ValueError where that is not what `evaluate` reported (metric: fraction, nothing for NaN): inputs may have
-    changed since. `where` says who reported it.
+    Raises ValueError if that differs from the values that `evaluate` reported (metric: fraction, missing for NaN),
+    since inputs may have changed. `where` names the report.
     """
     precisions = [resampled_precision(ranking, weights) for ranking in rankings]
     for ranking, precision in zip(rankings, precisions, strict=True):

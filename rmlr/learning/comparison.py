@@ -1,4 +1,4 @@
-"""Is A better than B, or is it noise? Two evaluations, or those of several seeds, on the same test images."""
+"""Whether A is better than B: compares two evaluations, or those of several seeds, on the same test images."""
 
 import logging
 import math
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SAMPLES, MIN_SAMPLES, MAX_SAMPLES = 1000, 100, 10_000  # the interval's ends are where 2.5 % of them lie beyond
+SAMPLES, MIN_SAMPLES, MAX_SAMPLES = 1000, 100, 10_000  # 2.5 % of them are beyond each end of the interval
 MAX_SEED = 2**32
-SHOWN = 5  # classes each way
+SHOWN = 5  # classes in each direction
 
 
 class _Split(BaseModel):
@@ -37,17 +37,17 @@ class _Digest(BaseModel):
 
 
 class _About(BaseModel):
-    """What is wanted of an evaluation's run.json."""
+    """The fields of an evaluation's run.json that are read."""
 
     stage: str
     settings: _Split
-    inputs: dict[str, _Digest]  # annotations, triplets, and what else there was
-    metrics: dict[str, FiniteFloat]  # what is NaN is left out
+    inputs: dict[str, _Digest]  # annotations, triplets, and other inputs
+    metrics: dict[str, FiniteFloat]  # without NaN
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One folder made by `evaluate`, and what it was made from."""
+    """One folder made by `evaluate`, and its inputs."""
 
     folder: Path
     split: str
@@ -59,9 +59,10 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ComparedRuns:
-    """What A and B differ by on the same test images, with its uncertainty. Numbers are fractions; printed, points."""
+    """The differences of A and B on the same test images, with uncertainty. Numbers are fractions, printed as
+    points."""
 
-    a: list[Evaluation]  # of each seed
+    a: list[Evaluation]  # one per seed
     b: list[Evaluation]
     folders: tuple[Path, Path]  # as they were given
     benchmark: Benchmark
@@ -76,7 +77,7 @@ class ComparedRuns:
 
     @property
     def verdicts(self) -> dict[str, str]:
-        """A sentence for each headline metric: which is better and by how much, or that it cannot be told."""
+        """A sentence for each headline metric: which is better and by how much, or that they cannot be told apart."""
         over = scope(len(self.benchmark.images), len(self.a), len(self.b))
         return {
             headline.metric: verdict(headline.title, one.headlines[headline.metric], over)
@@ -92,7 +93,7 @@ class ComparedRuns:
         return "\n".join(lines)
 
     def frame(self) -> "pd.DataFrame":
-        """A row for each class of each setting: A, B, their difference, its interval, and whether that leaves 0 out."""
+        """A row for each class of each setting: A, B, their difference, its interval, and whether that excludes 0."""
         import pandas as pd
 
         rows = [
@@ -113,7 +114,7 @@ class ComparedRuns:
         return pd.DataFrame(rows)
 
     def as_json(self) -> dict[str, Any]:
-        """What was compared, headlines by metric with their verdicts, and every class of each setting."""
+        """The inputs, the headline metrics with their verdicts, and every class of each setting."""
 
         def content(found: Difference) -> dict[str, Any]:
             return {"difference": found.difference, **asdict(found), "is_clear": found.is_clear}
@@ -142,25 +143,24 @@ class ComparedRuns:
 
 
 def compare(a: str | Path, b: str | Path, *, samples: int = SAMPLES, seed: int = 0) -> ComparedRuns:
-    """Tell whether A is better than B, or whether the difference is noise, as `rmlr compare` does.
+    """Test whether A is better than B, or whether the difference is noise, as `rmlr compare` does.
 
-    Images of the split are drawn anew, with replacement and the same for both, and both are scored on each such set by
-    the official protocol: how far the difference moves is what the choice of test images is worth. Where A and B both
-    have several seeds, the spread between trainings is added.
+    Images of the split are drawn with replacement, the same for both, and both are scored on each such sample by the
+    official protocol. The spread of the difference is the uncertainty from the choice of test images. If A and B both
+    have several seeds, the spread between training runs is added.
 
     Args:
-        a: folder made by `rmlr evaluate`, one that holds it (a run of one seed), or one that holds those (a run of
-            several).
+        a: folder made by `rmlr evaluate`, its parent (a run of one seed), or the folder of several seeds.
         b: likewise; scored on the same images.
-        samples: how many sets of images are drawn.
-        seed: of the drawing; the same one gives the same numbers.
+        samples: number of bootstrap samples.
+        seed: of the bootstrap; the same seed gives the same numbers.
 
-    Raises ValueError where a folder is none of these, or where both were not scored on the same images.
+    Raises ValueError if a folder is none of these, or if both were not scored on the same images.
     """
     if not MIN_SAMPLES <= samples <= MAX_SAMPLES:
         raise ValueError(
-            f"samples (--samples) is {samples}: expected {MIN_SAMPLES} to {MAX_SAMPLES}. Of fewer the interval has no "
-            "ends; more do not move them by what can be seen, and each takes memory for every image and class"
+            f"samples (--samples) is {samples}: expected {MIN_SAMPLES} to {MAX_SAMPLES}. Fewer do not determine the "
+            "interval; more do not change it visibly, and each needs memory for every image and class"
         )
     if not 0 <= seed < MAX_SEED:
         raise ValueError(f"seed (--seed) is {seed}: expected a whole number from 0 to {MAX_SEED - 1}")
@@ -174,7 +174,7 @@ def compare(a: str | Path, b: str | Path, *, samples: int = SAMPLES, seed: int =
     scored: list[list[list[np.ndarray]]] = [[], []]  # side, run, setting: c s
     for name, side, runs in zip("AB", (side_a, side_b), scored, strict=True):
         for evaluation in side:
-            log.info("%s: scoring %s on %d sets of images", name, evaluation.triplets, samples)
+            log.info("%s: scoring %s on %d samples of images", name, evaluation.triplets, samples)
             rankings = benchmark.rank(evaluation.triplets)
             runs.append(resample(rankings, weights, evaluation.metrics, f"{evaluation.folder / 'run.json'}"))
     settings = tuple(
@@ -188,7 +188,7 @@ def compare(a: str | Path, b: str | Path, *, samples: int = SAMPLES, seed: int =
 
 
 def find_evaluations(folder: Path) -> list[Evaluation]:
-    """The evaluations that a folder is, or holds: of one run, or one for each seed."""
+    """The evaluations in a folder: one run, or one for each seed."""
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "no such folder"
         raise ValueError(f"{folder}: {what}; expected a folder made by `rmlr evaluate`")
@@ -199,8 +199,8 @@ def find_evaluations(folder: Path) -> list[Evaluation]:
             break
     else:
         raise ValueError(
-            f"{folder}: no evaluation. Expected a folder made by `rmlr evaluate`, with a run.json; one that holds "
-            "evaluate/; or one that holds SEED/evaluate/"
+            f"{folder}: no evaluation. Expected a folder made by `rmlr evaluate`, with a run.json; one that contains "
+            "evaluate/; or one that contains SEED/evaluate/"
         )
     waiting = [path.name for path in sorted(folder.iterdir()) if path.name.isdigit() and path / "evaluate" not in found]
     if waiting:
@@ -209,7 +209,7 @@ def find_evaluations(folder: Path) -> list[Evaluation]:
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """What run.json says was scored; ValueError where that is gone or changed."""
+    """The inputs of an evaluation according to run.json; ValueError if they are missing or changed."""
     path = folder / "run.json"
     about = read_json(path, _About)
     if about.stage != "evaluate" or len(about.inputs) < 2:
@@ -226,7 +226,7 @@ def read_evaluation(folder: Path) -> Evaluation:
 
 
 def locate(evaluation: Path, name: str, sha256: str) -> Path:
-    """An input by the name that `evaluate` was given: as seen from here, or from a folder above the evaluation."""
+    """An input by the path that `evaluate` was given: relative to here, or to a folder above the evaluation."""
     places = dict.fromkeys(start / name for start in (Path(), *evaluation.resolve().parents))
     existing = [place for place in places if place.exists()]
     if not existing:
@@ -241,28 +241,28 @@ def locate(evaluation: Path, name: str, sha256: str) -> Path:
 
 
 def refuse_incomparable(a: Sequence[Evaluation], b: Sequence[Evaluation]) -> None:
-    """ValueError unless all were scored on the same annotated images, and no run stands on both sides.
+    """ValueError unless all were scored on the same annotated images, and no run is on both sides.
 
-    But all may: who compares a run with itself sees that nothing differs.
+    If all runs are on both sides, a run is compared with itself, which is allowed: nothing differs.
     """
     first = a[0]
     for other in (*a, *b):
         if other.split != first.split or other.annotations_sha256 != first.annotations_sha256:
             raise ValueError(
                 f"{first.folder} was scored on {first.split} of {first.annotations}, but {other.folder} on "
-                f"{other.split} of {other.annotations}: these are other images, or otherwise annotated. Run "
+                f"{other.split} of {other.annotations}: the images or annotations differ. Run "
                 "`rmlr evaluate` for both on the same split of the same annotations"
             )
     runs_a, runs_b = ({evaluation.folder.resolve() for evaluation in side} for side in (a, b))
     if runs_a & runs_b and runs_a != runs_b:
-        raise ValueError(f"{min(runs_a & runs_b)} is on either side. Name the seeds' folders so that none is in both")
+        raise ValueError(f"{min(runs_a & runs_b)} is on both sides. Name the seeds' folders so that none is in both")
 
 
 # ---- the report
 
 
 def report(compared: ComparedRuns) -> list[str]:
-    """Headlines by each source of noise, a verdict on each, and the classes that differ most in the first setting."""
+    """Headline metrics with intervals and verdicts, and the classes that differ most in the first setting."""
     titles = [headline.title for one in compared.settings for headline in one.ranking.headlines]
     headlines = list(compared.headlines.values())
     has_seeds = headlines[0].seeds is not None
@@ -274,12 +274,12 @@ def report(compared: ComparedRuns) -> list[str]:
     lines = ["", table_of(["", "A", "B", "A - B", *(f"{CONFIDENCE:.0%}, {source}" for source in sources)], rows), ""]
     lines += compared.verdicts.values()
     if not has_seeds:
-        lines.append("One run does not tell what another training would give: that is in no interval.")
+        lines.append("With one run, no interval includes the spread between training runs.")
     return [*lines, *of_classes(compared.settings[0], sources[-1])]
 
 
 def of_classes(one: Comparison, source: str) -> list[str]:
-    """The classes that differ most either way, of those with positives in enough images; nothing where none differ."""
+    """The classes that differ most in each direction, with positives in enough images; empty if none differ."""
     classes = [index for index in one.classes if one.images[index] >= MIN_IMAGES]
     classes.sort(key=lambda index: -one.classes[index].difference)
     ahead = [index for index in classes if one.classes[index].difference > 0][:SHOWN]
@@ -297,28 +297,28 @@ def of_classes(one: Comparison, source: str) -> list[str]:
         "",
         table_of(head, rows),
         "",
-        f"At most {SHOWN} classes each way, of {len(classes)} with a positive in {MIN_IMAGES} images or more. The "
-        f"intervals of {clear} leave 0 out; of two equal methods {(1 - CONFIDENCE) * len(classes):.1f} would, by "
-        "chance: a class picked from here is a question, not a finding.",
+        f"At most {SHOWN} classes in each direction, of {len(classes)} with a positive in {MIN_IMAGES} images or more. "
+        f"The intervals of {clear} exclude 0; for two equal methods {(1 - CONFIDENCE) * len(classes):.1f} would, by "
+        "chance: a single class from this list is a hint, not a finding.",
     ]
 
 
 def table_of(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, for terminals and notes alike: names to the left, numbers to the right."""
+    """A Markdown table, for terminals and notes: names aligned left, numbers right."""
     return aligned([head, *rows], [column == 0 for column in range(len(head))])
 
 
 def scope(images: int, runs_a: int, runs_b: int) -> str:
-    """What an interval is over."""
+    """The sources of noise in an interval, in words."""
     if min(runs_a, runs_b) < 2:
-        return f"{count(images, 'image')}, not over trainings"
+        return f"{count(images, 'image')}, not over training runs"
     return (
         f"{count(images, 'image')} and {f'{runs_a} seeds each' if runs_a == runs_b else f'{runs_a} and {runs_b} seeds'}"
     )
 
 
 def verdict(title: str, found: Difference, over: str) -> str:
-    """One sentence: which is better and by how much, or that it cannot be told."""
+    """One sentence: which is better and by how much, or that the difference is not significant."""
     if math.isnan(found.difference):
         return f"{title}: nothing to compare, no class has a positive."
     if not found.is_clear:
@@ -340,7 +340,7 @@ def sizes(found: Difference) -> tuple[str, str, str]:
 
 
 def interval(spread: Spread) -> str:
-    """From where to where, in points."""
+    """An interval in points."""
     return "-" if math.isnan(spread.low) else f"{points(spread.low)} to {points(spread.high)}"
 
 
@@ -355,5 +355,5 @@ def count(number: int, noun: str) -> str:
 
 
 def as_record(evaluation: Evaluation) -> dict[str, Any]:
-    """One run, and what `evaluate` measured of it."""
+    """One run, and the metrics of its evaluation."""
     return {"folder": str(evaluation.folder), "triplets": str(evaluation.triplets), "metrics": evaluation.metrics}

@@ -34,13 +34,13 @@ from rmlr.study.settings import Augment, Detector, DetectorSchedule, Features
 
 log = logging.getLogger(__name__)
 
-SAVES = 20  # resume checkpoints of one training
+SAVES = 20  # checkpoints of one training run, for resuming
 POINTS = 50  # points of the loss curve
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """Photos with what a detector shall find in them; boxes in pixels of photos of height and width `sizes`."""
+    """Photos with the targets of a detector; boxes in pixels of photos of height and width `sizes`."""
 
     pixels: Float[Tensor, "b 3 height width"]
     is_padding: Bool[Tensor, "b height width"]
@@ -50,7 +50,7 @@ class Lesson:
 
 
 class Photos:
-    """The photos of a split beside their annotated boxes, crowds and repetitions left out."""
+    """The photos of a split with their annotated boxes, without crowds and duplicates."""
 
     def __init__(self, annotations: Sequence[Annotation], folder: Path, settings: Detector) -> None:
         self.annotations = annotations
@@ -80,7 +80,7 @@ class Photos:
         return Lesson(batch.pixels, batch.is_padding, boxes, labels, batch.original)
 
     def augmented(self, indices: Sequence[int], rule: Augment, seed: int, step: int) -> Lesson:
-        """These photos with their boxes, changed by chance as `rule` has it."""
+        """These photos with their boxes, augmented at random by `rule`."""
         wanted = [self.truths[index] for index in indices]
         batch, views = load_augmented(wanted, self.folder, rule, seed=seed, view=step)
         boxes, labels = zip(*map(targets, views), strict=True)
@@ -88,10 +88,10 @@ class Photos:
 
 
 def distinct(annotation: Annotation, repeats_iou: float | None) -> Annotation:
-    """The record without boxes that repeat another of their class, the first of which stays, and without what is done.
+    """The record without duplicate boxes of a class, of which the first is kept, and without interactions.
 
-    HICO-DET's boxes are drawn anew for every interaction. So UPT's detector learnt (and was measured) from what
-    class-wise non-maximum suppression leaves of them.
+    HICO-DET has separate boxes for every interaction. UPT's detector was therefore trained (and measured) on the boxes
+    that remain after class-wise non-maximum suppression.
     """
     kept = np.arange(len(annotation.boxes))
     if repeats_iou is not None:
@@ -103,7 +103,7 @@ def distinct(annotation: Annotation, repeats_iou: float | None) -> Annotation:
 
 
 def targets(annotation: Annotation) -> tuple[Float[Tensor, "k 4"], Int[Tensor, " k"]]:
-    """Boxes and labels that a detector shall find: no crowds, and nothing that a crop left nothing of."""
+    """Boxes and labels that are a detector's targets: no crowds, and no boxes that became empty by cropping."""
     wanted = ~annotation.is_crowd & (annotation.boxes[:, 2:] > annotation.boxes[:, :2]).all(1)
     return torch.from_numpy(annotation.boxes[wanted]).float(), torch.from_numpy(annotation.labels[wanted])
 
@@ -116,7 +116,7 @@ class Learner(nn.Module):
         self.detr = detr
 
     def forward(self, lesson: Lesson) -> Float[Tensor, ""]:
-        """The loss on a batch, which is brought to where the DETR is."""
+        """The loss on a batch, which is moved to the device of the DETR."""
         device = self.detr.device
         pixels, is_padding, sizes = (x.to(device) for x in (lesson.pixels, lesson.is_padding, lesson.sizes))
         boxes, labels = ([x.to(device) for x in part] for part in (lesson.boxes, lesson.labels))
@@ -132,10 +132,11 @@ def fit(
     record: Record,
     identity: str,
 ) -> None:
-    """Train a DETR in place. Every step depends on seed and step alone, so a run that was killed ends as if it was not.
+    """Train a DETR in place. Every step depends only on seed and step, so a run that was killed resumes with equal
+    results.
 
-    Differs: the loss of a batch is the mean over its parts, micro-batches and processes; DETR divides alike over
-    processes, but boxes by their number in all.
+    Differs: the loss of a batch is the mean over its parts, micro-batches and processes; DETR also averages over
+    processes, but divides box losses by the total number of boxes.
     """
     if not len(photos):
         raise ValueError("the split 'train' has no image to train the detector on. Prepare the dataset again")
@@ -197,13 +198,13 @@ def fit(
     average.copy_to(detr)
     if processes > 1:
         accelerator.wait_for_everyone()
-        torch.distributed.destroy_process_group()  # else NCCL complains at the end
+        torch.distributed.destroy_process_group()  # without it, NCCL warns at exit
 
 
 def _backward(
     accelerator: Accelerator, parallel: nn.Module, lessons: Iterator[tuple[list[int], Lesson]], number: int, step: int
 ) -> float:
-    """Add the gradient of so many micro-batches; gives this process' loss. ValueError in all if one is not finite."""
+    """Add the gradients of micro-batches; returns the loss of this process. ValueError in all if one is not finite."""
     total = 0.0
     for position in range(number):
         image_ids, lesson = next(lessons)
@@ -211,7 +212,7 @@ def _backward(
             loss = parallel(lesson) / number
             if cast(Tensor, accelerator.reduce((~loss.detach().isfinite()).int(), "sum")):
                 raise ValueError(
-                    f"step {step}: the detector's loss is {loss.item()} on images {image_ids}. Lower its rate?"
+                    f"step {step}: the detector's loss is {loss.item()} on images {image_ids}. Lower the learning rate?"
                 )
             loss.backward()
             total += loss.item()
@@ -223,7 +224,7 @@ def _step_seed(seed: int, step: int) -> int:
 
 
 def _factor(schedule: DetectorSchedule, step: int, steps: int) -> float:
-    """Of the learning rates at a step."""
+    """The factor of the learning rates at a step."""
     if schedule.decay == "cosine":
         return cosine_schedule(step, total=steps, warmup=schedule.warmup_steps, floor=0.01)
     return min((step + 1) / (schedule.warmup_steps + 1), 1.0)
@@ -238,19 +239,19 @@ class Average:
 
     @torch.no_grad()
     def update(self, model: torch.nn.Module, step: int) -> None:
-        """Move towards the model; faster in the first steps, while it is still near its random beginning."""
+        """Update towards the model, faster in the first steps, when it is still close to its initialisation."""
         weight = 1 - min(self._decay, (1 + step) / (10 + step))
         for own, other in zip(self.tensors, _floats(model), strict=True):
             own.lerp_(other, weight)
 
     def load(self, tensors: Sequence[Tensor]) -> None:
-        """Take over a saved average."""
+        """Load a saved average."""
         for own, other in zip(self.tensors, tensors, strict=True):
             own.copy_(other)
 
     @torch.no_grad()
     def copy_to(self, model: torch.nn.Module) -> None:
-        """Make the model its average."""
+        """Copy the average into the model."""
         for own, other in zip(_floats(model), self.tensors, strict=True):
             own.copy_(other)
 
@@ -260,7 +261,7 @@ def _floats(model: torch.nn.Module) -> list[Tensor]:
 
 
 def training_identity(chosen: DetectorNode, seed: int, photos: Photos) -> str:
-    """Digest of everything that a training depends on."""
+    """Digest of everything that a training run depends on."""
     parts = hashlib.sha256(json.dumps([chosen.code, chosen.detector.model_dump(exclude={"object_ap"}), seed]).encode())
     for index, annotation in enumerate(photos.annotations):
         path, (box, label) = photos.folder / annotation.file_name, targets(photos.truths[index])
@@ -281,9 +282,9 @@ def _optimizer(detr: DetrForObjectDetection, schedule: DetectorSchedule) -> torc
 
 
 def _batches(count: int, batch_size: int, seed: int) -> Iterator[tuple[int, list[int], Tensor]]:
-    """Batches without end: step, photos, and which of them are mirrored.
+    """An endless sequence of batches: step, photos, and which of them are mirrored.
 
-    Every photo comes once, in an order of its own, before any comes again.
+    Every photo is used once, in random order, before any is used again.
     """
     generator = torch.Generator().manual_seed(seed)
     waiting: list[int] = []
@@ -298,7 +299,7 @@ def _batches(count: int, batch_size: int, seed: int) -> Iterator[tuple[int, list
 def _shares(
     batch: tuple[int, list[int], Tensor], rank: int, processes: int, micro: int
 ) -> Iterator[tuple[int, list[int], Tensor]]:
-    """The micro-batches of a batch that are a process' own."""
+    """The micro-batches of a batch that belong to a process."""
     step, indices, is_mirrored = batch
     for first in range(rank * micro, len(indices), processes * micro):
         yield step, indices[first : first + micro], is_mirrored[first : first + micro]
@@ -312,10 +313,10 @@ def measure(
     scorer: Scorer,
     record: Record,
 ) -> dict[str, float]:
-    """COCO's object AP over all queries, and pair recall over what the selection keeps.
+    """COCO's object AP over all queries, and pair recall over the selected instances.
 
     `pair_recall` is the share of annotated interactions with two boxes that have a candidate pair with IoU >= 0.5 on
-    both, the most that any network over these features can find. A metric without a case is left out.
+    both. It is the upper bound for any network on these features. A metric without any case is left out.
     """
     rows, found = [], []
     with record.progress(len(photos), "detector: test images") as progress:

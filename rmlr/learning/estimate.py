@@ -1,4 +1,4 @@
-"""What a training run will take, told from some of its steps: time, memory, disk."""
+"""Estimates the time, memory and disk space of a training run from some of its steps."""
 
 import logging
 import os
@@ -23,12 +23,12 @@ from rmlr.study.provenance import Meter
 
 log = logging.getLogger(__name__)
 
-SETTLING = 2  # training steps before those that count
+SETTLING = 2  # warm-up steps, not counted
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a training run takes, from some of its steps."""
+    """The estimated cost of a training run, from some of its steps."""
 
     variant: str
     epochs: int
@@ -40,9 +40,9 @@ class Estimate:
     startup_seconds: float  # up to the first step's end
     hours: float
     memory_gb: float  # at most
-    memory_of: str  # the GPU, where there is one, else the process, mapped pages of features included
+    memory_of: str  # the GPU, if there is one, else the process, including mapped pages of features
     weights_mb: float
-    resume_mb: float  # what an interrupted run resumes from
+    resume_mb: float  # the checkpoint from which an interrupted run resumes
     features_gb: float  # of all splits
 
     def __str__(self) -> str:
@@ -58,19 +58,19 @@ class Estimate:
 
 
 def estimate(train: Callable[..., None], settings: Path, inputs: Mapping[str, Path], steps: int) -> Estimate:
-    """Run some steps of training and project them. `train` is the stage, `inputs` what it is given, by flag."""
+    """Run some training steps and extrapolate. `train` is the stage, `inputs` its inputs, by flag."""
     chosen = TrainNode.load(settings)
     given = Given(**inputs).needed(chosen, settings)
     for path in given.paths(chosen):
         if not path.exists():
             raise ValueError(f"{path}: input of training does not exist. Run the stage that makes it first")
     log.info("%s: running %d steps", settings, steps)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:  # its memory is the training's alone
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:  # to measure its memory alone
         try:
             total, times, memory = pool.submit(rehearse, train, settings, given, steps).result()
         except BrokenProcessPool as error:
             raise ValueError(
-                f"{settings}: the training was killed from outside. Is there too little memory?"
+                f"{settings}: the training was killed by another process or the system. Is there enough memory?"
             ) from error
     laps = [end - start for start, end in pairwise(times)]
     counted = laps[1 + SETTLING :] or laps[1:] or laps
@@ -96,9 +96,10 @@ def estimate(train: Callable[..., None], settings: Path, inputs: Mapping[str, Pa
 
 
 def rehearse(train: Callable[..., None], settings: Path, given: Given, steps: int) -> tuple[int, list[float], float]:
-    """`rmlr train` as it is, in a temporary folder, until `steps` are done. To be called in a process of its own.
+    """Run `rmlr train` unchanged, in a temporary folder, until `steps` are done. To be called in a separate process.
 
-    Gives the steps of the whole run, the clock at the beginning and after every step, and the peak of memory in bytes.
+    Returns the number of steps of the whole run, the time at the start and after every step, and the peak memory in
+    bytes.
     """
     times, totals = [time.perf_counter()], [0]
 
@@ -119,11 +120,11 @@ def rehearse(train: Callable[..., None], settings: Path, given: Given, steps: in
 
 
 class _EnoughError(Exception):
-    """Ends a rehearsal."""
+    """Ends the training after the timed steps."""
 
 
 def _checkpoint_bytes(chosen: TrainNode, given: Given) -> tuple[int, int]:
-    """Size of the weights that a run leaves, and of what an interrupted run resumes from: also AdamW's two moments."""
+    """Size of a run's weights, and of its checkpoint, which also has AdamW's two moments."""
     ready = assemble(chosen, given, seed=0)
     modules = ready.network, ready.objective
     weights = sum(tensor.nbytes for module in modules for tensor in module.state_dict().values())

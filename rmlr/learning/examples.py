@@ -1,4 +1,4 @@
-"""What training learns from: images whose features are cached (`Cached`), or photos (`rmlr.learning.photos`)."""
+"""Training examples: images with cached features (`Cached`), or photos (`rmlr.learning.photos`)."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -16,30 +16,29 @@ from rmlr.hoi import Annotation, Vocabulary
 from rmlr.hoi.batch import Batch, Truth
 from rmlr.study.settings import View
 
-Tested = Callable[[Sequence[int], torch.device], Batch]  # images, by position -> as they are tested, not augmented
+Tested = Callable[[Sequence[int], torch.device], Batch]  # images, by position -> as in the test, not augmented
 
 
 @runtime_checkable
 class Batches(Protocol):
-    """What the trainer asks of examples: images by position, from 0."""
+    """The interface of examples for the trainer: images by position, from 0."""
 
     def __len__(self) -> int: ...
 
     def load(self, positions: list[int], epoch: int) -> Any:
-        """These images in an epoch; called from threads that work ahead."""
+        """These images in an epoch; called from prefetching threads."""
         ...
 
     def see(self, loaded: Any, device: torch.device) -> tuple[Batch, Truth]:
-        """What `load` gave, as a batch on the device."""
+        """The result of `load`, as a batch on the device."""
         ...
 
 
 @runtime_checkable
 class Examples(Batches, Protocol):
-    """The images to learn from, and how the frozen networks see them.
+    """The training images, as processed by the frozen networks.
 
-    Positions are those in `used`: a share of the split, without images of whose views none is known to have a candidate
-    pair.
+    Positions refer to `used`: a share of the split, without images that have no candidate pair in any cached view.
     """
 
     image_ids: list[int]  # of the whole split
@@ -52,19 +51,19 @@ class Examples(Batches, Protocol):
     pose_channels: int | None
     detector_digest: str
     pose_digest: str | None
-    files: list[Path]  # that say what was cached
+    files: list[Path]  # that describe the cache
 
     def labels(self) -> Truth:
         """What is annotated in the images of the share."""
         ...
 
     def tested(self, split: str, annotated: Sequence[Annotation]) -> tuple[list[int], Tested]:
-        """The ids of another split's images, and how they are read as they are tested."""
+        """The ids of another split's images, and a function that reads them as in the test."""
         ...
 
 
 class Cached:
-    """Images as `features` cached them: epoch e takes view e mod their number."""
+    """Images with cached features: epoch e uses view e modulo the number of views."""
 
     def __init__(
         self,
@@ -104,12 +103,12 @@ class Cached:
         return batch.to(device), truth.to(device)
 
     def tested(self, split: str, annotated: Sequence[Annotation]) -> tuple[list[int], Tested]:
-        """The cached images of another split, in the first view: the photos as they are."""
+        """The cached images of another split, in the first view, without augmentation."""
         features, pose = self._folders
         cached = Features.load(features, split, pose)
         for name in ("detector_digest", "pose_digest", "view"):
             if getattr(cached, name) != getattr(self._cache, name):
-                raise ValueError(f"{features / split}: its {name} is not that of the features that are learnt from")
+                raise ValueError(f"{features / split}: its {name} differs from that of the training features")
         return cached.image_ids, lambda positions, device: cached.batch(positions).to(device)
 
     def _truths_of(self, view: int) -> Truths:
@@ -123,17 +122,17 @@ class Cached:
 def draw(
     image_ids: Sequence[int], share: float, has_pair: Bool[Tensor, " n"]
 ) -> tuple[Int[Tensor, " k"], Int[Tensor, " m"]]:
-    """Positions of a share of the images, and of those of them that have a candidate pair."""
+    """Positions of a share of the images, and of those among them that have a candidate pair."""
     drawn = torch.tensor(choose_share(image_ids, share), dtype=torch.long)
     return drawn, drawn[has_pair[drawn]]
 
 
 def choose_share(image_ids: Sequence[int], share: float) -> list[int]:
-    """Positions of a share of the images, ascending, one at least: those whose ids have the smallest hashes.
+    """Positions of a share of the images, ascending, at least one: those whose ids have the smallest hashes.
 
-    Nothing else takes part, so all variants, seeds and detectors learn from the same images, and those of a smaller
-    share are among those of a larger one. What is known of the classes stays: the vocabulary with its possible verbs
-    (V-COCO: those that any training image shows) and the phrases by whose words targets are whitened.
+    Only the ids matter, so all variants, seeds and detectors use the same images, and a smaller share is a subset of a
+    larger one. Knowledge of the classes is not reduced: the vocabulary with its possible verbs (V-COCO: those in any
+    training image), and the phrases whose words are used to whiten targets.
     """
     by_hash = sorted(range(len(image_ids)), key=lambda at: hashlib.sha256(str(image_ids[at]).encode()).digest())
     return sorted(by_hash[: max(1, round(share * len(image_ids)))])

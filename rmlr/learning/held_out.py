@@ -1,6 +1,6 @@
-"""AP on a split that nothing is learnt from, while a run trains: by the data set's official protocol, as `evaluate`.
+"""AP on a held-out split during training, by the data set's official protocol, as in `evaluate`.
 
-It is a curve to look at. No weight depends on it, so it does not count as code of the stage `train`
+It is only a curve for monitoring. No weight depends on it, so it does not count as code of the stage `train`
 (`rmlr.study.source`).
 """
 
@@ -18,11 +18,11 @@ from rmlr.model.scoring import concatenate, score_triplets
 from rmlr.study.settings import Prediction
 from rmlr.study.views import is_headline
 
-SECTION = "val/"  # before the name of a metric: a section of its own on MLflow's charts
+SECTION = "val/"  # prefix of a metric's name: a separate section in MLflow's charts
 
 
 class HeldOutScores:
-    """The paper's columns on the images of `chosen.split`, as they are tested."""
+    """The paper's metrics on the images of `chosen.split`, as in the test."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class HeldOutScores:
             self._image_objects = load_image_objects(annotations, chosen.split)
 
     def __call__(self, network: nn.Module, device: torch.device) -> dict[str, float]:
-        """Of a network in evaluation mode; what is a mean over nothing is left out."""
+        """Scores of a network in evaluation mode, without means over an empty set."""
         chosen, parts = self._chosen, []
         is_valid_verb = torch.from_numpy(self._vocabulary.is_valid_verb).to(device)
         for start in range(0, len(self._image_ids), chosen.batch_size):

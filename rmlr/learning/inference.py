@@ -1,12 +1,12 @@
-"""From a photo to what people do in it: a trained run with its detector, for Python and for whatever serves it.
+"""Inference on photos with a trained run and its detector, for Python and for serving.
 
     model = rmlr.load("results/demo/runs/shared/rmlr/0")
     for triplet in model("photo.jpg"):
         print(triplet)
 
-A run's folder holds the checkpoint in train/ and, in predict/settings.yaml, to which power the detector's scores enter.
-Its detector is found by the checkpoint's digest of it: in detector/ of the run's folder (so does `rmlr export` lay it
-out), else where run.json of training, and of the features it was given, says. So is the pose network, if it reads one.
+A run's folder has the checkpoint in train/, and in predict/settings.yaml the exponent of the detector's scores. Its
+detector is found by the digest in the checkpoint: in detector/ of the run's folder (the layout of `rmlr export`), or at
+the paths in run.json of the training and of its features. The same holds for the pose network, if the run uses one.
 """
 
 import json
@@ -43,19 +43,19 @@ PREDICTION = "predict/settings.yaml"  # of a run
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What the detector found in some pictures of one size, and what the network says of it."""
+    """The detections in some pictures of one size, and the network's scores for them."""
 
     inputs: ImageBatch
     batch: Batch
-    query: Int[Tensor, " n"]  # the detector's, of each instance
-    scored: ScoredVerbs  # this and what follows on the CPU
-    boxes: Float[Tensor, "n 4"]  # of the instances, as what follows
+    query: Int[Tensor, " n"]  # the detector's query of each instance
+    scored: ScoredVerbs  # this and all following fields are on the CPU
+    boxes: Float[Tensor, "n 4"]  # of the instances, as all following fields
     labels: Int[Tensor, " n"]
     scores: Float[Tensor, " n"]
 
 
 class Model:
-    """A trained run with its detector: pictures in, triplets out, strongest first."""
+    """A trained run with its detector: pictures in, triplets out, highest score first."""
 
     def __init__(
         self,
@@ -87,8 +87,8 @@ class Model:
     ) -> Answer | list[Answer]:
         """The triplets of one picture, or of each in a list: at most `top`, and none below `min_score`.
 
-        A picture is a path, a Pillow image, or an array of uint8 of shape (height, width, 3). ValueError names what is
-        none, or cannot be read.
+        A picture is a path, a Pillow image, or a uint8 array of shape (height, width, 3). ValueError names an input
+        that is none of these, or cannot be read.
         """
         if isinstance(picture, Sequence) and not isinstance(picture, str):
             return list(self.many(picture, min_score=min_score, top=top))
@@ -104,8 +104,8 @@ class Model:
     ) -> Iterator[Answer]:
         """The triplets of each picture, in order; no more than `batch_size` pictures are in memory.
 
-        Only pictures of one size are seen together: the padding of a batch reaches into what a detector says at a
-        picture's edges, and so its triplets would depend on its neighbours.
+        Only pictures of one size are batched: padding affects a detector's output at a picture's edges, so the triplets
+        of a picture would depend on the others in its batch.
         """
         check_limits(min_score=min_score, top=top)
         if batch_size < 1:
@@ -130,14 +130,16 @@ class Model:
             yield from (Answer(found[position], picture, min_score) for position, (_, picture) in enumerate(given))
 
     def trace(self, picture: Picture, *, min_score: float = MIN_SCORE, top: int | None = None) -> Traces:
-        """The triplets of one picture, as without tracing, and where each came from.
+        """The triplets of one picture, the same as without tracing, and where each comes from.
 
-        ValueError for a network without IRE: it re-mines nothing.
+        ValueError for a network without IRE, since it has no re-mined cue.
         """
         check_limits(min_score=min_score, top=top)
         ire = getattr(self.network.describe, "ire", None)
         if not isinstance(ire, InteractiveRelationEncoder):
-            raise ValueError("this run's variant has no IRE, so there is no re-mined cue to trace. Take one with `ire`")
+            raise ValueError(
+                "this run's variant has no IRE, so it has no re-mined cue to trace. Use a variant with `ire`"
+            )
         seen = self._see([upright(picture)], min_score)
         batch, rows = seen.batch, _strongest(seen.scored, 0, top)
         human, object_, image = (
@@ -208,16 +210,16 @@ def load(
     prior_power: float | None = None,
     device: str | None = None,
 ) -> Model:
-    """A trained run, ready for pictures.
+    """Load a trained run for inference.
 
     Args:
-        run: a run's folder (which holds train/), the folder that `rmlr train` wrote, or what `rmlr export` wrote.
-        detector: folder of the detector that it was trained with, where it is not found from the run.
-        pose: weights file of the pose network that it was trained with, likewise, if it reads one.
-        prior_power: of the detector's scores, where predict/settings.yaml does not say it or another is wanted.
-        device: as torch names it; by default a GPU if there is one.
+        run: a run's folder (which contains train/), the folder that `rmlr train` wrote, or one from `rmlr export`.
+        detector: folder of the detector that it was trained with, if it is not found from the run.
+        pose: weights file of the pose network that it was trained with, likewise, if it uses one.
+        prior_power: exponent of the detector's scores, if predict/settings.yaml is missing or to be overridden.
+        device: as named by torch; by default a GPU if there is one.
 
-    Raises ValueError where something is missing or does not fit.
+    Raises ValueError if a part is missing or does not fit.
     """
     check_limits(prior_power=prior_power)
     given = (None if path is None else Path(path) for path in (detector, pose))
@@ -240,30 +242,30 @@ def load(
     )
 
 
-# ---- where the parts of a run lie
+# ---- the paths of a run's parts
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Where the parts of a run lie."""
+    """The paths of a run's parts."""
 
     checkpoint: Path  # folder
     detector: Path  # folder
-    pose: Path | None  # weights file, where the run reads a pose network's map
+    pose: Path | None  # weights file, if the run uses a pose network's map
     prediction: Path | None  # settings file
 
 
 def find_parts(run: Path, detector: Path | None = None, pose: Path | None = None) -> Parts:
-    """The parts of what `load` takes; ValueError where one is not to be found, or is not the one that was trained with.
+    """The parts of a run for `load`; ValueError if one is not found, or is not the one used in training.
 
-    `detector` and `pose` are the user's.
+    `detector` and `pose` are given by the user.
     """
     if (model := run / "MLmodel").is_file():
         run = run / _exported_data(model)
     checkpoint = next((folder for folder in (run, run / "train") if (folder / CARD_FILE).is_file()), None)
     if checkpoint is None:
         raise ValueError(
-            f"{run}: holds no trained network: expected {CARD_FILE}, train/{CARD_FILE} or an exported model. "
+            f"{run}: has no trained network: expected {CARD_FILE}, train/{CARD_FILE} or an exported model. "
             "Give a run's folder, such as results/demo/runs/shared/rmlr/0"
         )
     card, beside, prediction = load_card(checkpoint), checkpoint.parent, checkpoint.parent / PREDICTION
@@ -286,13 +288,13 @@ class _Flavors(BaseModel):
 
 
 class _MLmodel(BaseModel):
-    """What is read of the file that describes an exported model."""
+    """The fields of an exported model's description that are read."""
 
     flavors: _Flavors
 
 
 def _exported_data(model: Path) -> str:
-    """In which folder of an exported model the run lies."""
+    """The folder of the run in an exported model."""
     try:
         content = yaml.safe_load(read_text(model))
     except (yaml.YAMLError, RecursionError) as error:
@@ -308,10 +310,10 @@ def _find(
     candidates: Sequence[Path],
     digest_of: Callable[[Path], str | None],
 ) -> Path:
-    """The frozen network of this digest: the one given by the user, or the first of the candidates that is it."""
+    """The frozen network with this digest: the one given by the user, or the first candidate that matches."""
     if given is not None:
         if (other := digest_of(given)) is None:
-            raise ValueError(f"{given}: holds no weights. Is it what --{what} is to name?")
+            raise ValueError(f"{given}: has no weights. Is it the right folder or file for --{what}?")
         if other != digest:
             raise ValueError(
                 f"{given}: is not the {what} network that {checkpoint} was trained with: the SHA-256 of its weights is "
@@ -322,7 +324,7 @@ def _find(
         return found
     raise ValueError(
         f"{checkpoint}: the {what} network that it was trained with (SHA-256 of the weights {digest[:12]}...) was not "
-        f"found in {', '.join(map(str, candidates)) or 'what run.json names'}. Say where it is: --{what}, or {what}="
+        f"found in {', '.join(map(str, candidates)) or 'the paths of run.json'}. Give its path: --{what}, or {what}="
     )
 
 
@@ -335,7 +337,7 @@ def _pose_digest(path: Path) -> str | None:
 
 
 def _named_inputs(checkpoint: Path) -> Iterator[Path]:
-    """What training read, and what the stages read that made this: a split's folder, or in older runs all splits'."""
+    """The inputs of training, and those of the stages that made them (in older runs, one folder for all splits)."""
     for given in _inputs(checkpoint):
         yield given
         for made in [*given.glob("run.json"), *sorted(given.glob("*/run.json"))]:
@@ -343,7 +345,7 @@ def _named_inputs(checkpoint: Path) -> Iterator[Path]:
 
 
 def _inputs(folder: Path) -> list[Path]:
-    """What a stage read, as far as it is still there: paths of run.json, relative to a folder that it was run in."""
+    """The inputs of a stage that still exist: paths of run.json, relative to the folder in which it was run."""
     try:
         names = list(json.loads((folder / "run.json").read_text())["inputs"])
     except (OSError, ValueError, KeyError, TypeError):  # TypeError: valid JSON, but not a stage's
@@ -356,7 +358,7 @@ def _inputs(folder: Path) -> list[Path]:
 
 
 def _device(name: str | None) -> torch.device:
-    """The device that is named, tried out; else a GPU if there is one."""
+    """The named device, after a test; by default a GPU if there is one."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -369,6 +371,6 @@ def _device(name: str | None) -> torch.device:
 
 
 def _strongest(scored: ScoredVerbs, image: int, top: int | None) -> list[int]:
-    """Rows of one picture, by falling score."""
+    """Rows of one picture, by descending score."""
     rows = (scored.image == image).nonzero()[:, 0]
     return rows[scored.score[rows].argsort(descending=True, stable=True)][:top].tolist()

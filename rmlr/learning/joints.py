@@ -18,7 +18,7 @@ from rmlr.study.settings import PoseSchedule
 
 log = logging.getLogger(__name__)
 
-SAVES = 10  # resume checkpoints of one training
+SAVES = 10  # checkpoints of one training run, for resuming
 POINTS = 50  # points of the loss curve
 PCK_SHARES = {"pck_5": 0.05, "pck_10": 0.1, "pck_20": 0.2}
 
@@ -33,7 +33,7 @@ def fit(
     record: Record,
     identity: str,
 ) -> None:
-    """Train in place. Every step depends on seed and step alone, so a run that was killed ends as if it was not."""
+    """Train in place. Every step depends only on seed and step, so a run that was killed resumes with equal results."""
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
     )
@@ -56,7 +56,7 @@ def fit(
             device = network.final_layer.weight.device
             loss = heat_map_loss(network(pixels.to(device)), wanted.to(device), is_known.to(device))
             if not loss.isfinite():
-                raise ValueError(f"step {step}: the loss of the pose network is {loss.item()}. Lower its rate?")
+                raise ValueError(f"step {step}: the pose network's loss is {loss.item()}. Lower the learning rate?")
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -69,7 +69,7 @@ def fit(
 
 
 def _by_chance(person: Posed, schedule: PoseSchedule, dice: np.random.Generator) -> Crop:
-    """A crop around a person as training shows it."""
+    """A crop around a person, augmented for training."""
     x, y = dice.uniform(-schedule.shift, schedule.shift, size=2).tolist()
     crop = Crop.around(person, schedule.margin, (x, y), 1 + dice.uniform(-schedule.zoom, schedule.zoom))
     return Crop(crop.left, crop.top, crop.side, is_flipped=bool(dice.random() < 0.5))
@@ -79,7 +79,7 @@ def _examples(
     people: Sequence[Posed], crops: Sequence[Crop], mirror: Sequence[int], images: Path, schedule: PoseSchedule,
     stride: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Pixels, the heat maps that they shall give, and which of these are known."""
+    """Pixels, their target heat maps, and which of these are known."""
     pixels = load_crops(people, crops, images, schedule.crop).pixels
     places, flags = [], []
     for person, crop in zip(people, crops, strict=True):
@@ -93,9 +93,9 @@ def _examples(
 def measure(
     network: JointNetwork, people: Sequence[Posed], unseen: Sequence[Posed], images: Path, schedule: PoseSchedule
 ) -> dict[str, float]:
-    """PCK on people that were not learnt from, of the network and of the mean pose of those that were.
+    """PCK on held-out people, of the network and of the mean pose of the training people.
 
-    A metric without a case is left out.
+    A metric without any case is left out.
     """
     if not unseen:
         return {}

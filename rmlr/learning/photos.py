@@ -1,6 +1,6 @@
-"""Examples without caches: photos, augmented anew in every epoch, through the frozen networks as they come.
+"""Examples without caches: photos, augmented in every epoch, and processed on-line by the frozen networks.
 
-UPT trains in the same way, but keeps its frozen detector in training mode, dropout included.
+UPT trains in the same way, but keeps its frozen detector in training mode, with dropout.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ from rmlr.study.settings import Online
 
 
 class Photos:
-    """Images as photos: changed by chance in every epoch, then seen by the frozen detector."""
+    """Images as photos: augmented at random in every epoch, then processed by the frozen detector."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Photos:
         self.channels, self.token_dim = self._frozen.channels, self._frozen.token_dim
         self.pose_channels = self._pose and self._pose.channels
         self.detector_digest, self.pose_digest = weights_digest(detector), pose and pose_digest(pose)
-        everyone = torch.ones(len(annotated), dtype=torch.bool)  # whether a photo has a pair is seen when it comes
+        everyone = torch.ones(len(annotated), dtype=torch.bool)  # pairs are known only after detection
         self.drawn, self.used = draw(self.image_ids, share, everyone)
         self.files: list[Path] = []
 
@@ -55,7 +55,7 @@ class Photos:
         return len(self.used)
 
     def labels(self) -> Truth:
-        """What is annotated in the photos of the share, as they are."""
+        """The annotations of the photos of the share, without augmentation."""
         return Truths(self._annotated, self.image_ids, self._vocabulary).batch(self.drawn)
 
     def load(self, positions: list[int], epoch: int) -> tuple[Tensor, ImageBatch, Truth]:
@@ -68,7 +68,7 @@ class Photos:
         return ids, batch, truth
 
     def see(self, loaded: tuple[Tensor, ImageBatch, Truth], device: torch.device) -> tuple[Batch, Truth]:
-        """What the frozen networks say of them."""
+        """The outputs of the frozen networks for them."""
         ids, photos, truth = loaded
         return self._seen(ids, photos, device), truth.to(device)
 
@@ -83,7 +83,7 @@ class Photos:
         return [item.image_id for item in annotated], read
 
     def _seen(self, image_ids: Int[Tensor, " b"], photos: ImageBatch, device: torch.device) -> Batch:
-        """What the frozen networks say of some photos."""
+        """The outputs of the frozen networks for some photos."""
         image_ids, photos = image_ids.to(device), photos.to(device)
         if self._device != device:
             self._device = device
@@ -99,7 +99,7 @@ class Photos:
         return batch
 
     def _pose_maps(self, network: PoseNetwork, photos: ImageBatch, rows: int, columns: int) -> Iterator[Tensor]:
-        """Photo by photo, as `pose` does: no map depends on the padding."""
+        """One photo at a time, as in the stage `pose`: no map depends on padding."""
         stride = self._frozen.stride
         for photo, (height, width) in zip(photos.pixels, photos.resized.tolist(), strict=True):
             within = -(-height // stride), -(-width // stride)

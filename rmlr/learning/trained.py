@@ -1,4 +1,4 @@
-"""A trained network beside the cached features that it reads: what is predicted and measured on a split."""
+"""A trained network with cached features of a split, for prediction and measurement."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from rmlr.model.network import InteractionNetwork
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A network on its device, and the features of a split that were made as those it was trained with."""
+    """A network on its device, and features of a split that were made like those of its training."""
 
     vocabulary: Vocabulary
     features: Features
@@ -26,7 +26,7 @@ class Trained:
 
     @classmethod
     def open(cls, annotations: Path, features: Path, split: str, weights: Path, pose: Path | None = None) -> "Trained":
-        """Read what `prepare`, `features`, `train` and `pose` made; ValueError names every difference between them."""
+        """Read the outputs of `prepare`, `features`, `train` and `pose`; ValueError names every mismatch."""
         vocabulary, cached = load_vocabulary(annotations), Features.load(features, split, pose)
         load_card(weights).must_fit(
             weights / CARD_FILE,
@@ -41,7 +41,7 @@ class Trained:
         return cls(vocabulary, cached, load_checkpoint(weights).to(device), device)
 
     def batches(self, size: int) -> Iterator[tuple[range, Batch]]:
-        """All images in order, `size` at once, on the device, with their positions; loaded while the caller works."""
+        """All images in order, in batches of `size`, on the device, with their positions; prefetched."""
         chunks = [range(at, min(at + size, len(self.features))) for at in range(0, len(self.features), size)]
 
         def load(indices: range) -> Batch:

@@ -1,10 +1,10 @@
-"""The trainer: devices, precision, accumulation, schedule and resume for all that learns.
+"""The trainer: devices, precision, gradient accumulation, schedule and resuming.
 
-It knows nothing of networks: whatever gives sums and counts of loss terms can be trained. Several processes train
-together wherever a launcher started them (`torchrun --nproc-per-node 4 -m rmlr train ...`), else one does.
+It does not depend on the networks: any module that returns sums and counts of loss terms can be trained. Several
+processes train together if a launcher started them (`torchrun --nproc-per-node 4 -m rmlr train ...`).
 
-Differs: distributed training is torch's DistributedDataParallel through Accelerate, not through Lightning, which does
-the same and takes seconds to import, in every process.
+Differs: distributed training uses torch's DistributedDataParallel through Accelerate, not through Lightning, which does
+the same but takes seconds to import in every process.
 """
 
 import logging
@@ -31,16 +31,16 @@ from rmlr.study.tensors import check_finite, load_pickled, nested_tensors
 
 log = logging.getLogger(__name__)
 
-DAMAGED = (  # what to do about a file to resume from
+DAMAGED = (  # what to do about a damaged checkpoint
     "Training starts again from the beginning; to keep the epochs that were done, stop this run, put back a copy of "
     "the file and start it again"
 )
 
-# ---- what all training loops share
+# ---- shared by all training loops
 
 
 def cosine_schedule(step: int, *, total: int, warmup: int = 0, floor: float = 0.0) -> float:
-    """Factor of the learning rate at `step` of `total`: linear warm-up, then half a cosine from 1 down to `floor`."""
+    """Factor of the learning rate at `step` of `total`: linear warm-up, then cosine decay from 1 to `floor`."""
     if step < warmup:
         return (step + 1) / (warmup + 1)
     done = (step - warmup) / max(total - warmup, 1)
@@ -48,7 +48,7 @@ def cosine_schedule(step: int, *, total: int, warmup: int = 0, floor: float = 0.
 
 
 def save_resume(path: Path, state: dict[str, Any]) -> None:
-    """Write what an interrupted run resumes from, whole or not at all; the folder is made if need be."""
+    """Write a checkpoint for resuming, atomically; the folder is created if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".part")
     with aside.open("wb") as file:
@@ -59,10 +59,10 @@ def save_resume(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_resume(path: Path, *, identity: str) -> dict[str, Any] | None:
-    """What `save_resume` wrote under the same `identity`; None where there is none of this run.
+    """The checkpoint that `save_resume` wrote with the same `identity`; None if there is none for this run.
 
-    `identity` stands in the state under that key: a digest of everything that must be equal for the run to resume
-    (settings, seed, inputs). A damaged file is as good as none; a warning names it.
+    `identity` is stored in the state under that key: a digest of everything that must be equal for the run to resume
+    (settings, seed, inputs). A damaged file counts as missing; a warning names it.
     """
     if not path.exists():
         return None
@@ -77,11 +77,12 @@ def load_resume(path: Path, *, identity: str) -> dict[str, Any] | None:
 
 @contextmanager
 def reproducible() -> Iterator[None]:
-    """Only algorithms that give the same numbers every time, on CUDA as well as on several threads of a CPU.
+    """Use only deterministic algorithms, on CUDA and on several CPU threads.
 
-    Torch adds up gradients of indexed rows in any order by default. What has no such algorithm is a RuntimeError.
+    By default, torch sums gradients of indexed rows in any order. An operation without such an algorithm is a
+    RuntimeError.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS
     mode = torch.get_deterministic_debug_mode()
     torch.set_deterministic_debug_mode("error")
     try:
@@ -92,9 +93,10 @@ def reproducible() -> Iterator[None]:
 
 @contextmanager
 def counting_cells() -> Iterator[None]:
-    """Within `reproducible`, on CUDA: lets DETR count its cells by `cumsum`, for which torch has no other algorithm.
+    """Within `reproducible`, on CUDA: allows DETR's `cumsum` over its cells, which torch has no deterministic version
+    of.
 
-    It sums ones and zeros in float32, whose order does not matter; torch refuses any such sum of floats.
+    It sums ones and zeros in float32, so the order does not matter; torch refuses every such sum of floats.
     """
     mode = torch.get_deterministic_debug_mode()
     torch.set_deterministic_debug_mode("warn" if mode else "default")
@@ -111,16 +113,16 @@ def counting_cells() -> Iterator[None]:
 
 @runtime_checkable
 class Terms(Protocol):
-    """What an objective gives for a micro-batch (`rmlr.model.losses.LossTerms`)."""
+    """The result of an objective for a micro-batch (`rmlr.model.losses.LossTerms`)."""
 
     counts: Any  # .positives and .rows
 
     def total(self, weights: Losses, positives: float, rows: float) -> Tensor:
-        """The loss, its terms over the given numbers."""
+        """The loss, with its terms divided by the given numbers."""
         ...
 
     def sums(self) -> dict[str, Tensor]:
-        """What is added up over an epoch for its log."""
+        """The values that are summed over an epoch for its log."""
         ...
 
 
@@ -159,17 +161,18 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train network and objective in place; the curve of every epoch, one row each.
 
-    `means` turns an epoch's sums into what is logged. AdamW, cosine decay to 0, gradients clipped. Order and dropout of
-    an epoch depend on seed and epoch alone, so a run that resumes after its last whole epoch (from `record.resume`, if
-    it was left there under the same `identity`) ends where it would have. Every `schedule.validate_every` epochs, and
-    after the last, the rows also hold what `held_out` says; it changes nothing that is learnt.
+    `means` converts an epoch's sums into logged values. AdamW, cosine decay to 0, gradient clipping. Order and dropout
+    of an epoch depend only on seed and epoch, so a run that resumes after its last complete epoch (from
+    `record.resume`, if the `identity` is the same) has the same result as an uninterrupted one. Every
+    `schedule.validate_every` epochs, and after the last, the rows also have the metrics of `held_out`, which do not
+    affect training.
 
-    Over processes and micro-batches, losses are normalised by what the whole effective batch holds: the gradient is
-    that of one process with the whole batch (model specification, section 7). The last batch of an epoch is filled up
-    with its first images, so that every process always has work. The first process writes and validates.
+    Losses are normalised by the counts of the whole effective batch, over processes and micro-batches: the gradient is
+    that of one process with the whole batch (model specification, section 7). The last batch of an epoch is padded with
+    its first images, so that every process always has work. The first process writes and validates.
 
-    Raises ValueError where the effective batch cannot be reached, and, in all processes alike, on a loss or gradient
-    that is not finite; ConnectionResetError where another process is gone. Several processes train once, then part.
+    Raises ValueError if the effective batch size cannot be reached, and, in all processes, on a loss or gradient that
+    is not finite; ConnectionResetError if another process has died. The process group is destroyed at the end.
     """
     loop = _Loop(network, objective, examples, text, schedule, weights, seed)
     path, rows = record.resume / "epoch.pt", loop.resume(record.resume / "epoch.pt", identity)
@@ -188,7 +191,7 @@ def fit(
             record.log_metrics(rows[-1], step=epoch + 1)
             accelerator.wait_for_everyone()
     if processes > 1:
-        torch.distributed.destroy_process_group()  # else NCCL complains at the end
+        torch.distributed.destroy_process_group()  # without it, NCCL warns at exit
     return rows
 
 
@@ -212,7 +215,7 @@ class _Loop:
         seed: int,
     ) -> None:
         has_none = not torch.accelerator.is_available()
-        self.accelerator = Accelerator(cpu=has_none, mixed_precision="no")  # the launcher's is not ours
+        self.accelerator = Accelerator(cpu=has_none, mixed_precision="no")  # the launcher's setting does not apply
         self._accumulation = _accumulation(schedule, self.accelerator.num_processes)
         if not len(examples):
             raise ValueError(
@@ -229,7 +232,7 @@ class _Loop:
         self.steps = math.ceil(len(examples) / schedule.batch_size)  # of an epoch
 
     def resume(self, path: Path, identity: str) -> list[dict[str, float]]:
-        """Take up what an interrupted run left at `path`, if anything; the rows of the epochs that are done."""
+        """Resume from the checkpoint at `path`, if there is one; returns the rows of the completed epochs."""
         state = load_resume(path, identity=identity)
         if state is None:
             return []
@@ -239,13 +242,13 @@ class _Loop:
         return state["rows"]
 
     def state(self) -> dict[str, Any]:
-        """What a run resumes from, besides its rows."""
+        """The state of a checkpoint, without its rows."""
         return {"task": self._task.state_dict(), "optimiser": self._optimiser.state_dict()}
 
     def run_epoch(
         self, epoch: int, means: Callable[[Mapping[str, float]], dict[str, float]], advance: Callable[[str], None]
     ) -> dict[str, float]:
-        """One pass over the examples; its means, and the mean norm of the gradient."""
+        """Train for one epoch; returns its means, and the mean norm of the gradient."""
         schedule, steps, device = self._schedule, self.steps, self.accelerator.device
         torch.manual_seed(_seed(self._seed, epoch, self.accelerator.process_index))
         self._task.train()
@@ -269,7 +272,7 @@ class _Loop:
         return means(dict(zip(names, totals, strict=True))) | {"gradient_norm": float(norms) / steps}
 
     def _order(self, epoch: int) -> Iterator[list[int]]:
-        """This process' share of an epoch's images, micro-batch by micro-batch."""
+        """This process' share of an epoch's images, in micro-batches."""
         micro, processes = self._schedule.micro_batch_size, self.accelerator.num_processes
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self._examples))
         order = np.resize(order, (self.steps, self._accumulation, processes, micro))
@@ -281,7 +284,7 @@ class _Loop:
 
 
 def _accumulation(schedule: Train, processes: int) -> int:
-    """Micro-batches of a process in a step; ValueError where the effective batch cannot be reached."""
+    """The number of micro-batches per process and step; ValueError if the batch size cannot be reached."""
     number, left = divmod(schedule.batch_size, processes * schedule.micro_batch_size)
     if left or not number:
         raise ValueError(
@@ -299,10 +302,10 @@ def _backward(
     weights: Losses,
     sums: dict[str, Tensor],
 ) -> list[Tensor]:
-    """Add the gradient of one effective batch to the parameters, and its log's numbers to `sums`; gives the losses.
+    """Add the gradient of one effective batch to the parameters, and its logged values to `sums`; returns the losses.
 
-    What terms are divided by must be known before the first backward pass: one micro-batch counts as it goes, several
-    are counted beforehand.
+    The divisors of the terms must be known before the first backward pass: one micro-batch is counted on the way,
+    several are counted in advance.
     """
     scale, losses = None, []
     if len(micro_batches) > 1:
@@ -321,7 +324,7 @@ def _backward(
 
 
 def _scale(accelerator: Accelerator, counts: list[Any]) -> tuple[float, float]:
-    """Positives and rows of the effective batch, at least 1, by process: gradients are averaged over processes."""
+    """Positives and rows of the effective batch, at least 1, per process: gradients are averaged over processes."""
     here = torch.stack([torch.stack([count.positives, count.rows]) for count in counts]).sum(0)
     positives, rows = _over_processes(accelerator, here).clamp(min=1).tolist()
     return positives / accelerator.num_processes, rows / accelerator.num_processes
@@ -352,17 +355,17 @@ def _check_finite(
 
 @contextmanager
 def _company(processes: int) -> Iterator[None]:
-    """ConnectionResetError in place of what torch says when another process of the run is gone."""
+    """ConnectionResetError in place of torch's error when another process of the run has died."""
     try:
         yield
     except RuntimeError as error:
         if processes > 1 and (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
             raise ConnectionResetError(
-                "another process of this run is gone; what it said, or its launcher, tells why"
+                "another process of this run has died; see its messages, or those of its launcher"
             ) from error
         raise
 
 
 def _seed(*parts: int) -> int:
-    """A seed from several numbers, none of which hides another."""
+    """A seed from several numbers, all of which matter."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])

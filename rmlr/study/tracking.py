@@ -1,14 +1,13 @@
-"""The notebook: what every run was, in MLflow. Never the source of a number.
+"""Tracking of runs in MLflow. It is never the source of a number.
 
 A study (profile) is one experiment. `train` opens a run, which is one variant and one seed; `evaluate` adds metrics,
-tables, predictions and the model to it; `table` and `figure` add what they made to one more run, `study`. A table that
-was made also marks its runs, and saves a view of charts. Seeds are grouped by tags, not by parent runs: MLflow averages
-the metrics and curves of a group, which it does not for the children of a run, and a parent would be one more row.
+tables, predictions and the model to it; `table` and `figure` add their files to one more run, `study`. A table also
+tags its runs, and saves a view of charts. Seeds are grouped by tags, not by parent runs: MLflow averages the metrics
+and curves of a group, which it does not for the children of a run, and a parent would be one more row.
 
-Whatever fails in MLflow is one warning, and ends the tracking of that stage, not the stage. So does waiting: a stage
-waits for MLflow so many seconds and no longer, all its calls together (`rmlr.study.store.longest_wait`). It is off
-where mlflow is not installed or where RMLR_TRACKING=off. The store is MLFLOW_TRACKING_URI, else `mlflow.db` where the
-command is run.
+A failure in MLflow is one warning, and ends the tracking of that stage, not the stage. The same holds for waiting: a
+stage waits for MLflow for a limited time, in total over all calls (`rmlr.study.store.longest_wait`). Tracking is off if
+mlflow is not installed or RMLR_TRACKING=off. The store is MLFLOW_TRACKING_URI, or `mlflow.db` in the current folder.
 """
 
 import importlib.util
@@ -27,10 +26,10 @@ from rmlr.study.files import write_whole
 log = logging.getLogger(__name__)
 
 POINTS_AT_ONCE = 25  # of a curve
-SEND_EVERY = 10.0  # seconds, at most, that points wait
+SEND_EVERY = 10.0  # seconds, the maximum delay of points
 METRICS_AT_ONCE, PARAMS_AT_ONCE = 1000, 100  # MLflow's limits
 STUDY = "study"  # tag `suite` of the run that holds tables and figures
-DATA = "data."  # before what a stage counts of its data: a parameter of the run
+DATA = "data."  # prefix of counts of the data: parameters of the run
 RESULTS = ("metrics.json", "summary.txt", "per_verb.csv", "per_action.csv", "per_class.csv", "curves.csv")
 SHOWN = (".png", ".svg", ".pdf", ".csv", ".md", ".tex", ".json")
 MODELS = "mlflow.log-model.history"  # tag of a run: its artifacts that are models
@@ -44,7 +43,7 @@ def is_on() -> bool:
 
 
 class Tracker:
-    """One run in MLflow, or the study's. Nothing it does raises, or takes longer in all than a stage waits."""
+    """One run in MLflow, or the run `study`. It never raises, and never exceeds the time limit of a stage."""
 
     def __init__(self) -> None:
         self.run_id: str | None = None
@@ -70,9 +69,10 @@ class Tracker:
         inputs: Mapping[str, Mapping[str, Any]],
         code: Mapping[str, Any] | None,
     ) -> "Tracker":
-        """What follows a stage: the run that it opens or belongs to; none for one that all runs share, or untracked.
+        """The tracker of a stage: the run that it opens or belongs to; none for stages shared by all runs, or if
+        untracked.
 
-        `note` is the file that keeps a run's id between attempts, `inputs` the digest of each input, by path.
+        `note` is the file that stores a run's id between attempts, `inputs` the digest of each input, by path.
         """
         tracker = cls()
         tracker._lost = not is_on()
@@ -98,7 +98,7 @@ class Tracker:
         inputs: Mapping[str, Mapping[str, Any]],
         code: Mapping[str, Any] | None,
     ) -> None:
-        """A new run of these settings, or the one of an interrupted attempt, whose id `note` keeps."""
+        """A new run of these settings, or that of an interrupted attempt, whose id is in `note`."""
         self._opened = True
         tags = {"suite" if key == "group" else key: value for key, value in node["tags"].items()} | {"seed": str(seed)}
 
@@ -130,7 +130,7 @@ class Tracker:
         self._finish = finish
 
     def _of_evaluate(self, run: Path, inputs: Mapping[str, Any]) -> None:
-        """The run that a training's run.json names, to add results to; nothing where that was not tracked."""
+        """The run named in a training's run.json, to which results are added; none if that was not tracked."""
 
         def begin() -> None:
             run_id = json.loads((run / "train" / "run.json").read_text())["mlflow_run_id"]
@@ -154,9 +154,9 @@ class Tracker:
         self._finish = finish
 
     def _of_study(self, stage: str, name: str, node: Mapping[str, Any], runs: Mapping[str, list[str]]) -> None:
-        """The run `study` of the experiment that the runs behind a table or figure are in.
+        """The run `study` of the experiment with the runs of a table or figure.
 
-        All of it when the stage has succeeded: a table that fails leaves nothing.
+        It is written when the stage has succeeded: a table that fails creates nothing.
         """
         everyone = list(dict.fromkeys(run_id for ids in runs.values() for run_id in ids))
 
@@ -183,9 +183,9 @@ class Tracker:
         self._finish = finish
 
     def add(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Numbers of a step, sent a few at once, as a database wants them; without a step, results.
+        """Numbers of a step, sent in small batches, which suits a database; without a step, results.
 
-        Of results, what describes the data becomes a parameter: it is the same for all runs, and no curve.
+        Results that describe the data become parameters: they are the same for all runs, and not curves.
         """
         if self._lost:
             return
@@ -200,7 +200,7 @@ class Tracker:
             self._attempt("sending metrics", self._send)
 
     def close(self, status: str, folder: Path) -> None:
-        """Send what waits and, of a stage that succeeded, its files; whoever opened the run also says how it ended."""
+        """Send pending points and, after success, the files; the stage that opened the run also sets its status."""
         if self._points or self._params:
             self._attempt("sending metrics", self._send)
         if status == "FINISHED":
@@ -219,9 +219,10 @@ class Tracker:
                 self._client.log_artifact(run_id or self.run_id, str(folder / name), below)
 
     def _model(self, run: Path) -> None:
-        """The run's model, which MLflow's pages can register: weights and how they score, without the detector.
+        """The run's model, which MLflow's pages can register: weights and prediction settings, without the detector.
 
-        It is loaded in this checkout, where the detector is found by what training read; `rmlr export` writes both.
+        It can be loaded in this checkout, where the detector is found from the inputs of training; `rmlr export` writes
+        both.
         """
         client = self._client
         if MODELS in client.get_run(self.run_id).data.tags or not all((run / name).is_file() for name in CARRIED):
@@ -262,7 +263,7 @@ class Tracker:
         if self._lost:
             return
         try:
-            store.tracking_uri()  # sets defaults before the import, which is waited for: it takes seconds, not minutes
+            store.tracking_uri()  # sets defaults before the import, which has no time limit: it takes seconds
             import mlflow  # noqa: F401
 
             for name in ("mlflow", "alembic"):
@@ -275,11 +276,11 @@ class Tracker:
             )
 
 
-# ---- what a run is described by
+# ---- descriptions of a run
 
 
 def _data_sets(inputs: Mapping[str, Mapping[str, Any]], profile: str) -> list[Any]:
-    """What a run learns from, as MLflow's data sets."""
+    """The inputs of a training run, as MLflow data sets."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     context = [InputTag("mlflow.data.context", "training")]
@@ -299,7 +300,7 @@ def _data_sets(inputs: Mapping[str, Mapping[str, Any]], profile: str) -> list[An
 
 
 def _kept(note: Path) -> dict[str, str]:
-    """What an earlier attempt noted of its run; nothing where that is absent or damaged."""
+    """The note of an earlier attempt on its run; empty if absent or damaged."""
     try:
         kept = json.loads(note.read_text())
         return kept if isinstance(kept["identity"], str) and isinstance(kept["run_id"], str) else {}
@@ -308,7 +309,7 @@ def _kept(note: Path) -> dict[str, str]:
 
 
 def _runs_behind(inputs: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The tracked runs whose files a table or figure reads: GROUP/NAME -> ids in MLflow, one a seed."""
+    """The tracked runs whose files a table or figure reads: GROUP/NAME -> ids in MLflow, one per seed."""
     runs: dict[str, list[str]] = {}
     for path in map(Path, inputs):
         for folder in (path, *path.parents[:2]):
@@ -326,7 +327,7 @@ def _runs_behind(inputs: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def _rows_of_runs(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """GROUP/NAME of each run -> what its row is called: the cells that name it there, numbers with their column."""
+    """GROUP/NAME of each run -> the name of its row: the cells that identify it, numbers with their column."""
     names: dict[str, list[str]] = {}
     for row in rows:
         cells = row["row"].items()
@@ -337,7 +338,7 @@ def _rows_of_runs(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _study_run(client: Any, place: str, profile: str) -> str:
-    """The run `study` of an experiment: the oldest; of several processes that make it at once, one prevails."""
+    """The run `study` of an experiment: the oldest, in case several processes create one at once."""
 
     def oldest() -> list[str]:
         found = client.search_runs([place], filter_string=f"tags.suite = '{STUDY}'")
@@ -355,7 +356,7 @@ def _study_run(client: Any, place: str, profile: str) -> str:
 
 
 def _place(path: str, profile: str) -> str:
-    """A folder below a profile's results as nodes are named (`vcoco/prepare`); another by the end of its path."""
+    """The node name of a folder below a profile's results (`vcoco/prepare`); for others, the end of the path."""
     parts = Path(path).parts
     return "/".join(parts[parts.index(profile) + 1 :] if profile in parts[:-1] else parts[-2:])
 

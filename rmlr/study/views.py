@@ -1,4 +1,4 @@
-"""What MLflow's pages show of a study: saved views with charts, descriptions, and the links that open them."""
+"""How MLflow's pages show a study: saved views with charts, descriptions, and the links that open them."""
 
 import hashlib
 import json
@@ -9,12 +9,12 @@ from typing import Any
 from urllib.parse import quote
 
 NOTE = "mlflow.note.content"  # how MLflow keeps a description: a tag of the experiment or run
-WRITTEN = "mlflow.rmlr.note"  # digest of the description that we wrote last; another one is the user's
+WRITTEN = "mlflow.rmlr.note"  # digest of the description that we wrote last; a different description is the user's
 VIEW = "mlflow.sharedViewState."  # how MLflow's pages keep a saved view: a tag of the experiment
-TABLE = "mlflow.rmlr."  # before a table's name: the tag of the run `study` that holds it
-CONTROL = "control: "  # how the row of one is called
+TABLE = "mlflow.rmlr."  # prefix of a table's name: the tag of the run `study` with its text
+CONTROL = "control: "  # prefix of the name of its row
 EVERY = "runs"  # the saved view of all runs
-LONGEST_NOTE = 8000  # characters of a tag's value that MLflow takes
+LONGEST_NOTE = 8000  # characters that MLflow allows in a tag's value
 COMPARED = 10  # runs on a page that compares them
 CURVE, HELD_OUT = "train/", "val/"  # sections of what training logs on MLflow's charts
 PAPER = r"vcoco_ap_role_[12]|hicodet_(default|known_object)_(full|rare|nonrare)"
@@ -30,7 +30,7 @@ def is_headline(metric: str) -> bool:
 
 
 def is_constant(metric: str) -> bool:
-    """Whether what evaluation says is of the data, and not of the run."""
+    """Whether a metric of evaluation describes the data, not the run."""
     return bool(re.fullmatch(CONSTANT, metric))
 
 
@@ -38,7 +38,7 @@ def is_constant(metric: str) -> bool:
 
 
 def save_list(client: Any, place: str) -> None:
-    """Save the view of all runs, with the paper's columns; those that MLflow shows without a view are fixed."""
+    """Save the view of all runs, with the paper's columns; without a view, MLflow's columns are fixed."""
     runs = client.search_runs([place], max_results=1000)
     metrics = sorted({key for run in runs for key in run.data.metrics if is_headline(key)})
     _save(client, place, EVERY, "All runs", _state(metrics, "", None, []))
@@ -123,7 +123,7 @@ def _curve(uuid: str, section: str, title: str, metric: str) -> dict[str, Any]:
 
 
 def mark(client: Any, place: str, table: str, marks: Mapping[str, str]) -> None:
-    """Tag the runs that a table is made of with their row, and no other run of the experiment any longer."""
+    """Tag the runs of a table with their row, and remove the tag from all other runs of the experiment."""
     for run in client.search_runs([place], filter_string=f"tags.{table} LIKE '%'", max_results=50_000):
         if run.info.run_id not in marks:
             client.delete_tag(run.info.run_id, table)
@@ -135,9 +135,9 @@ def mark(client: Any, place: str, table: str, marks: Mapping[str, str]) -> None:
 
 
 def links(client: Any, place: str) -> dict[str, dict[str, str]]:
-    """What there is to open of an experiment: for all runs, and for each table, what a link shows and its address.
+    """The links of an experiment: for all runs, and for each table, the title and address of each link.
 
-    Addresses are those within MLflow's pages, from `#` on.
+    Addresses are relative to MLflow's pages, from `#` on.
     """
     page = f"#/experiments/{place}/runs?"
     found = {"Runs": {"list": f"{page}{WORKFLOW}"}}
@@ -147,7 +147,7 @@ def links(client: Any, place: str) -> dict[str, dict[str, str]]:
     for table in sorted(tag.removeprefix(VIEW) for tag in tags if tag.startswith(VIEW)):
         ids = [] if table == EVERY else _one_of_each_row(client, place, table)
         if not ids:
-            continue  # a view of the user's own, or of a table whose runs are gone
+            continue  # the user's own view, or that of a table whose runs were deleted
         view = f"{page}viewStateShareKey={table}"
         found[table_name(table)] = {
             "charts": f"{view}&compareRunsMode=CHART&{WORKFLOW}",
@@ -161,7 +161,7 @@ def links(client: Any, place: str) -> dict[str, dict[str, str]]:
 
 
 def _one_of_each_row(client: Any, place: str, table: str) -> list[str]:
-    """The run of the smallest seed of each row of a table that is in the paper's: controls are not."""
+    """The run with the smallest seed for each row of a table, without controls."""
     rows: dict[str, tuple[int, str]] = {}
     for run in client.search_runs([place], filter_string=f"tags.{table} LIKE '%'", max_results=50_000):
         seed = run.data.tags.get("seed", "")
@@ -177,7 +177,7 @@ def _one_of_each_row(client: Any, place: str, table: str) -> list[str]:
 
 
 def describe_run(client: Any, run_id: str) -> None:
-    """Say on a run's page what it is, what it feeds, how it scored and where its files lie."""
+    """Write the description of a run: what it is, the rows that use it, its scores and the path of its files."""
     data = client.get_run(run_id).data
     tags, params = data.tags, data.params
     where = f"results/{tags['profile']}/runs/{tags['suite']}/{tags['run']}/{tags['seed']}"
@@ -195,12 +195,12 @@ def describe_run(client: Any, run_id: str) -> None:
     if scores:
         said = [f"| {key} | {100 * value:.2f} |" for key, value in sorted(scores.items())]
         lines.append("\n".join(["| on test | points |", "| --- | --: |", *said]))
-    lines.append(f"Files: `{where}`. To use it: `rmlr photo --run {where} --photos FOLDER --out OUT`.")
+    lines.append(f"Files: `{where}`. To use it: `rmlr photo FOLDER --run {where} --out OUT`.")
     _describe(client.set_tag, run_id, tags, "\n\n".join(lines))
 
 
 def describe_study(client: Any, place: str, study: str) -> None:
-    """Say on the experiment's page, and on the page of its run `study`, what there is: tables, and their links."""
+    """Write the description of the experiment and of its run `study`: tables, and their links."""
     of_study, of_place = client.get_run(study).data.tags, client.get_experiment(place)
     profile = of_study.get("profile", "")
     intro = (
@@ -213,9 +213,7 @@ def describe_study(client: Any, place: str, study: str) -> None:
     ]
     note = "\n\n".join([intro, "\n".join(lines)])
     tables = {tag.removeprefix(TABLE): text for tag, text in of_study.items() if tag.startswith(f"{TABLE}table")}
-    for table in sorted(
-        tables, key=lambda name: (name != "table2", name)
-    ):  # the main one first, then while there is room
+    for table in sorted(tables, key=lambda name: (name != "table2", name)):  # the main one first, then as many as fit
         part = f"\n\n## {table_name(table)}\n\n{tables[table].strip()}"
         if len(note) + len(part) <= LONGEST_NOTE:
             note += part
@@ -224,13 +222,13 @@ def describe_study(client: Any, place: str, study: str) -> None:
 
 
 def keep_table(client: Any, study: str, table: str, text: str) -> None:
-    """Keep a table's text for descriptions, if MLflow takes one so long."""
+    """Store a table's text for descriptions, unless it is too long for MLflow."""
     if len(text) <= LONGEST_NOTE:
         client.set_tag(study, f"{TABLE}{table}", text)
 
 
 def _describe(set_tag: Any, whom: str, tags: Mapping[str, str], note: str) -> None:
-    """Write a description, unless there is one that somebody else wrote."""
+    """Write a description, unless the user has written one."""
     found = tags.get(NOTE, "")
     if not found or _digest(found) == tags.get(WRITTEN):
         set_tag(whom, NOTE, note)

@@ -104,10 +104,10 @@ def test_a_better_run_is_told_from_a_worse_one_on_the_command_line(vcoco, tmp_pa
         assert (headline["seeds"], headline["both"]) == (None, None)
         points = 100 * headline["difference"]
         assert f"A is better than B by {points:.2f} points (95% interval " in headline["verdict"]
-        assert "over 40 images, not over trainings" in headline["verdict"]
+        assert "over 40 images, not over training runs" in headline["verdict"]
         assert headline["verdict"] in done.stdout
         assert f"{points:+.2f}" in done.stdout
-    assert "another training" in done.stdout
+    assert "the spread between training runs" in done.stdout
     assert len(found["classes"]["vcoco_ap_role_1"]) == 24
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["it.json"]
 
@@ -153,7 +153,7 @@ def test_several_seeds_bring_the_spread_of_trainings_in(vcoco, tmp_path, capsys,
     assert "over 40 images and 3 seeds each)" in headline["verdict"]
     said = capsys.readouterr().out
     assert "95%, both" in said
-    assert "another training" not in said
+    assert "the spread between training runs" not in said
     assert "not evaluated, and so left out: 7" in caplog.text
 
 
@@ -167,7 +167,7 @@ def test_hicodet_has_six_headlines_and_says_which_known_object(hicodet, tmp_path
     assert list(found["classes"]) == ["hicodet_default_full", "hicodet_known_object_full"]
     said = capsys.readouterr().out
     assert "Known Object (visible pairs) non-rare: A is better than B by" in said
-    assert "a question, not a finding" in said
+    assert "a hint, not a finding" in said
 
 
 def test_known_object_is_by_labels_of_whole_images_where_there_are_any(hicodet, tmp_path, capsys):
@@ -324,7 +324,7 @@ def test_a_damaged_record_of_an_evaluation_is_named(vcoco, copy, tmp_path, wrong
 
 
 def test_a_run_on_either_side_and_samples_and_seeds_out_of_range_are_refused(vcoco, tmp_path):
-    refused(vcoco / "good", vcoco / "good" / "2", r"good/2/evaluate is on either side", tmp_path)
+    refused(vcoco / "good", vcoco / "good" / "2", r"good/2/evaluate is on both sides", tmp_path)
     refused(vcoco / "good", vcoco / "bad", r"samples \(--samples\) is 5: expected 100 to", tmp_path, samples=5)
     refused(vcoco / "good", vcoco / "bad", r"is 1000000000: expected 100 to 10000", tmp_path, samples=10**9)
     refused(vcoco / "good", vcoco / "bad", r"seed \(--seed\) is -1: expected a whole number from 0", tmp_path, seed=-1)

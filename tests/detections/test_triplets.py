@@ -99,7 +99,7 @@ def test_missing_extra_and_wrongly_typed_columns_are_one_error(tmp_path: Path):
     parquet.write_table(table.append_column("image_id", table.column("image_id")), path)
     with pytest.raises(
         ValueError,
-        match=r"t\.parquet: column 'verb' is missing.*'image_id' occurs 2 times.*'action' does not belong to this table.*"
+        match=r"t\.parquet: column 'verb' is missing.*'image_id' occurs 2 times.*'action' does not belong to .*"
         r"'score' is string, expected numbers \(float\)",
     ):
         load_triplets(path)
@@ -306,10 +306,14 @@ def test_what_the_format_of_agents_forbids_is_an_error_that_names_file_and_row(
 
 def test_triplets_and_agents_are_not_taken_for_each_other(tmp_path: Path):
     save_triplets(tmp_path / "t.parquet", triplets())
-    with pytest.raises(ValueError, match=r"t\.parquet: column 'action' is missing.*'object_x1' does not belong to this table"):
+    with pytest.raises(
+        ValueError, match=r"t\.parquet: column 'action' is missing.*'object_x1' does not belong to this table"
+    ):
         load_agents(tmp_path / "t.parquet")
     save_agents(tmp_path / "a.parquet", agents())
-    with pytest.raises(ValueError, match=r"a\.parquet: column 'object_x1' is missing.*'action' does not belong to this table"):
+    with pytest.raises(
+        ValueError, match=r"a\.parquet: column 'object_x1' is missing.*'action' does not belong to this table"
+    ):
         load_triplets(tmp_path / "a.parquet")
 
 

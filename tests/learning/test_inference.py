@@ -270,12 +270,12 @@ def test_another_detector_is_refused(photo_run, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
     with pytest.raises(ValueError, match=r"other: is not the detector network that .* was trained with"):
         load(photo_run.run, detector=other)
-    with pytest.raises(ValueError, match="nowhere: holds no weights"):
+    with pytest.raises(ValueError, match="nowhere: has no weights"):
         load(photo_run.run, detector=tmp_path / "nowhere")
 
 
 def test_a_folder_without_a_network_is_one_clear_error(tmp_path):
-    with pytest.raises(ValueError, match="holds no trained network"):
+    with pytest.raises(ValueError, match="has no trained network"):
         load(tmp_path)
 
 

@@ -356,7 +356,7 @@ def test_a_photo_is_shown_to_the_pose_network_that_was_trained_with(trained, pho
     assert given(photo_run.photos[0]) == model(photo_run.photos[0])
     with pytest.raises(ValueError, match=r"another\.pth: is not the pose network that .* was trained with"):
         load(trained.root / "train", pose=other_network(pose_weights, trained.root / "another.pth"))
-    with pytest.raises(ValueError, match=r"lost\.pth: holds no weights"):
+    with pytest.raises(ValueError, match=r"lost\.pth: has no weights"):
         load(trained.root / "train", pose=trained.root / "lost.pth")
     carried = trained.root / "carried"  # as `rmlr export` lays a run out
     shutil.copytree(photo_run.detector, carried / "detector")

@@ -203,7 +203,7 @@ def test_held_out_features_of_another_detector_are_refused(run_train, study, tmp
     shutil.copytree(study.features / "train", tmp_path / "features" / "train")
     monkeypatch.setattr(conftest, "DETECTOR", "e" * 64)
     write_features(tmp_path / "features" / "val", study.image_ids["val"], list(VOCABULARY.objects))
-    with pytest.raises(ValueError, match="val: its detector_digest is not that of the features that are learnt from"):
+    with pytest.raises(ValueError, match="val: its detector_digest differs from that of the training features"):
         run_train(held_out(), features=tmp_path / "features")
 
 

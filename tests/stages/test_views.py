@@ -446,9 +446,9 @@ def test_the_checkpoint_of_a_run_on_photos_says_how_the_detector_sees(corner):
 
 
 def test_a_run_says_what_it_must_be_given(corner):
-    with pytest.raises(ValueError, match=r"learns from photos .*: --detector"):
+    with pytest.raises(ValueError, match=r"is trained on photos .*: --detector"):
         corner.train("online", images=corner.root / "images")
-    with pytest.raises(ValueError, match=r"learns from cached features.*: --features"):
+    with pytest.raises(ValueError, match=r"is trained on cached features.*: --features"):
         corner.train("cached", online=False, **corner.seen)
 
 

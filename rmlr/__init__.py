@@ -4,9 +4,9 @@ What can be done from Python (docs/python.md shows each):
 
     import rmlr
 
-    model = rmlr.load("results/demo/runs/shared/rmlr/0")       # a trained run, or what `rmlr export` wrote
+    model = rmlr.load("results/demo/runs/shared/rmlr/0")       # a trained run, or a folder from `rmlr export`
     answer = model("photo.jpg")                                # a path, a Pillow image, an array, or a list of them
-    for triplet in answer:                                     # strongest first
+    for triplet in answer:                                     # highest score first
         print(triplet)                                         # 0.61 person kick box [62,60,94,114] [94,84,107,95]
     answer.draw().save("drawn.png")                            # the picture with its boxes; notebooks show it
     model.trace("photo.jpg").draw()                            # where the model looked

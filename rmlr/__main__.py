@@ -1,6 +1,6 @@
-"""`rmlr STAGE --flag value`: one command per stage of the study, and those that people type besides.
+"""`rmlr STAGE --flag value`: one command per stage of the study, and further commands for users.
 
-Paths and identities come by flag, a stage's numbers by file.
+Paths and names are given by flags, the numbers of a stage by a file.
 """
 
 import logging
@@ -19,38 +19,38 @@ come in a settings file; `snakemake -n` writes those of the whole study, from pa
 """
 
 STAGES = {
-    "fetch": "A table of sources -> real data and weights: downloaded, checked, unpacked.",
-    "draw": "A seed -> the drawn world: pictures, annotated in V-COCO's and HICO-DET's formats.",
-    "prepare": "Raw annotations, drawn or real -> our records, ids converted once and for all.",
-    "detector": "Records and pictures -> a DETR, trained or taken as it is, then frozen.",
+    "fetch": "A table of sources -> real data and weights: downloaded, verified, unpacked.",
+    "draw": "A seed -> the synthetic data: pictures, annotated in V-COCO's and HICO-DET's formats.",
+    "prepare": "Raw annotations, synthetic or real -> our records, with contiguous ids.",
+    "detector": "Records and pictures -> a DETR, trained or used unchanged, then frozen.",
     "features": "Frozen DETR and pictures -> instances, tokens and maps of one split.",
-    "joints": "People's joints, drawn or real -> a small pose network, trained to be frozen.",
-    "pose": "Frozen pose network, pictures and features -> its map of each picture, in IRE's place.",
+    "joints": "People's joints, synthetic or real -> a small pose network, trained, then frozen.",
+    "pose": "Frozen pose network, pictures and features -> its map of each picture, used in place of IRE.",
     "text": "Records -> embeddings of every interaction's phrase and every image's text.",
     "train": "Records, features and text -> weights of the interaction modules.",
     "predict": "Weights and features -> scored triplets of the test split, one table.",
     "evaluate": "Scored triplets, of any method, and records -> metrics by the official protocol.",
-    "table": "Metrics of all runs -> one of the paper's tables, ours beside theirs.",
-    "separation": "Weights and features -> how alike people are who do different things at the same place.",
-    "figure": "What runs left behind -> one figure: PNG, SVG, and the numbers behind it.",
-    "statement": "All that was measured -> which of the paper's orderings stand, with intervals.",
+    "table": "Metrics of all runs -> one of the paper's tables, with our numbers next to the paper's.",
+    "separation": "Weights and features -> how well vectors separate people at the same place by what they do.",
+    "figure": "Results of runs -> one figure: PNG, SVG, and the underlying numbers.",
+    "statement": "All measurements -> which of the paper's orderings hold, with intervals.",
 }
 
 COMMANDS: dict[str, str] = {
-    "doctor": "A profile -> what is there and what is missing: data, mirrors, disk, time, GPUs, packages.",
+    "doctor": "A profile -> what is present and what is missing: data, mirrors, disk, time, GPUs, packages.",
     "photo": "Photos and a trained run -> what people do in them: a table, and pictures with boxes.",
-    "export": "A trained run and its detector -> one folder to carry away and serve, an MLflow model.",
-    "adopt": "A published UPT's weights -> a run's folder, which photo, export and predict take.",
-    "accept": "A change of code that alters no result -> results marked as current, with who, when and why.",
+    "export": "A trained run and its detector -> one portable folder, an MLflow model that can be served.",
+    "adopt": "A published UPT's weights -> a run's folder, for photo, export and predict.",
+    "accept": "A change of code that alters no result -> results marked as current, with name, time and reason.",
     "compare": "Two evaluations -> is one better, or is it noise?",
     "cost": "This machine -> what the networks of Table 4, or a training run, cost on it.",
 }
 
 
 def command_line(named: str | None = None) -> App:
-    """The commands. Only the one that is `named` loads its stage, and speaks by the stage's own docstring."""
+    """The parser of all commands. Only the `named` one loads its stage, whose docstring is its help text."""
     app = App(name="rmlr", help=HELP, version=version("rmlr"), help_format="markdown")
-    wings = (("stages", "Stages, in the order of the study", STAGES), ("commands", "Besides the study", COMMANDS))
+    wings = (("stages", "Stages, in the order of the study", STAGES), ("commands", "Other commands", COMMANDS))
     for package, title, lines in wings:
         group = Group.create_ordered(title)
         for rank, (name, line) in enumerate(lines.items()):
@@ -60,14 +60,14 @@ def command_line(named: str | None = None) -> App:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command. What a user gave wrongly is one message and exit status 1; RMLR_DEBUG=1 adds a traceback.
+    """Run one command. An error in the user's input is one message and exit status 1; RMLR_DEBUG=1 adds a traceback.
 
-    Without `arguments` the process is this one command's: they are those of the process, which computes with the
-    command's threads from its start, and a stage whose result is made already ends at once.
+    Without `arguments`, the whole process is this command: it takes the arguments of the process, uses the command's
+    number of threads from the start, and stops at once if a stage's result exists already.
     """
     is_process, arguments = arguments is None, sys.argv[1:] if arguments is None else arguments
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
-    helps = int(os.environ.get("RANK", "0")) > 0  # in a distributed run, whose first process speaks for all
+    helps = int(os.environ.get("RANK", "0")) > 0  # in a distributed run, only the first process reports
     logging.getLogger("rmlr").setLevel(logging.ERROR if helps else logging.INFO)
     named = arguments[0] if arguments and not arguments[0].startswith("-") else None
     try:
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
         if os.environ.get("RMLR_DEBUG", "") not in ("", "0"):
             raise
         if helps or isinstance(error, ConnectionResetError):
-            time.sleep(5)  # who has the cause to tell is first; the launcher ends the others then
+            time.sleep(5)  # so that the process with the cause reports first; the launcher then ends the others
         sys.exit(f"rmlr: {error}")
     except KeyboardInterrupt:
         sys.stderr.write("rmlr: stopped; the same command resumes from here\n")

@@ -107,7 +107,7 @@ def test_the_profiles_of_the_page_need_no_data_set_from_outside_and_the_first_on
 def test_weights_that_are_not_there_are_named_with_what_brings_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     weights = "data/raw/weights/detr-r50-vcoco.pth"
-    with pytest.raises(ValueError, match=f"{weights}: does not exist.*`rmlr fetch upt-detr-r50-vcoco` brings it"):
+    with pytest.raises(ValueError, match=f"{weights}: does not exist.*`rmlr fetch upt-detr-r50-vcoco` fetches it"):
         check_weights(weights, None)
     with pytest.raises(ValueError, match=r"mine\.pth: does not exist.*Put that file there"):
         check_weights("mine.pth", None)

@@ -1,1 +1,1 @@
-"""Sources of real data and weights: found, downloaded, checked, unpacked."""
+"""Sources of real data and weights: located, downloaded, verified, unpacked."""

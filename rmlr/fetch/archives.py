@@ -1,4 +1,4 @@
-"""Archives of strangers, unpacked: only what is wanted, only as plain files, and never outside of their folder."""
+"""Safe unpacking of untrusted archives: only wanted members, only plain files, never outside of the target folder."""
 
 import lzma
 import stat
@@ -23,11 +23,11 @@ def unpack(
     room: Callable[[int], None],
     said: Callable[[int], None],
 ) -> None:
-    """Write members of an archive to new places: `wanted` has a file or folder of the archive, and where it goes.
+    """Write members of an archive to new paths: `wanted` maps a file or folder of the archive to its target.
 
-    Every member is looked at, wanted or not: ValueError where a name is absolute or climbs out, where one is a link or
-    a device, where two have one name, where the archive is damaged. `room` is told the bytes to come, where the archive
-    says so beforehand; `said` the bytes written so far. What was written before an error is for the caller to remove.
+    Every member is checked, wanted or not. ValueError for an absolute path or one outside the folder, a link or a
+    device, duplicate names, or a damaged archive. `room` is called with the bytes to be written, if the archive states
+    them in advance; `said` with the bytes written so far. After an error, the caller removes what was written.
     """
     done = 0
     try:
@@ -48,7 +48,7 @@ def unpack(
     except DAMAGE as error:
         raise ValueError(f"{archive}: damaged, or no {kind} archive ({error}). Get it again") from error
     except OSError as error:
-        if error.errno is None:  # gzip's, which is no error of the disk
+        if error.errno is None:  # from gzip, not from the disk
             raise ValueError(f"{archive}: damaged, or no {kind} archive ({error}). Get it again") from error
         raise
 
@@ -80,13 +80,13 @@ def _tar_members(archive: Path) -> Iterator[tuple[str, Opener]]:
 def _must_be_safe(archive: Path, name: str, kind: str | None) -> None:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or "\0" in name or (path.parts and path.parts[0].endswith(":")):
-        raise ValueError(f"{archive}: member '{name}' leads out of its folder. It is not the archive it should be")
+        raise ValueError(f"{archive}: member '{name}' is outside of its folder. It is not the expected archive")
     if kind is not None:
         raise ValueError(f"{archive}: member '{name}' is a {kind}, expected files and folders. It is not unpacked")
 
 
 def _place(name: str, wanted: Mapping[str, Path]) -> Path | None:
-    """Where a member goes; None if it is not wanted."""
+    """The target of a member; None if it is not wanted."""
     path = PurePosixPath(name)
     for member, target in wanted.items():
         if path == PurePosixPath(member):

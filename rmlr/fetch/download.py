@@ -1,7 +1,7 @@
-"""One file from one of its mirrors, whole and checked, whatever the line does; or a folder from the hub, at one commit.
+"""Verified download of a file from one of its mirrors, with resuming; or of a folder from the hub, at one commit.
 
-What is not finished is FILE.part, with FILE.part.json beside it, which says what it is a part of. A file has its name
-only when its length, its kind and every checksum that is known have been found right.
+An unfinished download is FILE.part, with FILE.part.json, which says what it is a part of. It is renamed to FILE only
+when its length, its kind and every known checksum have been verified.
 """
 
 import hashlib
@@ -32,19 +32,19 @@ MEGABYTE = 1_000_000
 AGENT = "rmlr (a reproduction study; resumes by range)"
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 LONGEST_WAIT = 600.0  # seconds, whatever Retry-After says
-CRAWL = 1000  # bytes: a server that sends less within a time-out hangs
-GAIN = 1 << 16  # bytes: a try that brought as many was worth it, and patience begins anew
+CRAWL = 1000  # bytes: a server that sends less within a time-out counts as hanging
+GAIN = 1 << 16  # bytes: an attempt with at least this progress resets the count of failures
 
-# How files begin. Anything else under such a name is a page, or another file.
+# First bytes of files. Anything else under such a name is an HTML page, or another file.
 MAGIC = {
     ".zip": (b"PK\x03\x04", b"PK\x05\x06"),
     ".gz": (b"\x1f\x8b",),
-    ".pth": (b"PK\x03\x04", b"\x80\x02"),  # torch's format, and the one before
+    ".pth": (b"PK\x03\x04", b"\x80\x02"),  # torch's format, and the previous one
     ".json": (b"{", b"["),
     ".ids": tuple(b"0123456789"[n : n + 1] for n in range(10)),
     ".mat": (b"MATLAB", b"\x89HDF"),
 }
-PAGES = {  # phrases of pages that come instead of a file, in lower case
+PAGES = {  # phrases of pages that are sent instead of a file, in lower case
     "too many users have viewed or downloaded": "Google Drive's quota page; it lifts within 24 hours",
     "quota exceeded": "Google Drive's quota page; it lifts within 24 hours",
     "can't scan this file for viruses": "Google Drive's virus-scan page",
@@ -59,11 +59,11 @@ PAGES = {  # phrases of pages that come instead of a file, in lower case
 
 
 class Unfit(ValueError):
-    """What a mirror sends is not the file, and asking again would not help."""
+    """A mirror does not have the file, and another attempt would not help."""
 
 
 class Busy(OSError):
-    """A mirror that may do better later."""
+    """A temporary failure of a mirror."""
 
     def __init__(self, message: str, wait: float = 0.0) -> None:
         super().__init__(message)
@@ -72,18 +72,18 @@ class Busy(OSError):
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a mirror is given."""
+    """The retry policy for a mirror."""
 
-    attempts: int  # in a row that bring nothing
-    timeout: float  # seconds without an answer, or with next to none
-    pause: float  # seconds before the second attempt; doubled from one to the next
+    attempts: int  # consecutive ones without progress
+    timeout: float  # seconds without an answer, or with almost none
+    pause: float  # seconds before the second attempt; doubled for each further one
 
 
 def download(item: Item, target: Path, patience: Patience, seen: str | None) -> str:
-    """Get a file from the first of its mirrors that has it; which one it was.
+    """Download a file from the first mirror that has it, and return that mirror.
 
-    Resumes what an earlier call left. `seen` is the SHA-256 of an earlier fetch, where none is published.
-    ValueError names every mirror and what was wrong with it.
+    Resumes an earlier call. `seen` is the SHA-256 of an earlier fetch, if none is published. ValueError names every
+    mirror and its error.
     """
     if seen is not None and len(item.sha256) < 64:
         item = item.model_copy(update={"sha256": seen})
@@ -104,7 +104,7 @@ def download(item: Item, target: Path, patience: Patience, seen: str | None) -> 
                 _forget(part)
                 if not resumed:
                     raise Unfit(problem)
-                log.warning("%s: what was resumed %s; once more, from the start", url, problem)
+                log.warning("%s: the resumed file %s; trying once more, from the start", url, problem)
         except Unfit as error:
             wrong.append(f"  {url}: {error}")
             log.warning("%s: %s", url, error)
@@ -115,7 +115,7 @@ def download(item: Item, target: Path, patience: Patience, seen: str | None) -> 
 
 
 def mismatch(path: Path, item: Item) -> str | None:
-    """What is wrong with a file, cheapest check first; None if it is what was published, as far as one knows."""
+    """The error in a file, cheapest check first; None if it passes all checks."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(1 << 16)
@@ -126,16 +126,16 @@ def mismatch(path: Path, item: Item) -> str | None:
     if not size:
         return "is empty"
     if not _begins_right(item.file, start):
-        return f"begins with {start[:8]!r}: that is no {Path(item.file).suffix} file"
+        return f"begins with {start[:8]!r}: not a {Path(item.file).suffix} file"
     if item.sha256 != UNPUBLISHED and not (found := sha256(path)).startswith(item.sha256):
         return f"has SHA-256 {found}, expected {item.sha256}{'...' if len(item.sha256) == 8 else ''}: other bytes"
     if item.git_blob is not None and (found := git_blob(path)) != item.git_blob:
-        return f"is git's blob {found}, expected {item.git_blob}: other bytes"
+        return f"is git blob {found}, expected {item.git_blob}: other bytes"
     return None
 
 
 def page_in(start: bytes) -> str | None:
-    """Which page these first bytes are, by name; None if they are no HTML."""
+    """The name of the page that begins with these bytes; None if they are not HTML."""
     text = start.lower().lstrip(b"\xef\xbb\xbf \t\r\n")
     if not text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--")):
         return None
@@ -143,7 +143,7 @@ def page_in(start: bytes) -> str | None:
 
 
 def page_named(text: str) -> str | None:
-    """Which of the known pages, or messages, this is."""
+    """The name of the known page or message in this text."""
     text = text.lower().replace("&#39;", "'").replace("\u2019", "'")
     return next((name for phrase, name in PAGES.items() if phrase in text), None)
 
@@ -159,7 +159,7 @@ def sha256(path: Path) -> str:
 
 
 def git_blob(path: Path) -> str:
-    """The name that git has for a file's content."""
+    """The git blob id of a file's content."""
     found = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
@@ -184,7 +184,7 @@ def _length(path: Path) -> int:
 
 
 def _from_http(url: str, part: Path, item: Item, patience: Patience) -> None:
-    """Try until `part` is as long as it should be; Unfit when patience ends."""
+    """Try until `part` has its full length; Unfit after too many failures."""
     in_vain, dropped = 0, False
     while True:
         before = _length(part)
@@ -216,7 +216,7 @@ def _one_try(url: str, part: Path, item: Item, timeout: float, *, resumed: bool)
         note = _read_note(part)
         validator = note.get("validator") if note.get("url") == url else None
         if (item.bytes is not None and have > item.bytes) or not (validator or item.is_known):
-            have = 0  # a part of nobody knows what
+            have = 0  # a part of an unknown file
         else:
             headers["Range"] = f"bytes={have}-"
             if validator:
@@ -227,7 +227,7 @@ def _one_try(url: str, part: Path, item: Item, timeout: float, *, resumed: bool)
         with error:
             if error.code == 416:
                 if _content_range(error.headers.get("Content-Range"))[1] == have and item.bytes is None:
-                    return  # there is nothing after what we have
+                    return  # the part is complete
                 _forget(part)
                 raise Busy(f"has no bytes after {have}: from the start") from error
             if error.code in TRANSIENT:
@@ -241,7 +241,7 @@ def _one_try(url: str, part: Path, item: Item, timeout: float, *, resumed: bool)
 
 
 def _receive(url: str, response: Any, part: Path, item: Item, have: int, timeout: float, resumed: bool) -> None:
-    """Write what a mirror sends behind what there is, or in its place."""
+    """Append what a mirror sends to the part, or replace the part."""
     headers = response.headers
     length = int(headers["Content-Length"]) if (headers.get("Content-Length") or "").isdigit() else None
     if headers.get("Content-Encoding", "identity") != "identity":
@@ -265,7 +265,7 @@ def _receive(url: str, response: Any, part: Path, item: Item, have: int, timeout
     if not have:
         part.open("wb").close()
         validator = headers.get("ETag") or ""
-        if not validator or validator.startswith("W/"):  # a weak one does not promise the same bytes
+        if not validator or validator.startswith("W/"):  # a weak validator does not guarantee the same bytes
             validator = headers.get("Last-Modified")
         _note(part).write_text(json.dumps({"url": url, "validator": validator}))
     end = total if total is not None else item.bytes
@@ -275,11 +275,11 @@ def _receive(url: str, response: Any, part: Path, item: Item, have: int, timeout
         _forget(part)
         raise Unfit(f"sends more than the {item.bytes} bytes that were published: another file")
     if end is not None and have < end:
-        raise Busy(f"dropped the line at byte {have} of {end}")
+        raise Busy(f"dropped the connection at byte {have} of {end}")
 
 
 def _pour(first: bytes, response: Any, file: BinaryIO, have: int, planned: int, item: Item, timeout: float) -> int:
-    """Copy the body to a file as it comes; how many bytes the file has then."""
+    """Copy the response body to a file; returns the size of the file."""
     said = MegabytesOf(item.file, planned, have)
     mark, at_mark, chunk = time.monotonic(), have, first
     while chunk:
@@ -297,7 +297,7 @@ def _pour(first: bytes, response: Any, file: BinaryIO, have: int, planned: int, 
 
 
 class MegabytesOf:
-    """Says how much of a file is there and how long the rest will take."""
+    """Logs the progress of a download and the remaining time."""
 
     def __init__(self, what: str, planned: int, have: int) -> None:
         start = have // MEGABYTE
@@ -326,7 +326,7 @@ def _content_range(text: str | None) -> tuple[int | None, int | None]:
 
 
 def _retry_after(headers: Any) -> float:
-    """Seconds that a server asks for, given as such or as a date."""
+    """The seconds of a Retry-After header, given as such or as a date."""
     text = headers.get("Retry-After") or ""
     if text.isdigit():
         return float(text)
@@ -340,7 +340,7 @@ def _retry_after(headers: Any) -> float:
 
 
 def _from_drive(file_id: str, part: Path, item: Item, patience: Patience) -> None:
-    """By gdown, which knows Drive's pages; it keeps a part of its own and resumes from there."""
+    """Download by gdown, which knows Drive's pages; it has its own part file and resumes from it."""
     if item.bytes is not None and _length(part) == item.bytes:
         return
     try:

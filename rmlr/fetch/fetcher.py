@@ -1,4 +1,4 @@
-"""One source after another, from the net or from what the user has: checked, unpacked, and known by a receipt."""
+"""Fetches sources from the network or from the user's files: verified, unpacked, and recorded by a receipt."""
 
 import errno
 import json
@@ -23,47 +23,47 @@ log = logging.getLogger(__name__)
 
 
 class _Plan(BaseModel):
-    """FILE.plan.json: what is unpacked and counted, and only has to be renamed."""
+    """FILE.plan.json: files that are unpacked and counted, and only have to be renamed."""
 
-    entry: str  # of the table, when it was made
+    entry: str  # the table's entry when the plan was made
     about: dict[str, Any]  # for the receipt
-    renames: list[tuple[RelativeName, RelativeName]]  # from where in the work folder, to where below RAW
+    renames: list[tuple[RelativeName, RelativeName]]  # path in the work folder, target below RAW
 
 
 class Fetcher:
-    """Brings sources into one place."""
+    """Fetches sources into the folder of raw data."""
 
     def __init__(self, place: Place, have: Sequence[Path], patience: Patience, keep: bool) -> None:
         for folder in have:
             if not folder.is_dir():
-                raise ValueError(f"--have {folder}: is no folder")
+                raise ValueError(f"--have {folder}: is not a folder")
         self.place, self.patience, self.keep = place, patience, keep
         self.have = [*have, place.archives]
 
     def fetch(self, name: str, source: Source) -> None:
-        """Bring one source, unless it is there; one process at a time."""
+        """Fetch one source, unless it exists; one process at a time."""
         work = self.place.work(name)
         work.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(work.with_name(f"{name}.lock"))
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            log.warning("%s: another process is fetching it; waiting for its end", name)
+            log.warning("%s: another process is fetching it; waiting until it has finished", name)
             lock.acquire()
         try:
             trouble = self.place.trouble(name, source)
             if trouble is None:
-                log.info("%s: is there", name)
+                log.info("%s: exists", name)
                 return
             kept = self.place.kept(name)
             if self.place.trouble(name, source, kept=True) is None:
                 write_whole(self.place.receipt(name), read_text(kept))
-                log.info("%s: is there, only its receipt was gone", name)
+                log.info("%s: exists, only its receipt was missing", name)
                 return
             self.place.receipt(name).unlink(missing_ok=True)
             self._links_must_lead_somewhere(source)
             self._must_not_be_of_another_entry(name, source)
-            log.info("%s: %s; getting it", name, trouble)
+            log.info("%s: %s; fetching it", name, trouble)
             how = self._hub(name, source.hub) if source.hub else self._items(name, source)
             commit = how[0].get("commit") or ""
             paths = [self._snapshot(source.hub, commit)] if source.hub else self._paths(source)
@@ -78,7 +78,7 @@ class Fetcher:
             lock.release()
 
     def _must_not_be_of_another_entry(self, name: str, source: Source) -> None:
-        """ValueError if what was unpacked here came of an entry that said something else: counting would not tell."""
+        """ValueError if files here were unpacked from a different entry of the table, which counting cannot detect."""
         kept = self.place.kept(name)
         try:
             receipt = self.place.read_receipt(name, kept=True)
@@ -88,17 +88,17 @@ class Fetcher:
         there = [self.place.raw / path for path in unpacked if (self.place.raw / path).exists()]
         if receipt is not None and receipt.source != source.digest and there:
             raise ValueError(
-                f"{there[0]}: was fetched on {receipt.time} by another entry of the table than today's. Move it "
-                f"away and give the same command again; or, if it is what today's entry means, remove {kept}"
+                f"{there[0]}: was fetched on {receipt.time} by an older entry of the table. Move it "
+                f"away and give the same command again; or, if it matches the present entry, remove {kept}"
             )
 
     def _links_must_lead_somewhere(self, source: Source) -> None:
-        """ValueError at a link of the user's whose target is away, such as a disk that is not mounted."""
+        """ValueError for a link of the user whose target does not exist, such as a disk that is not mounted."""
         for path in self._paths(source):
             for place in (path, *path.parents[: len(path.relative_to(self.place.raw).parts)]):
                 if place.is_symlink() and not place.exists():
                     raise ValueError(
-                        f"{place}: is a link to {place.readlink()}, which is not there. Mount that disk, or remove the "
+                        f"{place}: is a link to {place.readlink()}, which is missing. Mount that disk, or remove the "
                         "link, and give the same command again"
                     )
 
@@ -119,15 +119,15 @@ class Fetcher:
         return [self._item(name, item) for item in source.items]
 
     def _item(self, name: str, item: Item) -> dict[str, Any]:
-        """Bring one file and put what it gives in its place; what the receipt says of it.
+        """Fetch one file and move its contents to their targets; returns its entry in the receipt.
 
-        Order is all: check, unpack aside, count, write down what is to be renamed, rename. Whoever is killed in between
-        finds either nothing but a part, or a list of renames to end.
+        The order is essential: verify, unpack into a temporary folder, count, write the plan of renames, rename. After
+        a kill there is either only a part, or a plan of renames to complete.
         """
         work = self.place.work(name)
         plan, entry = work / f"{item.file}.plan.json", item.model_dump_json(exclude={"urls", "about"})
         content = _read_plan(plan)
-        if content is None or content.entry != entry:  # else of another entry: what it staged is not what is wanted now
+        if content is None or content.entry != entry:  # of another entry, so of other files
             if self._is_placed(item):
                 return self._adopt(item)
             if (tree := self._find_tree(item)) is not None:
@@ -140,8 +140,8 @@ class Fetcher:
             found = item.sha256 if len(item.sha256) == 64 else sha256(path)
             if (seen := self._seen(name, item)) not in (None, found):
                 raise ValueError(
-                    f"{path}: has SHA-256 {found}, but {seen} was first seen ({self.place.raw / 'checksums.json'}). "
-                    "Has the publisher replaced the file, or somebody between you? Look before you remove that entry"
+                    f"{path}: has SHA-256 {found}, but first had {seen} ({self.place.raw / 'checksums.json'}). "
+                    "Did the publisher replace the file, or did somebody else? Check before you remove that entry"
                 )
             staged = self._stage(item, path, work / f"{item.file}.unpacked")
             if not item.is_known:
@@ -152,7 +152,7 @@ class Fetcher:
             write_whole(plan, content.model_dump_json())
         for here, there in content.renames:
             source, target = work / here, self.place.raw / there
-            if source.exists() or source.is_symlink():  # else it was renamed before
+            if source.exists() or source.is_symlink():  # otherwise it was renamed before
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _move(source, target)
         if self.keep and item.unpack and (work / item.file).exists():
@@ -164,7 +164,7 @@ class Fetcher:
         return None if item.is_known else self.place.first_seen().get(f"{name}/{item.file}", {}).get("sha256")
 
     def _stage(self, item: Item, path: Path, staging: Path) -> list[tuple[str, str]]:
-        """What an item gives, whole and counted, beside its place: what is to be renamed to what."""
+        """Unpack and count an item in the work folder; returns the renames to do."""
         if item.unpack is None and path.parent == staging.parent:
             return [(path.name, item.gives[0].to)]
         shutil.rmtree(staging, ignore_errors=True)
@@ -188,13 +188,13 @@ class Fetcher:
                 raise
         return [(str(places[gift.to].relative_to(staging.parent)), gift.to) for gift in gifts]
 
-    # ---- what the user has
+    # ---- files of the user
 
     def _is_placed(self, item: Item) -> bool:
         return all((self.place.raw / gift.to).exists() for gift in item.gives)
 
     def _adopt(self, item: Item) -> dict[str, Any]:
-        """Take what lies in its place already, if it is what it should be."""
+        """Use files that are already at their target, if they are the right ones."""
         for gift in item.gives:
             self._must_be_right(item, gift)
         kind = "checked" if item.unpack is None and item.is_known else "counted"
@@ -210,11 +210,11 @@ class Fetcher:
             raise ValueError(f"{error}. Complete it, or move it away and give the same command again") from error
 
     def _find(self, item: Item) -> Path | None:
-        """The file itself, in a folder of the user's."""
+        """The file itself, in one of the user's folders."""
         return next((folder / item.file for folder in self.have if (folder / item.file).is_file()), None)
 
     def _find_tree(self, item: Item) -> dict[str, Path] | None:
-        """All that an archive would give, unpacked in a folder of the user's, named as in the archive or as here."""
+        """The unpacked contents of an archive in one of the user's folders, named as in the archive or as here."""
         if item.unpack is None:
             return None
         for folder in self.have:
@@ -258,13 +258,13 @@ class Fetcher:
         return [{"from": url, "commit": commit}]
 
     def _link_snapshot(self, source: Path, target: Path) -> None:
-        """Take a snapshot of a user's cache: by a link, so that neither cache loses anything."""
+        """Use a snapshot of the user's cache, by a link, so that neither cache is changed."""
         if target.is_symlink():
             target.unlink()
         elif target.exists():
             raise ValueError(
-                f"{target}: is there already, of a fetch that did not end or of yours. Move it away, and give the same "
-                f"command again to take {source} in its place"
+                f"{target}: exists already, from an unfinished fetch or from you. Move it away, and give the same "
+                f"command again to use {source} instead"
             )
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(source.resolve())
@@ -283,18 +283,18 @@ class Fetcher:
         free = shutil.disk_usage(self.place.raw).free
         if size > free:
             raise ValueError(
-                f"{what}: needs {size / 1e9:.2f} GB of {self.place.raw}, downloads and what is unpacked of them; "
+                f"{what}: needs {size / 1e9:.2f} GB of {self.place.raw}, for downloads and unpacked files; "
                 f"{free / 1e9:.2f} GB are free. Make room, or let {self.place.raw} be a link to a larger disk"
             )
 
 
 def check_gift(path: Path, gift: Gift, where: str) -> None:
-    """ValueError if what was unpacked, or found, has not as many files as it should, or an empty one."""
+    """ValueError if unpacked or found files are not as many as expected, or one is empty."""
     if not path.exists():
         raise ValueError(f"{where}: is missing")
     if gift.files is None:
         if not path.is_file() or not path.stat().st_size:
-            raise ValueError(f"{where}: expected a file with something in it")
+            raise ValueError(f"{where}: expected a file that is not empty")
         return
     if not path.is_dir():
         raise ValueError(f"{where}: expected a folder of {gift.files} files")
@@ -306,7 +306,7 @@ def check_gift(path: Path, gift: Gift, where: str) -> None:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Rename, or where a link leads to another disk, copy beside the target and rename there."""
+    """Rename; if a link leads to another disk, copy to a temporary name next to the target and rename there."""
     try:
         source.rename(target)
     except OSError as error:
@@ -331,7 +331,7 @@ def _now() -> str:
 
 
 def _read_plan(path: Path) -> _Plan | None:
-    """What an interrupted fetch has still to rename; None where there is none."""
+    """The remaining renames of an interrupted fetch; None if there are none."""
     if not path.exists():
         return None
     try:

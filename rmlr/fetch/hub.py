@@ -1,4 +1,4 @@
-"""Folders of the Hugging Face hub, at one commit, every file checked, in a cache of the hub's own layout."""
+"""Repositories of the Hugging Face hub, at one commit, every file verified, in a cache of the hub's own layout."""
 
 import re
 import time
@@ -11,11 +11,11 @@ from rmlr.fetch.sources import Hub
 from rmlr.study.files import FULL, disk_full, read_text, write_whole
 
 SUPERSEDED = (".h5", ".msgpack", ".ot", ".onnx", ".tflite", ".mlmodel")  # weights of other frameworks
-PICKLES = (".bin", ".pth", ".pt")  # left out where the same weights are there as safetensors
+PICKLES = (".bin", ".pth", ".pt")  # left out if the same weights exist as safetensors
 
 
 def hub_files(siblings: list[Any]) -> list[Any]:
-    """The files of a hub's folder that transformers reads with torch."""
+    """The files of a hub repository that transformers reads with torch."""
     top = [file for file in siblings if "/" not in file.rfilename and not file.rfilename.startswith(".")]
     top = [file for file in top if not file.rfilename.endswith((*SUPERSEDED, ".md"))]
     if any(file.rfilename.endswith(".safetensors") for file in top):
@@ -24,9 +24,9 @@ def hub_files(siblings: list[Any]) -> list[Any]:
 
 
 def download_hub(hub: Hub, cache: Path, patience: Patience, seen: str | None, room: Callable[[int], None]) -> str:
-    """Put a folder of the hub into a cache of the hub's own layout, every file checked; its commit.
+    """Download a hub repository into a cache of the hub's own layout, every file verified; returns its commit.
 
-    The commit is the table's, else the one `seen` by an earlier fetch, else what the revision points at now.
+    The commit is that of the table, or the one `seen` by an earlier fetch, or the one that the revision points to now.
     """
     try:
         from huggingface_hub import HfApi, errors, hf_hub_download
@@ -44,7 +44,7 @@ def download_hub(hub: Hub, cache: Path, patience: Patience, seen: str | None, ro
                 return what()
             except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
                 raise ValueError(f"the hub has no {where}: {_first_line(error)}") from error
-            except Exception as error:  # whichever package the client stands on has errors of its own
+            except Exception as error:  # the client's HTTP package has its own errors
                 if isinstance(error, OSError) and error.errno in FULL:
                     raise disk_full(error, cache) from error
                 problem = error
@@ -59,7 +59,7 @@ def download_hub(hub: Hub, cache: Path, patience: Patience, seen: str | None, ro
     )
     files = hub_files(info.siblings or [])
     if not files or not info.sha:
-        raise ValueError(f"{where}: the hub lists no file of it")
+        raise ValueError(f"{where}: the hub lists no files")
     if wanted and info.sha != wanted:
         raise ValueError(f"{where}: the hub answers with commit {info.sha}")
     room(sum(file.size or 0 for file in files))
@@ -83,12 +83,12 @@ def download_hub(hub: Hub, cache: Path, patience: Patience, seen: str | None, ro
 
 
 def hub_folder(cache: Path, hub: Hub) -> Path:
-    """Where the hub's cache has a repository."""
+    """The path of a repository in the hub's cache."""
     return cache / f"models--{hub.repository.replace('/', '--')}"
 
 
 def name_commit(cache: Path, hub: Hub, commit: str) -> None:
-    """Let a revision mean a commit, in this cache."""
+    """Map a revision to a commit in this cache."""
     path = hub_folder(cache, hub) / "refs" / hub.revision
     if not path.is_file() or read_text(path).strip() != commit:
         write_whole(path, commit)
@@ -99,7 +99,7 @@ def _first_line(error: BaseException | None) -> str:
 
 
 def check_snapshot(folder: Path, hub: Hub, seen: str | None) -> str:
-    """The commit of a hub cache's folder, if its files are whole: each is named by its checksum. Nothing is changed."""
+    """The commit of a repository in a hub cache, after verification: each file is named by its checksum."""
     reference = folder / "refs" / hub.revision
     wanted = hub.commit or seen
     commit = wanted or (read_text(reference).strip() if reference.is_file() else None)
@@ -110,10 +110,10 @@ def check_snapshot(folder: Path, hub: Hub, seen: str | None) -> str:
     snapshot = folder / "snapshots" / commit
     files = [path for path in snapshot.rglob("*") if path.is_file()]
     if not files or len(files) < len([path for path in snapshot.rglob("*") if path.is_symlink()]):
-        raise ValueError(f"{snapshot}: is empty, or its links lead nowhere")
+        raise ValueError(f"{snapshot}: is empty, or its links are broken")
     for path in files:
         blob = path.resolve()
         named_by = {64: sha256, 40: git_blob}.get(len(blob.name))
         if named_by is not None and named_by(blob) != blob.name:
-            raise ValueError(f"{path}: has not the checksum that its name in the cache says. Get it again")
+            raise ValueError(f"{path}: does not have the checksum in its name in the cache. Download it again")
     return commit

@@ -1,7 +1,7 @@
-"""The folder of raw data: which sources are there, by their receipts, and which checksums were seen first.
+"""The folder of raw data: its sources, by their receipts, and the checksums of first fetches.
 
-What was fetched leaves a receipt, RAW/receipts/NAME.ok: one line of JSON. Checksums that nobody published are kept as
-first seen in RAW/checksums.json, which belongs under version control.
+A fetched source has a receipt, RAW/receipts/NAME.ok: one line of JSON. Checksums that are not published are recorded at
+the first fetch in RAW/checksums.json, which belongs under version control.
 """
 
 import json
@@ -18,7 +18,7 @@ from rmlr.study.files import Natural, RelativeName, read_json, write_whole
 
 
 class Receipt(BaseModel):
-    """NAME.ok, as far as it is read again."""
+    """NAME.ok, the fields that are read again."""
 
     source: str  # digest of the table's entry
     time: str
@@ -26,7 +26,7 @@ class Receipt(BaseModel):
 
 
 class _Seen(BaseModel):
-    """What was seen of a file, or of a folder of the hub, that has no published checksum."""
+    """The checksum or commit of the first fetch of a file, or hub repository, without a published one."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -40,7 +40,7 @@ class _FirstSeen(RootModel[dict[str, _Seen]]):
 
 @dataclass(frozen=True)
 class Place:
-    """The folder of raw data, and what is kept there about where it came from."""
+    """The folder of raw data, with the records of where the data came from."""
 
     raw: Path
 
@@ -51,28 +51,28 @@ class Place:
 
     @property
     def archives(self) -> Path:
-        """Where a user may put archives by hand, and where `--keep` leaves them."""
+        """The folder for archives that a user adds by hand, or that `--keep` keeps."""
         return self.raw / "archives"
 
     def work(self, name: str) -> Path:
-        """Where a source's downloads and half-unpacked folders are."""
+        """The folder for a source's downloads and unfinished unpacking."""
         return self.raw / ".fetch" / name
 
     def receipt(self, name: str) -> Path:
-        """Says that a source was fetched, and how."""
+        """The receipt of a source."""
         return self.raw / "receipts" / f"{name}.ok"
 
     def kept(self, name: str) -> Path:
-        """A copy of the receipt. Who reruns a rule removes its output first, and what it said would be lost."""
+        """A copy of the receipt, since Snakemake removes a rule's output before it reruns the rule."""
         return self.raw / ".fetch" / f"{name}.ok"
 
     def read_receipt(self, name: str, *, kept: bool = False) -> Receipt | None:
-        """What the last fetch left, or the copy that it `kept`; None where there is none. ValueError: it is damaged."""
+        """The receipt of the last fetch, or its copy `kept`; None if there is none. ValueError if it is damaged."""
         path = self.kept(name) if kept else self.receipt(name)
         return read_json(path, Receipt) if path.exists() else None
 
     def has_receipt(self, name: str, source: Source) -> bool:
-        """Whether a source's receipt is of the entry that the table has today; what is there is not looked at."""
+        """Whether a source's receipt belongs to the table's present entry; the files are not checked."""
         try:
             receipt = self.read_receipt(name)
         except ValueError:
@@ -80,7 +80,7 @@ class Place:
         return receipt is not None and receipt.source == source.digest
 
     def trouble(self, name: str, source: Source, *, kept: bool = False) -> str | None:
-        """Why a source does not count as fetched; None if it does: its receipt is of this entry and all is there."""
+        """Why a source does not count as fetched; None if its receipt is of this entry and all files exist."""
         try:
             receipt = self.read_receipt(name, kept=kept)
         except ValueError as error:
@@ -94,13 +94,13 @@ class Place:
                 found = measure(self.raw / path)
             except OSError as error:
                 return f"{self.raw / path} is gone ({error.strerror})"
-            grew = path.startswith("hub/") and found[0] >= files and found[1] >= size  # its client keeps more there
+            grew = path.startswith("hub/") and found[0] >= files and found[1] >= size  # its client adds files there
             if found != (files, size) and not grew:
-                return f"{self.raw / path} has changed: {files} files of {size} bytes were made, {found} are there"
+                return f"{self.raw / path} has changed: {files} files of {size} bytes were written, {found} exist"
         return None
 
     def first_seen(self) -> dict[str, dict[str, Any]]:
-        """The checksums and commits that count because nobody published any."""
+        """The recorded checksums and commits, used where none are published."""
         path = self.raw / "checksums.json"
         if not path.exists():
             return {}
@@ -111,7 +111,7 @@ class Place:
         return content.model_dump(exclude_unset=True)
 
     def remember(self, key: str, seen: dict[str, Any]) -> None:
-        """Keep what was seen, unless something was seen before."""
+        """Record a checksum or commit, unless there is a record already."""
         path = self.raw / "checksums.json"
         (self.raw / ".fetch").mkdir(parents=True, exist_ok=True)
         with FileLock(self.raw / ".fetch" / "checksums.lock"):
@@ -121,13 +121,13 @@ class Place:
 
 
 def by_hand(name: str, source: Source, place: Place) -> str:
-    """What to put where, if the net does not give it."""
+    """Instructions for adding a source by hand, without the network."""
     again = f"`rmlr fetch {name}" + (f" --raw {place.raw}" if place.raw != DEFAULT else "")
     if source.hub:
         hub = source.hub
         return (
             f"  By hand: where there is a network, `hf download {hub.repository} --revision "
-            f"{hub.commit or hub.revision} --cache-dir FOLDER`; bring FOLDER here, "
+            f"{hub.commit or hub.revision} --cache-dir FOLDER`; copy FOLDER here, "
             f"then {again} --have FOLDER`"
         )
     files = ", ".join(item.file for item in source.items)
@@ -135,7 +135,7 @@ def by_hand(name: str, source: Source, place: Place) -> str:
 
 
 def measure(path: Path) -> tuple[int, int]:
-    """Files and bytes of a file, or of a folder with all below it but what is hidden. OSError if it is not there."""
+    """Numbers of files and bytes of a file, or of a folder without hidden files. OSError if it does not exist."""
     if path.is_file():
         return 1, path.stat().st_size
     files, size = 0, 0

@@ -1,4 +1,4 @@
-"""Where real data and weights come from (the table, sources.yaml beside this file), and what of it a profile needs."""
+"""The sources of real data and weights (the table, sources.yaml in this folder), and those that a profile needs."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ WORDS = {"what", "licence", "serves", "release", "photos", "evidence", "note"}  
 
 
 class Gift(Section):
-    """What becomes of a file, or of a part of an archive: a file below RAW, or a folder of `files` files."""
+    """The target of a file, or of a part of an archive: a file below RAW, or a folder of `files` files."""
 
     to: RelativeName
     member: RelativeName | None = None  # path in the archive
@@ -31,7 +31,7 @@ class Gift(Section):
 class Item(Section):
     """One file to get."""
 
-    file: RelativeName  # its name, as people have it
+    file: RelativeName  # its published name
     urls: Annotated[list[str], Field(min_length=1)]
     bytes: PositiveInt | None = None
     about: PositiveInt | None = None
@@ -57,21 +57,21 @@ class Item(Section):
 
     @property
     def is_known(self) -> bool:
-        """Whether a published checksum tells the right file from any other."""
+        """Whether a published checksum identifies the file."""
         return len(self.sha256) == 64 or self.git_blob is not None
 
 
 class Hub(Section):
-    """A folder of the Hugging Face hub."""
+    """A repository of the Hugging Face hub."""
 
     repository: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")]
     revision: RelativeName  # as params.yaml names it
-    commit: Annotated[str | None, Field(pattern=r"^[0-9a-f]{40}$")] = None  # null: the first one seen counts ever after
+    commit: Annotated[str | None, Field(pattern=r"^[0-9a-f]{40}$")] = None  # null: that of the first fetch
     about: PositiveInt
 
 
 class Source(Section):
-    """One entry of the table: files that belong together, or a folder of the hub."""
+    """One entry of the table: files that belong together, or a hub repository."""
 
     what: str
     licence: str
@@ -117,7 +117,7 @@ class Source(Section):
 
 
 class Sources(Section):
-    """The table, whole."""
+    """The whole table."""
 
     sources: dict[str, Source]
 
@@ -134,7 +134,7 @@ class Sources(Section):
 
 
 def load_sources(path: Path | None) -> dict[str, Source]:
-    """The table of a file, or the one that comes with the package."""
+    """The table from a file, by default the package's own."""
     path = path or TABLE
     text = read_text(path, "Is that the table of sources?")
     try:
@@ -144,11 +144,11 @@ def load_sources(path: Path | None) -> dict[str, Source]:
     return Sources.check({"sources": content}, str(path)).sources
 
 
-# ---- who needs what
+# ---- the needs of a profile
 
 
 def needed(sources: Mapping[str, Source], study: Study, profile: str, raw: Path) -> dict[str, list[str]]:
-    """Names of the sources that a profile's study reads, with what for; in the order of the table.
+    """Names of the sources that a profile's study needs, with the reason; in the order of the table.
 
     A profile of real data needs those that serve its data sets, in the release that it names, and of photos those of
     the images that it takes: own data need no published release. Weights are needed by whom params.yaml names them for:
@@ -169,10 +169,10 @@ def needed(sources: Mapping[str, Source], study: Study, profile: str, raw: Path)
 
 
 def wanted(sources: Mapping[str, Source], study: Study, profile: str, raw: Path) -> tuple[Path, dict[str, list[str]]]:
-    """The folder that gets what a profile needs, and what that is (`needed`).
+    """The folder to fetch into, and the sources that a profile needs (`needed`).
 
-    The folder is `raw`; but if all data are the user's own, `raw` is the user's folder, and weights go to `DEFAULT`,
-    where params.yaml names them.
+    The folder is `raw`. But if all data are the user's own, `raw` is the user's folder, and weights go to `DEFAULT`,
+    the folder in params.yaml.
     """
     found = needed(sources, study, profile, raw)
     own = own_datasets(sources, study, profile)
@@ -182,7 +182,7 @@ def wanted(sources: Mapping[str, Source], study: Study, profile: str, raw: Path)
 
 
 def own_datasets(sources: Mapping[str, Source], study: Study, profile: str) -> list[str]:
-    """The data sets of a profile that the user brings: of release `own`, and served by no source."""
+    """The data sets of a profile that the user provides: of release `own`, and without a source."""
     chosen = study.profiles[profile]
     served = {name for source in sources.values() if source.release is None for name in source.serves}
     own = [name for name in chosen.train if getattr(chosen, name).release == "own" and name not in served]
@@ -190,7 +190,7 @@ def own_datasets(sources: Mapping[str, Source], study: Study, profile: str) -> l
 
 
 def named_weights(study: Study, profile: str) -> dict[tuple[str, str | None], str]:
-    """The weights that a profile's runs stand on, as params.yaml names them, with their revision: and what for."""
+    """The weights that a profile's runs need, as named in params.yaml, with their revision, and the reason."""
     chosen = study.profiles[profile]
     named: dict[tuple[str, str | None], str] = {}
     for name, run in study.runs_in(profile).items():
@@ -210,17 +210,17 @@ def is_file(weights: str, revision: str | None) -> bool:
 
 
 def check_weights(weights: str, revision: str | None) -> None:
-    """ValueError where weights that params.yaml names by a path are not there; it names the source that gives them."""
+    """ValueError if weights that params.yaml names by a path do not exist; it names their source."""
     if not is_file(weights, revision) or Path(weights).exists():
         return
     names = (name for name, source in load_sources(None).items() if gives(source, weights, revision, DEFAULT))
     name = next(names, None)
-    brings = f"`rmlr fetch {name}` brings it" if name else "Put that file there, or name another one"
+    brings = f"`rmlr fetch {name}` fetches it" if name else "Put that file there, or name another one"
     raise ValueError(f"{weights}: does not exist, and params.yaml names it as weights. {brings}")
 
 
 def gives(source: Source, weights: str, revision: str | None, raw: Path) -> bool:
-    """Whether a source gives what params.yaml names as weights."""
+    """Whether a source has the weights that params.yaml names."""
     if source.hub:
         return (source.hub.repository, source.hub.revision) == (weights, revision)
     return any(Path(weights) == raw / gift.to for gift in source.gifts)

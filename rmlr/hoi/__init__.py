@@ -1,6 +1,6 @@
-"""The shared words of the package: records of human-object interaction (`words`), their tensors (`batch`), boxes.
+"""The shared records of the package: human-object interactions (`words`), their tensors (`batch`), boxes.
 
-`batch` and `boxes` need torch and are imported by name; the records do without it, and so does scoring.
+`batch` and `boxes` need torch and are imported explicitly; the records and scoring work without it.
 """
 
 from rmlr.hoi.words import (

@@ -1,6 +1,6 @@
-"""Images as tensors: what the frozen detector gives the interaction modules, and what they are to find in it.
+"""Batches of images as tensors: the inputs of the interaction modules from the frozen detector, and their targets.
 
-Boxes are `xyxy`, float, 0-based edges in pixels of the original image, as everywhere.
+Boxes are `xyxy`, float, 0-based edges in pixels of the original image.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's 
 
 @dataclass(frozen=True, slots=True)
 class Instances:
-    """What the frozen detector found, people first. For a batch: concatenated, see `Batch.instance_image`."""
+    """The frozen detector's instances, people first. For a batch: concatenated, see `Batch.instance_image`."""
 
     boxes: Float[Tensor, "n 4"]
     scores: Float[Tensor, " n"]  # detector confidence, in [0, 1]
@@ -23,7 +23,7 @@ class Instances:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Images as the interaction modules see them: instances concatenated, maps padded with zeros."""
+    """The input of the interaction modules: instances concatenated, maps padded with zeros."""
 
     image_ids: Int[Tensor, " b"]
     maps: Float[Tensor, "b c h w"]  # last backbone map
@@ -32,7 +32,7 @@ class Batch:
     image_sizes: Float[Tensor, "b 2"]  # height and width, in pixels of the original image
     instances: Instances
     instance_image: Int[Tensor, " n"]  # position in the batch, ascending
-    pose: Float[Tensor, "b k h w"] | None = None  # the pose network's map over the same cells, where it is read
+    pose: Float[Tensor, "b k h w"] | None = None  # the pose network's map over the same cells, if it is used
 
     def to(self, device) -> "Batch":
         """The same batch on another device."""

@@ -6,13 +6,13 @@ from torch import Tensor
 
 
 def xyxy_from_cxcywh(boxes: Float[Tensor, "*a 4"]) -> Float[Tensor, "*a 4"]:
-    """Corners from centre, width and height; the unit stays."""
+    """Corners from centre, width and height, in the same unit."""
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
 def cxcywh_from_xyxy(boxes: Float[Tensor, "*a 4"]) -> Float[Tensor, "*a 4"]:
-    """Centre, width and height from corners; the unit stays."""
+    """Centre, width and height from corners, in the same unit."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
@@ -24,18 +24,18 @@ def clip(boxes: Float[Tensor, "*a 4"], height: float, width: float) -> Float[Ten
 
 
 def area(boxes: Float[Tensor, "*a 4"]) -> Float[Tensor, "*a"]:
-    """Width x height, 0 where a box is inverted."""
+    """Width x height, 0 for an inverted box."""
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
 
 
 def intersection(a: Float[Tensor, "*#i 4"], b: Float[Tensor, "*#i 4"]) -> Float[Tensor, "*#i"]:
-    """Shared area of two boxes each, broadcast."""
+    """Area of the intersection of boxes, broadcast."""
     low, high = a[..., :2].maximum(b[..., :2]), a[..., 2:].minimum(b[..., 2:])
     return (high - low).clamp(min=0).prod(-1)
 
 
 def iou(a: Float[Tensor, "m 4"], b: Float[Tensor, "n 4"]) -> Float[Tensor, "m n"]:
-    """Intersection over union of every pair; 0 where both boxes are empty."""
+    """Intersection over union of every pair; 0 if both boxes are empty."""
     shared = intersection(a[:, None], b[None])
     union = area(a)[:, None] + area(b)[None] - shared
     return shared / union.clamp(min=1e-9)

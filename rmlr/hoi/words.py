@@ -1,9 +1,8 @@
-"""The shared words of the study: what was annotated, what was detected, what is predicted.
+"""The shared records: annotations, vocabularies, predictions.
 
-Everything that crosses from one wing (data, model, evaluation) to another is one of these records, or one of `batch`,
-which holds what is made of tensors: scoring needs no torch.
-A box is `xyxy`, float, 0-based edges in pixels of the original image (x2 - x1 is its width).
-All indices are contiguous from 0; foreign numberings stay inside the reader that knows them.
+All data passed between subpackages (data, model, evaluation, ...) are these records, or those of `batch`, which contain
+tensors: scoring needs no torch. A box is `xyxy`, float, 0-based edges in pixels of the original image (x2 - x1 is its
+width). All indices are contiguous from 0; foreign numberings stay inside the reader that knows them.
 """
 
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-NO_INTERACTION = "no_interaction"  # HICO-DET's verb of a pair that does nothing
+NO_INTERACTION = "no_interaction"  # HICO-DET's verb of a pair that does not interact
 NO_BOX = -1  # in `Annotation.interactions`: the verb was annotated, its object has no box
 
 Dataset = Literal["vcoco", "hicodet"]
@@ -21,11 +20,11 @@ Dataset = Literal["vcoco", "hicodet"]
 
 @dataclass(frozen=True)
 class Phrase:
-    """One interaction in words, in parts, so that each word's role stays known (paper, section 3.3)."""
+    """One interaction in words, in parts, so that the role of each word is known (paper, section 3.3)."""
 
     subject: str  # "person"
     verb: str  # "ride", "talk on phone", "hit with"
-    object: str | None  # "bicycle"; None where a role without an object is put in words
+    object: str | None  # "bicycle"; None for a role without an object
 
     def __str__(self) -> str:
         return " ".join(part for part in (self.subject, self.verb, self.object) if part)
@@ -35,8 +34,9 @@ class Phrase:
 class Vocabulary:
     """The classes of one dataset, read from its own files.
 
-    `verbs` are those learnt and scored: HICO-DET's 117 verbs, or V-COCO's 24 action-roles ("hit instr"), in the order
-    of the literature. V-COCO's left-out roles follow in `unscored_verbs`; their ids go on after those of `verbs`.
+    `verbs` are those that are trained and scored: HICO-DET's 117 verbs, or V-COCO's 24 action-roles ("hit instr"), in
+    the order of the literature. V-COCO's excluded roles follow in `unscored_verbs`; their ids continue those of
+    `verbs`.
     """
 
     dataset: Dataset
@@ -50,7 +50,7 @@ class Vocabulary:
 
     @cached_property
     def hoi_of(self) -> Int[np.ndarray, "o v"]:
-        """Index of the HOI of an object class and a verb, -1 where the combination is not one."""
+        """Index of the HOI of an object class and a verb, -1 for combinations that are not an HOI."""
         table = np.full((len(self.objects), len(self.verbs)), -1, dtype=np.int64)
         for hoi, (verb, object_) in enumerate(self.hois):
             table[object_, verb] = hoi
@@ -58,7 +58,7 @@ class Vocabulary:
 
     @cached_property
     def is_valid_verb(self) -> Bool[np.ndarray, "o v"]:
-        """True where an object class can take a verb."""
+        """True if an object class can occur with a verb."""
         return self.hoi_of >= 0
 
     def phrase(self, verb: int, object_: int | None) -> Phrase:
@@ -73,10 +73,10 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Annotation:
-    """What people annotated in one image.
+    """The annotations of one image.
 
-    HICO-DET draws every row's two boxes anew, so its boxes come in pairs and none is shared; V-COCO's are COCO's
-    instances, crowds included, of which `is_listed` marks the persons whose actions were annotated.
+    In HICO-DET every row has its own two boxes, which no other row shares. V-COCO's boxes are COCO's instances,
+    including crowds; `is_listed` marks the persons whose actions were annotated.
     """
 
     image_id: int
@@ -88,30 +88,30 @@ class Annotation:
     interactions: Int[np.ndarray, "m 3"]  # rows (human box, verb, object box or NO_BOX), in annotation order
     is_crowd: Bool[np.ndarray, " k"]  # COCO's crowds: no detector's target, but persons for V-COCO's matching
     is_listed: Bool[np.ndarray, " k"]  # a person whose actions were annotated; other persons are V-COCO's don't-care
-    actions: Int[np.ndarray, "q 2"]  # V-COCO: rows (human box, action), every label that is 1
+    actions: Int[np.ndarray, "q 2"]  # V-COCO: rows (human box, action), one per label 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Triplets:
     """Scored predictions of any number of images, one row each: our neutral table (a Parquet file, docs/evaluation.md).
 
-    Row order carries no meaning except between equal scores of one image: the later row counts as the lower one.
+    The order of rows matters only for equal scores in one image: the later row ranks lower.
     Between images, equal scores rank in the order of the split.
     """
 
     image_id: Int[np.ndarray, " t"]
     human_boxes: Float[np.ndarray, "t 4"]
-    object_boxes: Float[np.ndarray, "t 4"]  # V-COCO: four NaN say "no object"
-    object_category: Int[np.ndarray, " t"]  # V-COCO: -1 where the method did not say
+    object_boxes: Float[np.ndarray, "t 4"]  # V-COCO: four NaN mean "no object"
+    object_category: Int[np.ndarray, " t"]  # V-COCO: -1 if unknown
     verb: Int[np.ndarray, " t"]
     score: Float[np.ndarray, " t"]  # larger is better, any range
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Agents:
-    """Scored predictions of what single people do, one row each: what V-COCO's agent AP is computed from.
+    """Scored predictions of the actions of single people, one row each: the input of V-COCO's agent AP.
 
-    Equal scores rank as those of triplets.
+    Equal scores rank as for triplets.
     """
 
     image_id: Int[np.ndarray, " t"]
@@ -121,9 +121,9 @@ class Agents:
 
 
 def full_of(rare: float, nonrare: float, rare_classes: int, nonrare_classes: int) -> float:
-    """The mean over all classes that follows from the means over the rare and over the other ones, in their unit.
+    """The mean over all classes, computed from the means over rare and other classes, in the same unit.
 
-    A printed result that breaks this has a number wrong: HICO-DET has 138 rare and 462 other classes.
+    A printed result that violates this contains an error: HICO-DET has 138 rare and 462 other classes.
     """
     parts = ((rare, rare_classes), (nonrare, nonrare_classes))
     return sum(mean * classes for mean, classes in parts if classes) / (rare_classes + nonrare_classes)

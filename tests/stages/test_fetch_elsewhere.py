@@ -238,7 +238,7 @@ def test_a_cache_that_the_user_has_is_checked_and_linked(model, tmp_path):
     asked = len(model.server.asked)
     weights = (mine / f"models--some--encoder/snapshots/{COMMIT}/model.safetensors").resolve()
     weights.write_bytes(b"Weights" * 1000)
-    assert "has not the checksum" in model.fetch("--have", str(mine), fails=True)
+    assert "does not have the checksum" in model.fetch("--have", str(mine), fails=True)
     weights.write_bytes(FILES["model.safetensors"])
     model.raw.mkdir(exist_ok=True)
     (model.raw / "checksums.json").write_text(json.dumps({"encoder": {"commit": COMMIT}}))

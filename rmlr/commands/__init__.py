@@ -1,1 +1,1 @@
-"""What people type and the study's graph does not."""
+"""Commands for users that are not part of the study's graph."""

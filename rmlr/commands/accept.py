@@ -1,4 +1,4 @@
-"""Results that a change of code leaves as they are, marked as current by a person who knows it."""
+"""Marks results as current after a change of code that does not alter them."""
 
 import getpass
 import json
@@ -22,7 +22,7 @@ CODE = "code"  # the digest of a node's code, in its settings
 
 @dataclass(frozen=True)
 class Result:
-    """A finished folder, and the settings that the study wants of it."""
+    """A finished folder, and its present settings in the study."""
 
     folder: Path
     stage: str
@@ -30,7 +30,7 @@ class Result:
     wanted: Section
 
     def differences(self) -> list[str]:
-        """What differs but for digests of code: `key: made -> wanted`."""
+        """The differences except digests of code: `key: made -> wanted`."""
         one, other = _numbers(self.made), _numbers(self.wanted)
         return [
             f"{key}: {one.get(key)} -> {other.get(key)}" for key in {**one, **other} if one.get(key) != other.get(key)
@@ -38,17 +38,17 @@ class Result:
 
 
 def accept(*targets: Path, because: str, results: Path | None = None, params: Path = Path("params.yaml")) -> None:
-    """Mark results as current though code has changed since, where you know that the change alters none of them.
+    """Mark results as current after a change of code, if you know that the change alters none of them.
 
-    `snakemake -n` says what would be made again, and writes the settings that it wants. This puts the wanted digest of
-    the code into the settings beside each result, and who accepted it, when and why into its run.json. Only digests of
-    code are accepted: where a number differs, the result has to be made. What stands on other inputs than it was made
-    from is made again all the same.
+    `snakemake -n` shows what would be redone, and writes the present settings. This command writes the present digest
+    of the code into the settings of each result, and who accepted it, when and why into its run.json. Only digests of
+    code are accepted: if a number differs, the result must be redone. A result whose inputs have changed is redone in
+    any case.
 
     Args:
-        targets: folders of results, or folders that hold some; all results of the profile if none is given.
-        because: why the change alters nothing; kept in run.json.
-        results: the profile's folder; results/PROFILE of the profile that params.yaml names, if not given.
+        targets: folders of results, or their parents; by default all results of the profile.
+        because: why the change alters nothing; recorded in run.json.
+        results: the profile's folder; by default results/PROFILE of the profile that params.yaml names.
         params: the study's parameters.
     """
     if not because.strip():
@@ -59,7 +59,7 @@ def accept(*targets: Path, because: str, results: Path | None = None, params: Pa
     other = {result.folder: differences for result in changed if (differences := result.differences())}
     if other and targets:
         lines = [f"  {folder}: {'; '.join(differences)}" for folder, differences in other.items()]
-        raise ValueError("numbers differ, not code alone, so nothing was accepted:\n" + "\n".join(lines))
+        raise ValueError("numbers differ, not only code, so nothing was accepted:\n" + "\n".join(lines))
     for folder, differences in other.items():
         sys.stdout.write(f"{folder}: left, numbers differ: {'; '.join(differences)}\n")
     accepted = [result for result in changed if result.folder not in other]
@@ -72,10 +72,10 @@ def accept(*targets: Path, because: str, results: Path | None = None, params: Pa
 
 
 def _results(root: Path, targets: Sequence[Path]) -> Iterator[Result]:
-    """The finished results below a profile's folder, or those of them that targets name."""
+    """The finished results below a profile's folder, or those below `targets`."""
     settings = root / "settings"
     if not settings.is_dir():
-        raise ValueError(f"{settings}: is not there. `snakemake -n` writes the settings that the study wants")
+        raise ValueError(f"{settings}: does not exist. `snakemake -n` writes the present settings of the study")
     named = dict.fromkeys(targets, False)
     for wanted in sorted(settings.rglob("*.yaml")):
         folder = root / wanted.relative_to(settings).with_suffix("")
@@ -89,15 +89,15 @@ def _results(root: Path, targets: Sequence[Path]) -> Iterator[Result]:
         except ValueError as error:
             if targets:
                 raise ValueError(
-                    f"{error}\nIt was made with other settings than today's code has: make it again"
+                    f"{error}\nIt was made with settings that the present code does not have: make it again"
                 ) from error
-            sys.stdout.write(f"{folder}: left, made with settings that today's code does not read\n")
+            sys.stdout.write(f"{folder}: left, made with settings that the present code cannot read\n")
     if missing := [str(target) for target, is_named in named.items() if not is_named]:
         raise ValueError(f"{', '.join(missing)}: no finished result of {root} is there")
 
 
 def _mark(result: Result, entry: dict[str, Any]) -> None:
-    """Write who accepted a result, then the settings by which it is current."""
+    """Record who accepted a result, then write the settings with which it is current."""
     with only_writer(result.folder.resolve()):
         about = read_about(result.folder)
         about["accepted"] = [*about.get("accepted", []), entry]

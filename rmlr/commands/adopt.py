@@ -1,4 +1,4 @@
-"""A trained UPT, as its authors publish it, as a run's folder of ours."""
+"""Converts a published UPT to the folder of a run."""
 
 import logging
 from collections import defaultdict
@@ -31,16 +31,15 @@ def adopt(
     params: Path = Path("params.yaml"),
     profile: str = "paper",
 ) -> None:
-    """Make a published UPT (.pt of fredzzhang/upt) a run's folder, which photo, export and predict take.
+    """Convert a published UPT (.pt of fredzzhang/upt) to a run's folder, for photo, export and predict.
 
     Every tensor of the file is used once: those of its interaction head and those of its DETR, whose classes are
-    brought into our order by name. To score it: `rmlr features --detector OUT/detector`, then
-    `rmlr predict --weights OUT/train`.
+    reordered by name. To score it: `rmlr features --detector OUT/detector`, then `rmlr predict --weights OUT/train`.
 
     Args:
         weights: the file, such as upt-r50-hicodet.pt.
         annotations: folder made by `prepare`: the data set that it was trained for.
-        run: a run of variant upt in params.yaml, as GROUP/NAME, whose settings the network has.
+        run: a run of variant upt in params.yaml, as GROUP/NAME, with the settings of the network.
         out: folder to write, which must not exist; gets train/, detector/ and predict/settings.yaml.
         params: the study's settings.
         profile: which block of them.
@@ -51,7 +50,7 @@ def adopt(
     nodes = study.nodes(profile, defaultdict(str))
     node = nodes.get(f"runs/{run}/{seed}/train")
     if not isinstance(node, TrainNode) or node.variant.network != "upt":
-        raise ValueError(f"{params}: profile {profile} has no run '{run}' of variant upt. Name one by --run GROUP/NAME")
+        raise ValueError(f"{params}: profile {profile} has no run '{run}' of variant upt. Give --run GROUP/NAME")
     where = f"{node.tags['dataset']}/features/{node.tags['backbone']}/test"
     seen, prediction = nodes[where], nodes[f"runs/{run}/{seed}/predict"]
     assert isinstance(seen, FeaturesNode)
@@ -67,7 +66,7 @@ def adopt(
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"{weights}: is of other sizes than run {run} of {params}: {error}") from error
+        raise ValueError(f"{weights}: has other sizes than run {run} of {params}: {error}") from error
     with new_folder(out, "adopt") as folder:
         for name in ("train", "detector", "predict"):
             (folder / name).mkdir(parents=True)
@@ -90,4 +89,4 @@ def adopt(
         )
         save_checkpoint(folder / "train", card, network, nn.Identity())  # it has no heads for text
         (folder / "predict" / "settings.yaml").write_text(prediction.dump())
-    log.info("%s: UPT's head and detector; look at photos with `rmlr photo --run %s`", out, out)
+    log.info("%s: UPT's head and detector; to process photos: `rmlr photo --run %s`", out, out)

@@ -1,4 +1,4 @@
-"""Is A better than B, or is it noise?"""
+"""Whether A is better than B, or the difference is noise."""
 
 import json
 import math
@@ -13,19 +13,19 @@ from rmlr.study.output import claim_file, signed
 
 
 def compare(a: Path, b: Path, /, *, samples: int = SAMPLES, seed: int = 0, out: Path | None = None) -> None:
-    """Tell whether A is better than B, or whether the difference is noise.
+    """Test whether A is better than B, or whether the difference is noise.
 
-    Images of the split are drawn anew, with replacement and the same for both, and both are scored on each such set by
-    the official protocol: how far the difference moves is what the choice of test images is worth. Where A and B both
-    have several seeds, the spread between trainings is added. Prints a verdict on each headline metric, and the classes
-    that differ most.
+    Images of the split are drawn with replacement, the same for both, and both are scored on each such sample by the
+    official protocol. The spread of the difference is the uncertainty from the choice of test images. If A and B both
+    have several seeds, the spread between training runs is added. Prints a verdict on each headline metric, and the
+    classes that differ most.
 
     Args:
-        a: folder made by `evaluate`, one that holds it (a run of one seed), or one that holds those (a run of several).
+        a: folder made by `evaluate`, its parent (a run of one seed), or the folder of several seeds.
         b: likewise; scored on the same images.
-        samples: how many sets of images are drawn.
-        seed: of the drawing; the same one gives the same numbers.
-        out: JSON file to write with all numbers (fractions) besides; replaces only one that an earlier call wrote.
+        samples: number of bootstrap samples.
+        seed: of the bootstrap; the same seed gives the same numbers.
+        out: JSON file for all numbers (fractions); replaces only a file that an earlier call wrote.
     """
     if out is not None:
         claim_file(out, "compare")
@@ -37,7 +37,7 @@ def compare(a: Path, b: Path, /, *, samples: int = SAMPLES, seed: int = 0, out: 
 
 
 def plain(value: Any) -> Any:
-    """The same with null in the place of NaN, which JSON does not have."""
+    """The same with null in place of NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,4 +1,4 @@
-"""What the networks of Table 4 cost here, and what a training run will."""
+"""The cost of Table 4's networks on this machine, and estimates for training runs."""
 
 import csv
 import importlib
@@ -32,15 +32,15 @@ from rmlr.study.settings import CostScene
 
 log = logging.getLogger(__name__)
 
-VARIANTS = {"DETR": None, "UPT": "upt", "RmLR": "rmlr"}  # of the table's methods
+VARIANTS = {"DETR": None, "UPT": "upt", "RmLR": "rmlr"}  # variants of the table's methods
 DEPTHS = {"ResNet-50": (3, 4, 6, 3), "ResNet-101": (3, 4, 23, 3)}  # blocks in the stages of the table's backbones
 UNITS = {"macs_g": 1e9, "params_m": 1e6, "fps": 1.0}  # of the table's columns
 DETR_CLASSES, OBJECTS, VERBS = 91, 80, 24  # of the published DETR's head; of V-COCO
-POSSIBLE = {  # least and most of the flags that are numbers
+POSSIBLE = {  # minimum and maximum of numeric flags
     "passes": (1, 10_000),
     "warmup": (0, 10_000),
     "steps": (1, 1_000_000),
-    "side": (1, 8192),  # pixels; beyond, a photo's attention maps alone fill any memory
+    "side": (1, 8192),  # pixels; with more, attention maps alone exceed any memory
     "people": (0, 100),
     "things": (0, 100),
 }
@@ -84,32 +84,32 @@ def cost(
     steps: int = 10,
     out: Path | None = None,
 ) -> None:
-    """Measure what DETR, UPT and RmLR cost on this machine (Table 4); or, with --train, estimate a training run.
+    """Measure the cost of DETR, UPT and RmLR on this machine (Table 4); or, with --train, estimate a training run.
 
-    MACs, parameters and photos a second, one photo at a time: from pixels to boxes (DETR), or to scored triplets.
-    Weights are random, for cost does not depend on them, and nothing is downloaded. RmLR's text branch is a teacher: at
-    inference there is none.
+    MACs, parameters and photos per second, one photo at a time: from pixels to boxes (DETR), or to scored triplets.
+    Weights are random, since cost does not depend on them, and nothing is downloaded. RmLR's text branch is used in
+    training only.
 
     The paper's MACs and parameters of DETR are those of its convolutions and feed-forward networks, to the last digit,
-    without attention, heads, norms and queries; what ours has by that count is said under the table. What the paper
-    adds for UPT and RmLR cannot hold their networks.
+    without attention, heads, norms and queries; our numbers by that count are below the table. The parameters that the
+    paper adds for UPT and RmLR are too few for their networks.
 
-    With --train some steps of the real `rmlr train` are run and timed, in a process and a temporary folder of its own,
-    on one GPU or the CPU; flags that shape the table have no part in it.
+    With --train, some steps of the real `rmlr train` are run and timed, in a separate process and a temporary folder,
+    on one GPU or the CPU; flags of the table have no effect.
 
     Args:
         rows: which rows: a method, a backbone, or both as in "RmLR ResNet-50"; all if left out.
         passes: timed passes of each row.
-        warmup: passes before them, besides the one in which MACs are counted.
+        warmup: passes before these, in addition to the one in which MACs are counted.
         precision: of the networks; bf16: mixed.
-        settings: this node's settings file, which has what the flags that shape the table, and --params and --profile,
-            would say. Only the study needs one.
-        device: where; if left out, a GPU where there is one.
+        settings: this node's settings file, which replaces the flags of the table, --params and --profile. Only the
+            study needs one.
+        device: the device; by default a GPU if there is one.
         side: height and width of the photo, pixels.
-        people: people that the photo is taken to have. Photos of people in COCO128 have 5 and 5 other things on
-            average, fewer than 3 of either counted as 3 and more than 15 as 15, as detections are selected.
+        people: assumed number of people in the photo. Photos of people in COCO128 have 5 and 5 other objects on
+            average, with each number clipped to 3..15, as in the selection of detections.
         things: other objects, likewise.
-        params: the study, for the sizes of the networks.
+        params: the study's parameters, for the sizes of the networks.
         profile: which of its profiles.
         paper: the paper's table (CSV).
         train: settings file of a training run, such as results/demo/settings/runs/shared/rmlr/0/train.yaml.
@@ -118,8 +118,8 @@ def cost(
         text: likewise.
         pose: likewise, of a run with the pose cue.
         steps: training steps to run.
-        out: table to write (CSV), which replaces only one that an earlier call wrote; beside it a .json with device,
-            versions and all that was measured. With --settings a folder: cost.csv, cost.json and, for `rmlr table`,
+        out: table to write (CSV), which replaces only one that an earlier call wrote, and a .json with device,
+            versions and all measurements. With --settings a folder: cost.csv, cost.json and, for `rmlr table`,
             metrics.json.
     """
     numbers = {"passes": passes, "warmup": warmup, "steps": steps, "side": side, "people": people, "things": things}
@@ -144,7 +144,7 @@ def cost(
 
 
 def _must_be_possible(numbers: Mapping[str, int]) -> None:
-    """ValueError unless each number of a flag is one that can be measured with."""
+    """ValueError unless each numeric flag is in its range."""
     for name, number in numbers.items():
         least, most = POSSIBLE[name]
         if not least <= number <= most:
@@ -152,7 +152,7 @@ def _must_be_possible(numbers: Mapping[str, int]) -> None:
 
 
 def _must_fit(settings: Path | None, out: Path | None, train: Path | None) -> None:
-    """ValueError unless these flags go together, and `out` may be written."""
+    """ValueError unless these flags are compatible, and `out` may be written."""
     if settings is not None and (out is None or train is not None):
         raise ValueError(f"--settings {settings}: give --out, a folder, and not --train")
     if settings is None and out is not None:
@@ -160,11 +160,11 @@ def _must_fit(settings: Path | None, out: Path | None, train: Path | None) -> No
             raise ValueError(f"--out {out}: a table (CSV); its name must end with .csv")
         claim_file(out.with_suffix(".json"), "cost")
         if not out.with_suffix(".json").exists():
-            claim_file(out, "cost")  # which no earlier call made
+            claim_file(out, "cost")
 
 
 def _of_training(train: Path, named: Mapping[str, Path], steps: int) -> tuple[list[dict], dict[str, Any]]:
-    """What a training run takes, as a table of one row, and what it was estimated on; printed, too."""
+    """The estimated cost of a training run, as a table of one row, and the device; also printed."""
     if missing := [f"--{name}" for name in ("annotations", "features", "text") if name not in named]:
         raise ValueError(f"--train {train}: give {', '.join(missing)} as well, as to `rmlr train`")
     found = estimate(importlib.import_module("rmlr.stages.train").train, train, named, steps)
@@ -173,7 +173,7 @@ def _of_training(train: Path, named: Mapping[str, Path], steps: int) -> tuple[li
 
 
 def _as_node(settings: Path, out: Path, paper: Path, rows: Sequence[str], where: torch.device) -> None:
-    """Measure as the study's node, with what its settings file says."""
+    """Measure as a node of the study, with the values of its settings file."""
     node = CostNode.load(settings)
     with run("cost", node, settings=settings, out=out, inputs=[paper]) as record:
         table, about = _table(node, paper, rows, where)
@@ -187,7 +187,7 @@ Row = tuple[str, str]  # method and backbone
 
 
 def _table(node: CostNode, paper: Path, rows: Sequence[str], where: torch.device) -> tuple[list[dict], dict[str, Any]]:
-    """The table, and what it was measured on; printed, too."""
+    """The table, and how it was measured; also printed."""
     scene = Scene(node.cost.side, node.cost.people, node.cost.things)
     printed = _read_paper(paper)
     found = {row: _measure(row, node, scene, where) for row in _chosen(printed, rows)}
@@ -201,7 +201,7 @@ def _table(node: CostNode, paper: Path, rows: Sequence[str], where: torch.device
 
 
 def _for_table(table: list[dict[str, str]], about: Mapping[str, Any]) -> dict[str, Any]:
-    """What `rmlr table` puts beside the paper's numbers, row by row, and what is said of it."""
+    """The values that `rmlr table` puts next to the paper's numbers, row by row, and a note on them."""
     shares = "; ".join(
         f"{line['method']} with {line['backbone']} {line['fps_by_detr']} (paper: {line['paper_fps_by_detr']})"
         for line in table
@@ -231,7 +231,7 @@ def _read_paper(path: Path) -> dict[Row, dict[str, str]]:
                 raise ValueError(f"{number} is not a number above 0")
     except OSError as error:
         raise ValueError(
-            f"{path}: cannot be read ({error.strerror}). Call this where the paper's tables lie"
+            f"{path}: cannot be read ({error.strerror}). Run this in the folder that contains the paper's tables"
         ) from error
     except (KeyError, TypeError, ValueError) as error:
         columns = ", ".join(["method", "backbone", *UNITS])
@@ -246,7 +246,7 @@ def _read_paper(path: Path) -> dict[Row, dict[str, str]]:
 
 
 def _chosen(printed: Mapping[Row, Any], rows: Sequence[str]) -> list[Row]:
-    """The rows that are asked for, in the paper's order."""
+    """The requested rows, in the paper's order."""
     names = {row: {*row, " ".join(row)} for row in printed}
     for name in rows:
         if not any(name in of_row for of_row in names.values()):
@@ -271,16 +271,16 @@ def _measure(row: Row, node: CostNode, scene: Scene, device: torch.device) -> Co
 
 
 def _as_large_as_vcoco() -> Vocabulary:
-    """As many verbs and objects as V-COCO has; any verb goes with any object."""
+    """A vocabulary of V-COCO's size; any verb can occur with any object."""
     objects = ("person", *(f"thing {number}" for number in range(1, OBJECTS)))
     hois = tuple((verb, object_) for verb in range(VERBS) for object_ in range(OBJECTS))
     return Vocabulary("vcoco", objects, 0, tuple(f"verb_{number} obj" for number in range(VERBS)), hois)
 
 
 def _detector_seconds(found: Mapping[Row, Cost], backbone: str) -> float:
-    """Of one photo, over the passes of all rows with this backbone, whose detector is the same.
+    """The detector's time for one photo, over the passes of all rows with this backbone, which share the detector.
 
-    So what else the machine does in the seconds of one row makes no method faster than the DETR within it.
+    So load on the machine during one row cannot make a method seem faster than the DETR that it contains.
     """
     return statistics.median(
         seconds for (_, name), cost in found.items() if name == backbone for seconds in cost.detector_seconds
@@ -308,7 +308,7 @@ def _beside(row: Row, printed: Mapping[Row, Mapping[str, str]], found: Cost, det
 
 
 def _as_text(table: list[dict[str, str]], found: Mapping[Row, Cost], about: Mapping[str, Any]) -> str:
-    """The table as people read it, the parts of each row, and what must be known to read them."""
+    """The printed table, the parts of each row, and notes."""
     parts = [
         {"method": method, "backbone": backbone, "part": part.name, "MACs, G": f"{part.macs / 1e9:.2f}"}
         | {"parameters, M": f"{part.parameters / 1e6:.2f}", "trained, M": f"{part.trained / 1e6:.2f}"}
@@ -338,7 +338,7 @@ def _as_text(table: list[dict[str, str]], found: Mapping[Row, Cost], about: Mapp
 
 
 def _device(asked: str | None) -> torch.device:
-    """The device to measure on; ValueError where there is none of the kind that was asked for."""
+    """The device to measure on; ValueError if the requested kind does not exist."""
     if asked == "cuda" and not torch.cuda.is_available():
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
         raise ValueError(
@@ -349,7 +349,7 @@ def _device(asked: str | None) -> torch.device:
 
 
 def _machine(device: torch.device) -> dict[str, Any]:
-    """On what, and with what, this was measured."""
+    """The device and versions of the measurement."""
     if device.type == "cuda":
         more = {"tf32_convolutions": torch.backends.cudnn.allow_tf32}  # of fp32: torch's default
         name = torch.cuda.get_device_name(device)
@@ -373,7 +373,7 @@ def _print(text: str) -> None:
 
 
 def _write(out: Path, table: list[dict[str, Any]], about: dict[str, Any]) -> None:
-    """The table, and beside it what it was measured on; each is written aside and renamed."""
+    """Write the table, and a file with device and versions, each atomically."""
     written = io.StringIO()
     writer = csv.DictWriter(written, fieldnames=list(table[0]), lineterminator="\n")
     writer.writeheader()

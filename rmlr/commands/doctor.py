@@ -1,4 +1,4 @@
-"""What is there, what is missing, and what it will take."""
+"""Reports which data and weights are present, which are missing, and the disk space and time needed."""
 
 import http.client
 import importlib.metadata
@@ -21,11 +21,11 @@ from rmlr.study.device import visible_gpus
 from rmlr.study.plan import Study
 
 PROBES = 16  # at a time
-RATES = (10, 100)  # megabytes a second, of a usual line and of a fast one
-PAPER_HOURS = {"vcoco": 1.5, "hicodet": 12.0}  # of one training, ResNet-50, on four RTX 3080 (paper, appendix B)
+RATES = (10, 100)  # megabytes per second, of a usual connection and a fast one
+PAPER_HOURS = {"vcoco": 1.5, "hicodet": 12.0}  # of one training run, ResNet-50, on four RTX 3080 (paper, appendix B)
 GRID = (25, 34)  # cells of the backbone's last map of a usual photo, 3 x 4, at 800 pixels
 CHANNELS = {"backbone": 2048, "projected": 256}  # of that map
-OWN_FILES = {  # of one's own data, below the folder of raw data: one of each line
+OWN_FILES = {  # of the user's own data, below the folder of raw data: one of each line
     "vcoco": [
         ("coco/instances_train2014.json", "coco/instances_val2014.json"),
         *((f"vcoco/splits/vcoco_{split}.ids",) for split in ("train", "val", "test")),
@@ -50,7 +50,7 @@ OPTIONAL = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What a mirror says to a question for a file's header."""
+    """A mirror's answer to a request for a file's header."""
 
     mirror: str
     says: str
@@ -65,17 +65,17 @@ def doctor(
     params: Path = Path("params.yaml"),
     timeout: float = 10.0,
 ) -> None:
-    """Say what a profile needs and has: data, weights, mirrors, disk, time, GPUs, packages. Nothing is downloaded.
+    """Report what a profile needs and has: data, weights, mirrors, disk, time, GPUs, packages. Nothing is downloaded.
 
-    Every mirror of what the profile needs is asked for the header of its file, all at once. Exit status 1 if something
-    that is needed is missing; for each such thing it says what to put where.
+    Every mirror that the profile needs is asked for the header of its file, in parallel. The exit status is 1 if
+    something is missing; for each missing source it says which file to put where.
 
     Args:
-        profile: whose needs; without it, what --params says.
+        profile: the profile; by default that of --params.
         raw: folder of the real data.
-        sources: another table of sources than the package's.
+        sources: a table of sources that replaces the package's.
         params: the study.
-        timeout: seconds that a mirror may take; 0 asks none.
+        timeout: seconds that a mirror may take; 0: no mirror is asked.
     """
     study, table = Study.load(params), load_sources(sources)
     profile = profile or study.profile
@@ -116,7 +116,7 @@ def _flags(profile: str, study: Study, raw: Path, sources: Path | None) -> str:
 
 
 def _own(dataset: str, raw: Path) -> list[str]:
-    """What is missing of a user's own data, with what to do."""
+    """The missing files of the user's own data, with what to do."""
     return [
         f"{' or '.join(str(raw / name) for name in names)}: write it; docs/data.md shows the form"
         for names in OWN_FILES[dataset]
@@ -132,7 +132,7 @@ def _data(
     answers: Mapping[str, list[Answer]],
 ) -> Iterator[str]:
     if not needs:
-        yield "Data and weights: nothing from outside is needed"
+        yield "Data and weights: no source is needed"
     for name, reasons in needs.items():
         state = troubles[name] or "there"
         if troubles[name] and (have := _downloaded(place, name)):
@@ -150,7 +150,7 @@ def _downloaded(place: Place, name: str) -> int:
 
 
 def _unknown_weights(study: Study, profile: str, table: Mapping[str, Source], raw: Path) -> Iterator[str]:
-    """Files that params.yaml names as weights, that are not there and that no source gives."""
+    """Weights files named in params.yaml that do not exist and have no source."""
     for (weights, revision), reason in named_weights(study, profile).items():
         is_given = any(gives(source, weights, revision, raw) for source in table.values())
         if is_file(weights, revision) and not is_given and not Path(weights).exists():
@@ -161,7 +161,7 @@ def _unknown_weights(study: Study, profile: str, table: Mapping[str, Source], ra
 
 
 def probe(sources: Mapping[str, Source], timeout: float) -> dict[str, list[Answer]]:
-    """What every mirror of these answers, in the order of the table; nothing but headers crosses the line."""
+    """The answer of every mirror of these sources, in the order of the table; only headers are transferred."""
     questions = []
     for name, source in sources.items():
         if source.hub:
@@ -178,7 +178,7 @@ def probe(sources: Mapping[str, Source], timeout: float) -> dict[str, list[Answe
 
 
 def ask(url: str, item: Item | None, timeout: float) -> Answer:
-    """What one mirror says of a file."""
+    """One mirror's answer about a file."""
     address = f"https://drive.google.com/uc?id={url.removeprefix('drive:')}" if url.startswith("drive:") else url
     request = urllib.request.Request(address, method="HEAD", headers={"User-Agent": AGENT})
     try:
@@ -187,7 +187,7 @@ def ask(url: str, item: Item | None, timeout: float) -> Answer:
     except urllib.error.HTTPError as error:
         with error:
             if error.code in (405, 501):
-                return Answer(url, "answers no questions for headers; only the download tells", True)
+                return Answer(url, "does not answer requests for headers; only a download can show", True)
             return Answer(url, f"{error.code} {error.reason}", False)
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
@@ -196,19 +196,19 @@ def ask(url: str, item: Item | None, timeout: float) -> Answer:
         return Answer(url, "has it", True)
     kind, length = headers.get("Content-Type", ""), headers.get("Content-Length", "")
     if url.startswith("drive:"):
-        return Answer(url, "Google Drive answers; whether it gives the file, only the download tells", True)
+        return Answer(url, "Google Drive answers; only a download can show whether it has the file", True)
     if "text/html" in kind:
         return Answer(url, "sends an HTML page instead of the file", False)
     if item.bytes is not None and length.isdigit() and int(length) != item.bytes:
         return Answer(url, f"has {length} bytes, {item.bytes} were published", False)
-    return Answer(url, f"has it, {_gb(int(length))}" if length.isdigit() else "has it, and does not say how long", True)
+    return Answer(url, f"has it, {_gb(int(length))}" if length.isdigit() else "has it, of unknown size", True)
 
 
 # ---- disk, time, machine
 
 
 def _room(missing: Mapping[str, Source], place: Place) -> Iterator[str]:
-    """Archives go as soon as they are unpacked: the most that is there at a time is all, and three of them twice."""
+    """Archives are removed once unpacked: the peak is the total size, plus three archives at a time."""
     total = sum(source.size for source in missing.values())
     packed = sorted(source.size for source in missing.values() if any(item.unpack for item in source.items))
     folder = next(path for path in (place.raw.absolute(), *place.raw.absolute().parents) if path.exists())
@@ -217,7 +217,7 @@ def _room(missing: Mapping[str, Source], place: Place) -> Iterator[str]:
     yield ""
     if not missing:
         return
-    yield f"Disk: {_gb(need)} still to come for data and weights at the most, {_gb(free)} free in {folder}"
+    yield f"Disk: {_gb(need)} still needed at most for data and weights, {_gb(free)} free in {folder}"
     if need > free:
         yield f"  NOT ENOUGH: make room, or let {place.raw} be a link to a larger disk"
     if total:
@@ -255,7 +255,7 @@ def _machine() -> Iterator[str]:
 
 
 def _packages(fetches: bool) -> tuple[Sequence[str], Sequence[str]]:
-    """Versions of what is installed; and what is needed but is not."""
+    """Versions of installed packages, and missing ones."""
     found, lacking = [], []
     for name in (*STAGES_NEED, *OPTIONAL):
         if importlib.util.find_spec(name) is not None:

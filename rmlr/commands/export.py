@@ -1,7 +1,7 @@
-"""A trained run with its detector as one folder: to carry away, to serve, and for MLflow's registry to hold.
+"""Exports a trained run with its detector as one portable folder, which can be served and registered in MLflow.
 
-The folder is an MLflow model (flavour `pyfunc`) whose data is laid out as a run's folder, the detector in it. So
-`rmlr photo --run FOLDER` and `rmlr.load` take it as well, without MLflow.
+The folder is an MLflow model (flavour `pyfunc`) whose data has the layout of a run's folder, including the detector. So
+`rmlr photo --run FOLDER` and `rmlr.load` can read it, too, without MLflow.
 """
 
 import importlib.metadata
@@ -23,7 +23,7 @@ from rmlr.study.output import claim_new
 from rmlr.study.store import tracking_uri
 
 INPUT = "image"  # the column of a request
-ROW = "row"  # of the request, from 0: the column that an answer has before those of a triplet
+ROW = "row"  # of the request, from 0: the first column of an answer
 
 
 def export(
@@ -31,25 +31,25 @@ def export(
 ) -> None:
     """Write a trained run and its detector as one folder, an MLflow model, that works on any machine.
 
-    It takes pictures, the bytes of image files, and gives the table that `rmlr photo` writes. Needs MLflow.
+    Its input is the bytes of image files, its output the table that `rmlr photo` writes. Requires MLflow.
 
     Args:
-        run: a run's folder, such as results/demo/runs/shared/rmlr/0: trained, and predicted with.
+        run: a run's folder, such as results/demo/runs/shared/rmlr/0, with train/ and predict/.
         out: folder to write; must not exist.
-        detector: folder of the detector that the run was trained with, where it is not found from the run.
-        pose: weights file of the pose network, likewise, for a run that reads one.
-        register: name under which MLflow's registry shall hold it, too: of MLFLOW_TRACKING_URI, else of `mlflow.db`.
+        detector: folder of the detector that the run was trained with, if it is not found from the run.
+        pose: weights file of the pose network, likewise, for a run that uses one.
+        register: name for MLflow's registry, at MLFLOW_TRACKING_URI or in `mlflow.db`.
     """
     claim_new(out, "export")  # before any work
-    uri = tracking_uri()  # before mlflow is imported, for it also turns telemetry off
+    uri = tracking_uri()  # before mlflow is imported, since it also turns telemetry off
     try:
         import mlflow.pyfunc
     except ImportError as error:
-        raise ValueError("MLflow is not installed, and what is written is its model. `pip install mlflow`") from error
+        raise ValueError("MLflow is not installed, but the export is an MLflow model. `pip install mlflow`") from error
     parts = find_parts(run, detector, pose)
     if parts.prediction is None:
-        raise ValueError(f"{run}: has no predict/settings.yaml, which says how scores are made. Run `rmlr predict`")
-    load(run, detector=detector, pose=pose)  # whatever does not fit is said before anything is written
+        raise ValueError(f"{run}: has no predict/settings.yaml, which has the settings of scores. Run `rmlr predict`")
+    load(run, detector=detector, pose=pose)  # errors are raised before anything is written
     with tempfile.TemporaryDirectory() as scratch:
         wanted = {f"train/{name}": parts.checkpoint / name for name in (CARD_FILE, WEIGHTS_FILE)}
         files = detector_files(parts.detector)
@@ -99,23 +99,23 @@ def _blank() -> bytes:
 
 
 def _requirements() -> list[str]:
-    """What the package needs, as it is installed here; builds such as 2.9+cpu are the reader's own choice."""
+    """The installed versions of the package's requirements, without builds such as 2.9+cpu, which the user chooses."""
     needed = [line for line in importlib.metadata.requires("rmlr") or [] if "extra ==" not in line]
     names = sorted(re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in [*needed, "mlflow"])
     return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in names]
 
 
-# ---- what MLflow loads and calls
+# ---- the interface for MLflow
 
 
 class Served:
-    """Tables in, tables out: what MLflow calls."""
+    """The model that MLflow calls: tables in, tables out."""
 
     def __init__(self, folder: Path) -> None:
         self._model = load(folder)
 
     def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """The triplets of every picture, strongest first; `row` says of which row of the request, from 0."""
+        """The triplets of every picture, highest score first; `row` is the row of the request, from 0."""
         min_score = float((params or {}).get("min_score", MIN_SCORE))
         answers = self._model.many(
             (_picture(content, row) for row, content in enumerate(model_input[INPUT])), min_score=min_score

@@ -1,4 +1,4 @@
-"""What people do in photos: a table and drawings, from a trained run."""
+"""Predictions of a trained run on photos: a table and drawings."""
 
 import csv
 import fcntl
@@ -42,7 +42,7 @@ SUFFIXES = (
 )  # in a folder
 MAKER = "photo"
 TABLE, RECORDS = "triplets.csv", "triplets.json"
-DRAWING, TRACE = "-triplets.png", "-trace.png"  # behind a picture's name
+DRAWING, TRACE = "-triplets.png", "-trace.png"  # suffixes of a picture's name
 LONGEST = LONGEST_NAME - len(f".{DRAWING}.part")  # bytes of a picture's name in the names of its results
 
 
@@ -57,20 +57,20 @@ def photo(
     top: int = SHOWN,
     trace: bool = False,
 ) -> None:
-    """Find what people do in photos: who, what, with which thing, and how sure that is.
+    """Detect human-object interactions in photos: boxes, phrases and scores.
 
-    A picture that cannot be read does not stop the others. It is named at the end, with exit status 1.
+    A picture that cannot be read does not stop the others. It is listed at the end, with exit status 1.
 
     Args:
-        pictures: photos, folders of photos, or patterns in quotes such as "holiday/**/*.jpg".
-        run: a run's folder (such as results/demo/runs/shared/rmlr/0), or what `rmlr export` wrote.
-        out: folder for the results; made if need be. Gets triplets.csv, triplets.json, and for each picture
-            NAME-triplets.png. Files of these names are replaced if an earlier call made them, else refused.
-        detector: folder of the detector that the run was trained with, where it is not found from the run.
-        pose: weights file of the pose network, likewise, for a run that reads one.
-        prior_power: of the detector's scores, where predict/settings.yaml of the run does not say it.
-        min_score: triplets below are neither written nor drawn.
-        top: how many triplets are drawn on each picture; the tables hold all.
+        pictures: photos, folders of photos, or quoted patterns such as "holiday/**/*.jpg".
+        run: a run's folder (such as results/demo/runs/shared/rmlr/0), or a folder from `rmlr export`.
+        out: folder for the results; created if needed. Gets triplets.csv, triplets.json, and for each picture
+            NAME-triplets.png. Files of these names are replaced only if an earlier call wrote them.
+        detector: folder of the detector that the run was trained with, if it is not found from the run.
+        pose: weights file of the pose network, likewise, for a run that uses one.
+        prior_power: exponent of the detector's scores, if the run has no predict/settings.yaml.
+        min_score: triplets with lower scores are neither written nor drawn.
+        top: number of triplets drawn on each picture; the tables have all.
         trace: also draw where the re-mined cue and the detector looked for each of these: NAME-trace.png.
     """
     check_limits(min_score=min_score, top=top, prior_power=prior_power)
@@ -111,12 +111,13 @@ def photo(
 
 
 def find_pictures(given: Sequence[str]) -> list[Path]:
-    """The photos that files, folders and patterns name, each once, in the order given; a folder's by name.
+    """The photos of files, folders and patterns, each once, in the order given; those of a folder sorted by name.
 
-    What an earlier call drew into a folder is left out, unless it is named itself. ValueError where one names none.
+    Drawings of an earlier call in a folder are left out, unless they are named explicitly. ValueError if an argument
+    names no photo.
     """
     if not given:
-        raise ValueError("no picture was given: name photos, folders of photos, or patterns in quotes")
+        raise ValueError("no picture was given: name photos, folders of photos, or quoted patterns")
     paths: dict[Path, Path] = {}
     for name in given:
         path = Path(name)
@@ -128,9 +129,9 @@ def find_pictures(given: Sequence[str]) -> list[Path]:
         else:
             found = map(Path, glob.glob(name, recursive=True))  # noqa: PTH207 (patterns may be absolute)
             some = [path for path in found if not path.is_dir()]
-            # `**` follows links in circles: of a picture's many paths the shortest is taken
+            # `**` follows cyclic links: of a picture's many paths the shortest is used
             nearest = {_place(path): path for path in sorted(some, key=lambda path: (-len(path.parts), path))}
-            some, why = _not_drawn(sorted(nearest.values())), "no photo fits this pattern"
+            some, why = _not_drawn(sorted(nearest.values())), "no photo matches this pattern"
         if not some:
             raise ValueError(f"{name}: {why}")
         for path in some:
@@ -139,12 +140,12 @@ def find_pictures(given: Sequence[str]) -> list[Path]:
 
 
 def _place(path: Path) -> Path:
-    """The same for all paths to one entry of one folder, however they are spelt."""
+    """A key that is equal for all paths to the same entry of the same folder."""
     return path.parent.resolve() / path.name
 
 
 def _not_drawn(paths: Sequence[Path]) -> list[Path]:
-    """Those that no earlier call drew, by the lists of what was made in their folders."""
+    """The pictures that are not drawings of an earlier call, by the lists in their folders."""
     lists = {folder: Made.read(folder, MAKER) for folder in {path.parent for path in paths}}
     kept = [path for path in paths if not lists[path.parent].has(path.name)]
     if len(kept) < len(paths):
@@ -153,10 +154,10 @@ def _not_drawn(paths: Sequence[Path]) -> list[Path]:
 
 
 def result_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """What the results of each picture are called, whatever the order of the pictures.
+    """The names of the results of each picture, independent of the order of the pictures.
 
-    Its stem. Those that share one, also where only upper and lower case differ, get their suffix as well; where that
-    is not enough the folders below the one that holds all; and then a digest of these.
+    By default the picture's stem. Pictures that share one (case is ignored) get their suffix as well; if that is not
+    enough, the folders below the common one; and then a digest of these.
     """
     above = os.path.commonpath([_place(path).parent for path in paths])
     parts = {path: _place(path).relative_to(above).parts for path in paths}
@@ -183,7 +184,7 @@ def result_names(paths: Sequence[Path]) -> dict[Path, str]:
 
 
 def _readable(paths: Sequence[Path], faults: list[str]) -> Iterator[tuple[Path, Image.Image]]:
-    """The pictures one by one; what is wrong with those that cannot be read goes to `faults`."""
+    """The pictures one by one; errors of those that cannot be read are added to `faults`."""
     for path in paths:
         try:
             picture = as_people_see(path)
@@ -199,14 +200,14 @@ def _readable(paths: Sequence[Path], faults: list[str]) -> Iterator[tuple[Path, 
 
 @contextmanager
 def _only_writer(folder: Path) -> Iterator[None]:
-    """ValueError where another call writes into the folder: it would write to the same files."""
+    """ValueError if another call writes into the folder: it would write to the same files."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(
-                f"{folder}: another `rmlr photo` writes there. Wait for its end, or name another"
+                f"{folder}: another `rmlr photo` writes there. Wait until it has finished, or name another"
             ) from error
         except OSError:
             log.info("%s: this file system has no locks; make sure that no other call writes there", folder)
@@ -217,7 +218,7 @@ def _only_writer(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _tables(made: Made) -> Iterator[Callable[[Path, Image.Image, Answer, list[str]], None]]:
-    """Gives what adds a picture's triplets to both tables; they get their names when all is done."""
+    """Yields a function that adds a picture's triplets to both tables, which are renamed at the end."""
     with _aside(made, TABLE) as table_aside, _aside(made, RECORDS) as records_aside:
         with (
             table_aside.open("w", newline="", encoding="utf-8") as table,
@@ -246,7 +247,7 @@ def _tables(made: Made) -> Iterator[Callable[[Path, Image.Image, Answer, list[st
 
 
 def _rounded(record: dict[str, Any]) -> dict[str, Any]:
-    """For people: a hundredth of a pixel, a millionth of a score."""
+    """Rounds to a hundredth of a pixel and a millionth of a score."""
 
     def rounded(name: str, value: Any) -> Any:
         if isinstance(value, tuple):
@@ -258,13 +259,13 @@ def _rounded(record: dict[str, Any]) -> dict[str, Any]:
 
 def _put_page(made: Made, name: str, page: Image.Image) -> None:
     with _aside(made, name) as aside:
-        page.save(aside, format="PNG", compress_level=1)  # photos: a tenth larger, three times as fast
+        page.save(aside, format="PNG", compress_level=1)  # for photos a tenth larger, but three times as fast
         made.put(aside, name)
 
 
 @contextmanager
 def _aside(made: Made, name: str) -> Iterator[Path]:
-    """A path beside a result to write to; nothing is left there. A full disk is an error that names the result."""
+    """Yields a temporary path next to a result, removed at the end. A full disk is an error that names the result."""
     aside = made.folder / f".{name}.part"
     try:
         yield aside

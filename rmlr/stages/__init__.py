@@ -1,1 +1,1 @@
-"""One file, one node of the study: paths in, files out."""
+"""The stages, one file each: paths in, files out."""

@@ -1,4 +1,4 @@
-"""The detector of the study: trained from scratch, fine-tuned, or taken as it is; frozen for all that follows."""
+"""The detector of the study: trained from scratch, fine-tuned, or used unchanged; then frozen."""
 
 import json
 import logging
@@ -31,11 +31,11 @@ def detector(
 ) -> None:
     """Train a DETR that runs stand on, or take a detector of any kind as it is, and measure it on the test split.
 
-    An interrupted training resumes if it is called again with the same settings, seed and inputs. On several GPUs:
-    `torchrun --nproc-per-node 4 -m rmlr detector ...`; each process takes its share of every batch.
+    An interrupted training run resumes if the command is repeated with the same settings, seed and inputs. On several
+    GPUs: `torchrun --nproc-per-node 4 -m rmlr detector ...`; each process takes its share of every batch.
 
     Args:
-        settings: this node's settings file: from scratch, fine-tuned from given weights, or taken as it is; schedule.
+        settings: this node's settings file: from scratch, fine-tuned from given weights, or used unchanged; schedule.
         annotations: folder made by `prepare`.
         images: folder of the photos.
         seed: of initialisation, order and augmentation.
@@ -46,7 +46,7 @@ def detector(
             photos.
     """
     chosen = DetectorNode.load(settings)
-    given = Path(chosen.detector.weights or "")  # a file or folder, or else of the hub
+    given = Path(chosen.detector.weights or "")  # a file or folder, otherwise from the hub
     inputs = [annotations, images, *([coco] if coco else [])]
     inputs += [given] if chosen.detector.weights and given.exists() else []
     inputs += [source_of(chosen.detector.python)] if chosen.detector.python else []
@@ -76,23 +76,23 @@ def detector(
 def _lessons(
     settings: Detector, annotations: Path, coco: Path | None, vocabulary: Vocabulary, test: Sequence[Annotation]
 ) -> list[Annotation]:
-    """What a detector learns from; never a test photo."""
+    """The training examples of a detector, never with a test photo."""
     if settings.all_of_coco != (coco is not None):
         raise ValueError(
-            "this detector learns from all of COCO: give --coco, the folder of instances_{train,val}2014.json"
+            "this detector is trained on all of COCO: give --coco, the folder of instances_{train,val}2014.json"
             if settings.all_of_coco
-            else f"--coco {coco}: this detector learns from the training split alone. Leave the flag out"
+            else f"--coco {coco}: this detector is trained on the training split only. Leave the flag out"
         )
     excluded = {annotation.image_id for annotation in test}
     if coco is None:
         lessons = load_annotations(annotations, "train")
     else:
         lessons = read_coco_without(coco, excluded, vocabulary.objects)
-        if any("/" in annotation.file_name for annotation in test):  # a published release: photos lie in folders
+        if any("/" in annotation.file_name for annotation in test):  # a published release: photos are in folders
             lessons = in_folders(lessons)
         log.info("COCO without V-COCO's test photos: %d images, %d left out", len(lessons), len(excluded))
     if shared := sorted(excluded.intersection(annotation.image_id for annotation in lessons)):
-        raise ValueError(f"{annotations}: {len(shared)} test photos are to be learnt from, such as {shared[:5]}")
+        raise ValueError(f"{annotations}: {len(shared)} test photos are in the training set, such as {shared[:5]}")
     return lessons
 
 

@@ -1,4 +1,4 @@
-"""The drawn world -> pictures, and their annotations in V-COCO's and HICO-DET's official layouts."""
+"""The synthetic data: pictures, and their annotations in V-COCO's and HICO-DET's official formats."""
 
 import multiprocessing
 import os
@@ -13,15 +13,15 @@ from rmlr.study.settings import World
 from rmlr.world.files import SPLITS, Drawn, Order, draw_picture, orders, write_files
 from rmlr.world.picture import paint
 
-CHUNK = 50  # pictures that one process draws at a time
-JPEG = {"quality": 95, "subsampling": 0}  # as it is drawn: a face is a few pixels
+CHUNK = 50  # pictures per task of a process
+JPEG = {"quality": 95, "subsampling": 0}  # high quality: a face is a few pixels
 
 
 def draw(*, settings: Path, out: Path) -> None:
-    """Draw the world's pictures, and annotate them as V-COCO and HICO-DET do.
+    """Draw the synthetic pictures, and annotate them in the formats of V-COCO and HICO-DET.
 
     Args:
-        settings: this node's settings file: seed, size of a picture, and how many there are in each split.
+        settings: this node's settings file: seed, size of a picture, and number of pictures in each split.
         out: folder to write; gets images/, and coco/, vcoco/ and hicodet/ in the layout of the official files.
     """
     chosen = DrawNode.load(settings)
@@ -41,7 +41,7 @@ def draw(*, settings: Path, out: Path) -> None:
 
 
 def _in_order(task: Callable[[list[Order]], list[Drawn]], chunks: list[list[Order]]) -> Iterator[list[Drawn]]:
-    """What `task` makes of each chunk, in order; by as many processes as there are threads to use."""
+    """The results of `task` for each chunk, in order, from as many processes as there are threads to use."""
     workers = min(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1), len(chunks))
     if workers < 2:
         yield from map(task, chunks)

@@ -1,4 +1,4 @@
-"""Scored triplets to metrics, by the official protocol of the dataset they are on."""
+"""Metrics of scored triplets, by the official protocol of their dataset."""
 
 import csv
 import json
@@ -31,19 +31,19 @@ def evaluate(
     """Score detections, of any method, over all images of a split.
 
     Args:
-        annotations: folder made by `prepare`; its vocabulary says by which benchmark's protocol.
+        annotations: folder made by `prepare`; its vocabulary determines the benchmark.
         triplets: scored triplets (docs/evaluation.md): our table (Parquet), such as `predict` makes; V-COCO's official
             pickle; or a folder with HICO-DET's official .mat files.
         out: folder to write; gets metrics.json (fractions; null where there is nothing to average), summary.txt (the
             headlines, with the protocol in words) and tables: per_verb.csv of V-COCO's action-roles and per_action.csv
             of its agents, or per_class.csv of HICO-DET's HOIs.
-        agents: V-COCO's agent scores (Parquet), where the triplets are a table; a pickle has its own.
+        agents: V-COCO's agent scores (Parquet), if the triplets are a table; a pickle has its own.
         settings: this node's settings file, which names the split. Only the study needs one.
-        split: the split, where no settings are given; test if left out.
-        export: also write the detections to `out`, as our tables or as the dataset's official program reads them.
+        split: the split, if no settings are given; test if left out.
+        export: also write the detections to `out`, as our tables or in the format of the dataset's official program.
     """
     if settings is not None and split is not None:
-        raise ValueError(f"--split {split}: {settings} names the split. Give only one of both")
+        raise ValueError(f"--split {split}: {settings} names the split. Give only one of the two")
     chosen = EvaluateNode.load(settings) if settings else EvaluateNode(code="", split=split or OFFICIAL_SPLIT)
     inputs = [annotations, triplets, *([agents] if agents else [])]
     with run("evaluate", chosen, settings=settings, out=out, inputs=inputs) as record:
@@ -59,7 +59,7 @@ def evaluate(
         for name, part in scores.items():
             metrics |= part.metrics()
             with (record.folder / name).open("w", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")  # pandas takes as long to import as all else here
+                writer = csv.writer(file, lineterminator="\n")  # importing pandas takes as long as all the rest
                 writer.writerows([columns := part.columns(), *zip(*columns.values(), strict=True)])
         text = json.dumps({key: None if math.isnan(value) else value for key, value in metrics.items()}, indent=2)
         (record.folder / "metrics.json").write_text(text + "\n")

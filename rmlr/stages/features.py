@@ -1,4 +1,4 @@
-"""What the frozen detector sees in every image of a split, computed once and read by all variants."""
+"""Features of the frozen detector for every image of a split, computed once and read by all variants."""
 
 import hashlib
 import json
@@ -21,11 +21,12 @@ Split = Literal["train", "val", "test"]
 
 
 def features(*, settings: Path, annotations: Path, split: Split, images: Path, detector: Path, out: Path) -> None:
-    """Run the frozen detector over a split; keep instances, their tokens, and the map of every view of every image.
+    """Run the frozen detector on a split; save instances, their tokens, and the map of every view of every image.
 
-    The first view is the photo as it is. The size on disk is told beforehand, and again after the first shard; where
-    there is no room, nothing is begun. An interrupted run resumes after its last whole shard. RMLR_LOADERS is the
-    number of threads that read photos (by default one a core where there is a GPU, none where there is none).
+    The first view is the photo without augmentation. The size on disk is reported in advance, and again after the first
+    shard; if there is too little space, the stage stops before any work. An interrupted run resumes after its last
+    complete shard. RMLR_LOADERS is the number of threads that read photos (by default one per core if there is a GPU,
+    otherwise none).
 
     Args:
         settings: this node's settings file: photo size, selection of instances, views, precision and size of shards.
@@ -106,14 +107,14 @@ def features(*, settings: Path, annotations: Path, split: Split, images: Path, d
 def _chunks(
     shard: int, image_ids: list[int], sizes: dict[int, tuple[int, int]], batch_size: int
 ) -> list[tuple[int, list[int], bool]]:
-    """Of a shard, what is looked at together: shard, image ids, whether they are its last. Little of it is padding."""
+    """The batches of each shard, with little padding: shard, image ids, whether they are its last."""
     ids = sorted(image_ids, key=lambda image_id: sizes[image_id][0] / sizes[image_id][1])
     parts = [ids[first : first + batch_size] for first in range(0, len(ids), batch_size)]
     return [(shard, part, part is parts[-1]) for part in parts]
 
 
 def _bytes(height: int, width: int, frozen: FrozenDetector, chosen: FeaturesNode) -> int:
-    """What one image takes at most: its map, and as many instances as the selection may keep."""
+    """The maximum size of one image in bytes: its map, and as many instances as the selection may keep."""
     cells = -(-height // frozen.stride) * -(-width // frozen.stride)
     number = torch.finfo(getattr(torch, chosen.features.map_dtype)).bits // 8
     instances = 2 * chosen.features.selection.max_instances

@@ -1,4 +1,4 @@
-"""Real data and weights, from the net or from what the user has: checked, unpacked, and known by a receipt."""
+"""Real data and weights, from the network or from the user's files: verified, unpacked, and recorded by a receipt."""
 
 import logging
 from pathlib import Path
@@ -25,29 +25,29 @@ def fetch(
     timeout: float = 60.0,
     pause: float = 2.0,
 ) -> None:
-    """Get sources of the study's real data and weights: those named, or all that a profile needs.
+    """Fetch sources of the study's real data and weights: those named, or all that a profile needs.
 
-    What has been fetched is left alone. What was interrupted, at whatever moment, is resumed. Nothing counts as there
-    before its size, its checksum and its number of files are right; then `raw`/receipts gets NAME.ok.
+    Sources that exist are not fetched again. An interrupted fetch resumes. A source counts as fetched only when its
+    size, its checksum and its number of files have been verified; then `raw`/receipts gets NAME.ok.
 
-    Archives that you have are taken from the folders that --have names and from `raw`/archives, by their names; trees
-    that you have unpacked, from the same folders; whatever lies in its place below `raw` already is counted and taken.
-    None of it is copied: files are linked.
+    Archives that you have are read from the folders of --have and from `raw`/archives, by their names; unpacked folders
+    from the same places. Files that are already at their path below `raw` are counted and used. Nothing is copied:
+    files are linked.
 
-    Where no checksum was published, the one of the first fetch is kept in `raw`/checksums.json and counts from then on:
-    keep that file under version control. `rmlr doctor` says what there is to fetch, and what is missing.
+    If no checksum is published, that of the first fetch is recorded in `raw`/checksums.json and used from then on: keep
+    that file under version control. `rmlr doctor` lists what there is to fetch, and what is missing.
 
     Args:
-        names: sources, as the table names them; none for all that the profile needs.
-        profile: whose needs; without it, what --params says.
-        raw: folder that gets the data; weights for a profile of own data go to data/raw in any case.
-        have: folders, links or mounts to look in before anything is downloaded; may be given several times.
-        sources: another table of sources than the package's.
-        params: the study.
-        keep: keep downloaded archives, in `raw`/archives; otherwise they go once they are unpacked.
-        attempts: how often in a row a mirror may fail before the next one is asked.
-        timeout: seconds that a mirror may be silent.
-        pause: seconds before the second attempt; doubled from one to the next.
+        names: sources, as named in the table; if left out, all that the profile needs.
+        profile: the profile; by default that of --params.
+        raw: folder for the data; weights for a profile with your own data go to data/raw in any case.
+        have: folders, links or mounts to search before anything is downloaded; may be given several times.
+        sources: a table of sources that replaces the package's.
+        params: the study's parameters.
+        keep: keep downloaded archives in `raw`/archives; otherwise they are removed once they are unpacked.
+        attempts: number of consecutive failures before the next mirror is used.
+        timeout: seconds without data before an attempt counts as failed.
+        pause: seconds before the second attempt; doubled for each further one.
     """
     table = load_sources(sources)
     if names:
@@ -59,12 +59,12 @@ def fetch(
         raw, needs = wanted(table, study, profile or study.profile, raw)
         chosen = list(needs)
         if not chosen:
-            log.info("profile %s needs nothing from outside", profile or study.profile)
+            log.info("profile %s needs no source", profile or study.profile)
     if attempts < 1:
-        raise ValueError(f"--attempts {attempts}: expected one at least")
+        raise ValueError(f"--attempts {attempts}: expected at least 1")
     fetcher = Fetcher(Place(raw), have or [], Patience(attempts, timeout, pause), keep)
     problems = []
-    for name in chosen:  # one that fails does not keep the others from coming
+    for name in chosen:  # a failure does not stop the others
         try:
             fetcher.fetch(name, table[name])
         except (ValueError, OSError) as error:

@@ -1,4 +1,4 @@
-"""What runs left behind to one figure of the study: a picture for print, the same as vectors, and its numbers."""
+"""One figure of the study from the results of runs: PNG, SVG, and its numbers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,15 +29,15 @@ RECALLS = np.linspace(0.02, 1, 50)
 
 
 def figure(*, settings: Path, annotations: Path, images: Path, results: Path, out: Path) -> None:
-    """Draw one figure, and write the numbers behind it.
+    """Draw one figure, and write the underlying numbers.
 
-    Where there is nothing to draw, the figure says so.
+    If there is nothing to draw, the figure says so.
 
     Args:
-        settings: this figure's settings file: its kind, whose runs, how many.
+        settings: this figure's settings file: its kind, runs and sizes.
         annotations: folder made by `prepare`, of the data set of these runs.
         images: folder of the photos; read by figures that show some.
-        results: folder whose runs/GROUP/NAME/SEED, and separation/ likewise, were made by the stages before.
+        results: folder whose runs/GROUP/NAME/SEED, and separation/ likewise, were made by earlier stages.
         out: folder to write; gets figure.png, figure.svg and figure.csv.
     """
     node = FigureNode.load(settings)
@@ -50,7 +50,7 @@ def figure(*, settings: Path, annotations: Path, images: Path, results: Path, ou
     inputs += [images] if chosen.kind in ("examples", "places") else []
 
     def pixels_of(item: Annotation) -> np.ndarray:
-        from rmlr.data.images import read_image  # brings torch, which most figures do without
+        from rmlr.data.images import read_image  # imports torch, which most figures do not need
 
         return np.asarray(read_image(images / item.file_name))
 
@@ -77,12 +77,12 @@ def figure(*, settings: Path, annotations: Path, images: Path, results: Path, ou
 
 
 def _rank(split: Benchmark, files: Mapping[str, Sequence[Path]]) -> dict[str, list[tuple[Ranking, ...]]]:
-    """Each run's predictions as the benchmark matches them: by label, seed, setting."""
+    """Each run's predictions, matched by the benchmark: by label, seed, setting."""
     return {label: [split.rank(file) for file in of_run] for label, of_run in files.items()}
 
 
 def _differences(split: Benchmark, files: Mapping[str, Sequence[Path]], chosen: DifferencesFigure):
-    """Of two runs, by the benchmark's first setting."""
+    """The comparison of two runs in the benchmark's first setting."""
     rankings = _rank(split, files)
     weights = draw_images(len(split.images), chosen.samples, chosen.seed)
     a, b = ([resampled_precision(of_seed[0], weights) for of_seed in seeds] for seeds in rankings.values())

@@ -1,4 +1,4 @@
-"""The pose network of a study whose profile trains its own: on crops around the people whose joints are known."""
+"""The pose network of a profile that trains its own, on crops around people with known joints."""
 
 import hashlib
 import json
@@ -16,15 +16,15 @@ TRAIN, TEST = "person_keypoints_train2014.json", "person_keypoints_val2014.json"
 
 
 def joints(*, settings: Path, annotations: Path, images: Path, seed: int, out: Path) -> None:
-    """Train a small top-down pose network; write it as MMPose would, to be frozen and read by `pose`.
+    """Train a small top-down pose network, and write it in MMPose's format, for `pose`, which freezes it.
 
-    It learns heat maps of the joints from crops around annotated people, flipped, shifted and resized at random. An
-    interrupted training resumes if it is called again with the same settings, seed and inputs.
+    It is trained on heat maps of the joints, on crops around annotated people, flipped, shifted and resized at random.
+    An interrupted training run resumes if the command is repeated with the same settings, seed and inputs.
 
     Args:
         settings: this node's settings file: sizes and schedule.
-        annotations: folder of person_keypoints_train2014.json, which is learnt from, and person_keypoints_val2014.json,
-            on which the network is measured; COCO's layout, any joints.
+        annotations: folder of person_keypoints_train2014.json, for training, and person_keypoints_val2014.json, for
+            measuring the network; COCO's format, any joints.
         images: folder of the photos.
         seed: of initialisation, order and crops.
         out: folder to write; gets weights.pth, and metrics.json: pck_5, pck_10 and pck_20, the shares of joints found
@@ -38,7 +38,7 @@ def joints(*, settings: Path, annotations: Path, images: Path, seed: int, out: P
         if names != known:
             raise ValueError(f"{annotations}: {TRAIN} has the joints {', '.join(names)}; {TEST} {', '.join(known)}")
         if not people:
-            raise ValueError(f"{annotations / TRAIN}: nobody with a known joint to learn from")
+            raise ValueError(f"{annotations / TRAIN}: no person with a known joint to train on")
         network = JointNetwork(len(names), **chosen.architecture.model_dump())
         network.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -50,4 +50,4 @@ def joints(*, settings: Path, annotations: Path, images: Path, seed: int, out: P
         (record.folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
         record.log_metrics(metrics)
         save_joint_network(network, record.folder / WEIGHTS)
-        load_pose_network(record.folder / WEIGHTS)  # what nobody can read shall not be left
+        load_pose_network(record.folder / WEIGHTS)  # checks that the written file can be read

@@ -1,4 +1,4 @@
-"""What a frozen pose network sees in every image of a split, over the cells of the detector's map."""
+"""Maps of a frozen pose network for every image of a split, over the cells of the detector's map."""
 
 import hashlib
 import json
@@ -30,20 +30,21 @@ def pose(
     out: Path,
     joints: Path | None = None,
 ) -> None:
-    """Run a frozen pose network over a split; keep its map of every image beside the detector's features.
+    """Run a frozen pose network on a split; save its map of every image, to be used with the detector's features.
 
-    The photos are resized as for the detector, and each cell of its map gets the mean of what the pose network says of
-    it, so that both maps are read alike. An interrupted run resumes after its last whole shard.
+    The photos are resized as for the detector, and each cell of the detector's map gets the mean of the pose network's
+    map in that cell, so that both maps are read in the same way. An interrupted run resumes after its last complete
+    shard.
 
     Args:
         settings: this node's settings file: the pose network's weights, if they are a file of the user's, and how many
-            photos it sees at once.
+            photos are in a batch.
         annotations: folder made by `prepare`.
         split: which images.
         images: folder of the photos.
         features: folder whose split was made by `features`.
         out: folder to write; gets shard-*.safetensors and index.json.
-        joints: folder made by `joints`; needed where the settings name no file of weights, and nowhere else.
+        joints: folder made by `joints`; needed only if the settings name no weights file.
     """
     chosen = PoseNode.load(settings)
     weights = _weights(chosen.pose, joints)
@@ -103,7 +104,7 @@ def _weights(chosen: Pose, joints: Path | None) -> Path:
 
 
 def _of_one_size(annotations: list[Annotation], index: PoseIndex, view: int) -> list[list[Annotation]]:
-    """The images grouped by the size that they are seen at: no map depends on the padding, thus on the batch."""
+    """The images grouped by their resized size: so no map depends on padding, and thus on the batch."""
     sizes = view_sizes(annotations, index.view.image, index.augment, view)
     order = sorted(range(len(annotations)), key=sizes.__getitem__)
     return [[annotations[at] for at in group] for _, group in groupby(order, key=sizes.__getitem__)]

@@ -1,4 +1,4 @@
-"""Weights to scored triplets."""
+"""Scored triplets from a trained network."""
 
 import logging
 from pathlib import Path
@@ -22,9 +22,9 @@ def predict(
     """Score every verb of every candidate pair of a split.
 
     Args:
-        settings: this node's settings file: split, batch size, power of the detector's scores, smallest score kept.
-        annotations: folder made by `prepare`; its vocabulary must be the one that was trained with.
-        features: folder whose split was made by `features`, by the detector that was trained with.
+        settings: this node's settings file: split, batch size, exponent of the detector's scores, smallest score kept.
+        annotations: folder made by `prepare`; its vocabulary must be that of the training.
+        features: folder whose split was made by `features`, with the detector used in training.
         weights: folder made by `train`.
         out: folder to write; gets triplets.parquet (docs/evaluation.md).
         pose: folder whose split was made by `pose` with these features, by the pose network that was trained with;

@@ -1,4 +1,4 @@
-"""Raw annotations to our records: ids converted, joins made, once and for all."""
+"""Conversion of raw annotations to our records, with contiguous ids and all joins."""
 
 import logging
 from dataclasses import replace
@@ -23,27 +23,28 @@ from rmlr.study.run import run
 
 log = logging.getLogger(__name__)
 
-LEFT_OUT = {  # by the end of a note's name: what was left out, or done without, and why
+LEFT_OUT = {  # by the suffix of a note's name: what was left out, and why
     "dropped_boxes": "COCO annotations left out: without area, or marked `ignore`, as in the official program",
-    "dropped_persons": "listed persons left out with all they do: no ground truth in COCO",
-    "dropped_rows": "rows left out: a box of theirs has no pixel",
+    "dropped_persons": "listed persons left out with their actions: no ground truth in COCO",
+    "dropped_rows": "rows left out: one of their boxes has no pixel",
     "invisible_classes": "classes of an image left out: marked `invis`, they have no boxes",
-    "unlabelled_objects": "visible pairs whose object anno.mat does not say the image holds",
-    "boxes_outside": "boxes leave their image by more than a pixel; they count as they are",
+    "unlabelled_objects": "visible pairs whose object is not labelled for the image in anno.mat",
+    "boxes_outside": "boxes extend beyond their image by more than a pixel; they are used unchanged",
     "rare_against_rows": "classes on which the list of rare ones and the rows of train disagree; the list is used",
 }
 
 
 def prepare(*, settings: Path, raw: Path, out: Path) -> None:
-    """Read a dataset in its official files; write its classes and splits as our records.
+    """Read a dataset from its official files; write its classes and splits as our records.
 
     V-COCO: coco/instances_{train,val}2014.json, vcoco/vcoco_{train,val,test}.json and
-    vcoco/splits/vcoco_{train,val,test}.ids. Where an official split is absent: vcoco/instances_vcoco_{split}.json of
-    fredzzhang/vcoco (pairs with a visible object only; images that COCO's files lack take their size from images/).
+    vcoco/splits/vcoco_{train,val,test}.ids. If an official split is missing: vcoco/instances_vcoco_{split}.json of
+    fredzzhang/vcoco (pairs with a visible object only; images that are not in COCO's files take their size from
+    images/).
 
     HICO-DET: hicodet/anno_bbox.mat of the official release, or hicodet/instances_{train,test}2015.json of
-    fredzzhang/hicodet; where both are there, they must agree. Where hicodet/anno.mat of the official
-    release is there as well, image_objects.json holds its labels of whole images, for Known Object.
+    fredzzhang/hicodet; if both exist, they must agree. If hicodet/anno.mat of the official release exists as well,
+    image_objects.json gets its image-level labels, for Known Object.
 
     The setting `release` says what the files are: a published release, whose known counts they must have and whose
     photos lie in images/train2014 and its like; or one's own data, which are checked for whatever would stop or mislead

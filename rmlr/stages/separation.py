@@ -1,4 +1,4 @@
-"""How alike people are to a network who do different things at the same place: the loss of interaction information."""
+"""The loss of interaction information: how well vectors separate people at the same place by what they do."""
 
 import csv
 import json
@@ -31,37 +31,37 @@ from rmlr.study.run import run
 from rmlr.study.tensors import check_finite
 
 EDGES = ("x1", "y1", "x2", "y2")
-QUESTIONS = {"verb": "different", "place": "elsewhere"}  # what a distance may tell: which pairs lie apart from the same
+QUESTIONS = {"verb": "different", "place": "elsewhere"}  # what a distance may separate: the pairs compared with `same`
 
 
 @dataclass(frozen=True, slots=True)
 class Area:
-    """A row of separation.csv: how well one distance of one vector tells two kinds of pairs apart."""
+    """A row of separation.csv: how well one distance of one vector separates two kinds of pairs."""
 
     question: str  # verb: same place, other things; place: same things, elsewhere
     vector: str
     distance: str
     same: int  # pairs
     apart: int
-    auc: float  # 0.5: not at all
+    auc: float  # 0.5: no separation
     low: float
     high: float
 
 
 def separation(*, settings: Path, annotations: Path, features: Path, weights: Path, out: Path) -> None:
-    """Measure whether distances tell apart what people do at the same place, before and after re-mining.
+    """Measure whether distances separate what people do at the same place, before and after re-mining.
 
-    Pairs of people in different images whose boxes lie at the same place, each interacting with an object of one kind,
-    are compared by the detector's tokens and by what a trained network makes in their stead.
+    Pairs of people in different images whose boxes are at the same place, each interacting with an object of the same
+    class, are compared by the detector's tokens and by the vectors of a trained network.
 
     Args:
         settings: this node's settings file: split, overlap of boxes that counts as the same place, resampling.
         annotations: folder made by `prepare`.
-        features: folder whose split was made by `features`, by the detector that was trained with.
+        features: folder whose split was made by `features`, with the detector used in training.
         weights: folder made by `train`, of a variant with IRE.
-        out: folder to write; gets interactions.parquet (a row each detected pair that interacts), pairs.parquet (a row
-            each two of them that are compared, with all distances), separation.csv and metrics.json: for each vector
-            and distance the area under the ROC curve with the interval of a bootstrap over images.
+        out: folder to write; gets interactions.parquet (a row per detected pair that interacts), pairs.parquet (a row
+            per two of them that are compared, with all distances), separation.csv and metrics.json: for each vector
+            and distance the area under the ROC curve with a bootstrap interval over images.
     """
     node = SeparationNode.load(settings)
     chosen = node.separation
@@ -72,7 +72,7 @@ def separation(*, settings: Path, annotations: Path, features: Path, weights: Pa
         network, vocabulary, cached = trained.network, trained.vocabulary, trained.features
         order = cached.annotated(load_annotations(annotations, node.split), features / node.split)
         if not order:
-            raise ValueError(f"{features / node.split}: the split has no image, so there is nothing to compare")
+            raise ValueError(f"{features / node.split}: the split has no images, so there is nothing to compare")
         parts = []
         with record.progress(len(cached), "looking") as bar:
             for positions, batch in trained.batches(chosen.batch_size):
@@ -115,7 +115,7 @@ def _areas(found: Interactions, compared: Compared, columns: dict[str, np.ndarra
 
 
 def _interactions(found: Interactions, images: list[Annotation], vocabulary: Vocabulary) -> pa.Table:
-    """Whose tokens and cues they are, and what they do in words, parted by semicolons."""
+    """The table of interactions: image, boxes, and what people do in words, separated by semicolons."""
     columns: dict[str, list] = {"image_id": [images[at].image_id for at in found.image.tolist()]}
     for who, boxes in (("human", found.human_boxes), ("object", found.object_boxes)):
         columns |= {f"{who}_{edge}": boxes[:, at].tolist() for at, edge in enumerate(EDGES)}
@@ -134,7 +134,7 @@ def _interactions(found: Interactions, images: list[Annotation], vocabulary: Voc
 
 
 def _pairs(compared: Compared, columns: dict[str, np.ndarray]) -> pa.Table:
-    """Rows of the table of interactions, by number from 0, with what they are to each other and how far apart."""
+    """The table of pairs of interactions, numbered from 0, with their kind and distances."""
     kinds = pa.array([KINDS[kind] for kind in compared.kind.tolist()], pa.string())
     about = {"first": compared.first.numpy(), "second": compared.second.numpy(), "kind": kinds}
     return pa.table(about | {"place_iou": compared.overlap.numpy()} | columns)

@@ -1,4 +1,4 @@
-"""All that was measured to the statement: which of the paper's orderings hold here, with intervals."""
+"""The statement: which of the paper's orderings hold here, with intervals."""
 
 import json
 from collections.abc import Mapping
@@ -20,15 +20,15 @@ TRIPLETS, METRICS = "predict/triplets.parquet", "evaluate/metrics.json"
 
 
 def statement(*, settings: Path, results: Path, paper: Path, out: Path) -> None:
-    """Say which of the paper's orderings hold here, which do not, and which cannot be told.
+    """State which of the paper's orderings hold here, which do not, and which are undecided.
 
     Each claim (`claims` in params.yaml) is that one row of a table is better than another. Both are scored on the same
-    sets of test images, drawn with replacement, and where there are several seeds the spread between trainings is added
-    (as by `rmlr compare`). A verdict needs 0 outside the interval of 95 %; nothing here is written by hand.
+    bootstrap samples of test images, and with several seeds the spread between training runs is added (as in `rmlr
+    compare`). A verdict requires that the 95 % interval excludes 0. The whole text is generated.
 
     Args:
-        settings: the statement's settings file: tables, claims, what feeds which row.
-        results: folder of the profile, results/PROFILE, as the stages before made it.
+        settings: the statement's settings file: tables, claims, the source of each row.
+        results: folder of the profile, results/PROFILE, with the outputs of earlier stages.
         paper: folder with the paper's tables (CSV).
         out: folder to write; gets statement.md, statement.html, brief.html (its beginning), statement.csv (a row each
             claim), orders.csv (a row each table and metric), metrics.json (how many claims of each verdict),
@@ -85,7 +85,7 @@ def statement(*, settings: Path, results: Path, paper: Path, out: Path) -> None:
 
 
 def _scores(split: Benchmark, folder: Path, weights: np.ndarray) -> dict[str, Float[np.ndarray, " s"]]:
-    """Each headline metric of a run's seed on every set of images."""
+    """Each headline metric of a run's seed on every sample of images."""
     rankings = split.rank(folder / TRIPLETS)
     where = folder / METRICS
     precisions = resample(rankings, weights, read_metrics(where), str(where))
@@ -97,7 +97,7 @@ def _scores(split: Benchmark, folder: Path, weights: np.ndarray) -> dict[str, Fl
 
 
 def _judged(pair: Pair, scores: Mapping[str, Mapping[str, np.ndarray]]) -> Finding:
-    """What was measured of a claim, if both of its rows were."""
+    """The measurement of a claim, if both of its rows were measured."""
     if pair.better is None or pair.than is None:
         return Finding(pair)
     one = differ(*(scores[name][pair.claim.metric] for name in (pair.better, pair.than)))

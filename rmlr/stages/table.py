@@ -1,4 +1,4 @@
-"""Metrics of all runs to one of the paper's tables, ours beside theirs."""
+"""One of the paper's tables from the metrics of all runs, with our numbers next to the paper's."""
 
 from pathlib import Path
 
@@ -17,23 +17,23 @@ def table(
     notes: Path | None = None,
     cost: Path | None = None,
 ) -> None:
-    """Put what was measured beside the paper's numbers, row by row: for programs, for reading, and for LaTeX.
+    """Put our measurements next to the paper's numbers, row by row, as CSV, Markdown, HTML and LaTeX.
 
-    All rows of the paper are there, as printed; those with a source are measured, the others reported. Ours is the mean
-    over the seeds with the sample's deviation (empty for one seed), in points; a number that nobody printed or measured
-    is an empty cell. Controls, which the paper does not have, stand under its rows. Where the paper contradicts itself
-    there is a mark, its numbers as they are: a Full of HICO-DET that its own Rare and Non-rare do not give is found
-    here (a measured one is an error), the rest is in the notes.
+    All rows of the paper are included, as printed; rows with a source are measured, the others reported only. Our
+    values are means over the seeds with the sample standard deviation (empty for one seed), in points; a number that
+    was neither printed nor measured is an empty cell. Controls, which the paper does not have, follow its rows.
+    Contradictions in the paper are marked, with its numbers unchanged: a Full of HICO-DET that contradicts its own Rare
+    and Non-rare is found here (a measured one is an error), others are in the notes.
 
-    A table of your own has no paper: its rows are those of the settings, its columns the cells that name them and the
-    metrics of the data sets that its runs are on.
+    A custom table has no paper: its rows are those of the settings, its columns the cells that name them and the
+    metrics of the data sets of its runs.
 
     Args:
-        settings: this table's settings file: which runs feed which row.
+        settings: this table's settings file: which runs supply which row.
         runs: folder whose GROUP/NAME/SEED/evaluate/metrics.json were made by `evaluate`.
-        paper: the paper's table (CSV); left out for a table of your own.
-        notes: what is said of its numbers (YAML).
-        cost: folder made by `cost`, for a table that it feeds.
+        paper: the paper's table (CSV); left out for a custom table.
+        notes: notes on its numbers (YAML).
+        cost: folder made by `cost`, for a table that uses it.
         out: folder to write; gets NAME.csv, NAME.md, NAME.html and NAME.tex (needs booktabs), where NAME is that of the
             folder, and metrics.json (fractions), the same in metrics/, one file for each run.
     """

@@ -1,4 +1,4 @@
-"""Annotation text to sentence and word embeddings, computed once."""
+"""Sentence and word embeddings of the annotation text, computed once."""
 
 import logging
 from pathlib import Path
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def text(*, settings: Path, annotations: Path, out: Path) -> None:
-    """Encode the annotations of train and val in words, through a frozen text encoder.
+    """Encode the annotations of train and val as text, with a frozen text encoder.
 
     Test annotations are not read: text is for training only.
 

@@ -1,4 +1,4 @@
-"""Records and caches to weights."""
+"""Training of the interaction modules."""
 
 import csv
 import logging
@@ -27,26 +27,26 @@ def train(
 ) -> None:
     """Train the interaction modules of one variant; write its weights and curves.
 
-    From cached features, or, where the settings have `online`, from photos that are augmented anew in every epoch and
-    seen by the frozen detector as they come. Epoch e takes cached view e mod their number.
+    The inputs are cached features, or, if the settings have `online`, photos that are augmented in every epoch and
+    processed on-line by the frozen detector. Epoch e uses cached view e modulo the number of views.
 
-    An interrupted run resumes after its last whole epoch if it is called again with the same settings, seed and inputs.
-    Images of whose cached views none has a candidate pair carry no loss and are left out, counted.
+    An interrupted run resumes after its last complete epoch if the command is repeated with the same settings, seed and
+    inputs. Images without a candidate pair in any cached view contribute no loss; they are left out and counted.
 
-    Several GPUs: `torchrun --nproc-per-node 4 -m rmlr train ...`. The effective batch stays what the settings say, so
-    batch_size must be a multiple of processes x micro_batch_size. RMLR_LOADERS is the number of threads that load ahead
-    (by default one a core where there is a GPU, none where there is none); it changes no number.
+    Several GPUs: `torchrun --nproc-per-node 4 -m rmlr train ...`. The effective batch size stays that of the settings,
+    so batch_size must be a multiple of processes x micro_batch_size. RMLR_LOADERS is the number of prefetching threads
+    (by default one per core if there is a GPU, otherwise none); it changes no number.
 
     Args:
         settings: this run's settings file: variant, sizes, loss weights, schedule.
         annotations: folder made by `prepare`.
-        text: folder made by `text`; read by variants that learn from text.
+        text: folder made by `text`; read by variants that are trained with text.
         seed: of initialisation, order, dropout and, without cached features, augmentation.
         out: folder to write; gets weights.safetensors, checkpoint.json, curves.csv, and alignment.safetensors if any.
         features: folder whose train/ (and val/) were made by `features`; needed unless the settings have `online`.
         pose: folder whose train/ (and val/) were made by `pose` with these features; needed and read by variants with
-            the pose cue. Where the settings have `online`: the pose network's weights file.
-        images: folder of the photos; needed where the settings have `online`.
+            the pose cue. If the settings have `online`: the pose network's weights file.
+        images: folder of the photos; needed if the settings have `online`.
         detector: folder made by `detector`; likewise.
     """
     chosen = TrainNode.load(settings)
@@ -58,7 +58,7 @@ def train(
         log.info("%d of %d images, %d of them with a candidate pair", drawn, count, len(examples))
         held_out = None
         if chosen.held_out is not None:
-            from rmlr.learning.held_out import HeldOutScores  # only here, for evaluators take a second to load
+            from rmlr.learning.held_out import HeldOutScores  # here, since the evaluators take a second to import
 
             held_out = HeldOutScores(annotations, ready.vocabulary, examples.tested, chosen.held_out)
         rows = fit(
@@ -75,7 +75,7 @@ def train(
             held_out=held_out,
         )
         if not any(row["positives"] for row in rows):
-            log.warning("no candidate pair overlaps a true one: nothing was learnt. Is the detector trained?")
+            log.warning("no candidate pair overlaps a true one: no positive example. Is the detector trained?")
         save_checkpoint(record.folder, ready.card, ready.network, ready.objective)
         with (record.folder / "curves.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=["epoch", *dict.fromkeys(name for row in rows for name in row)])

@@ -100,7 +100,7 @@ def test_settings_that_todays_code_does_not_read_are_left_or_named(study, capsys
     path = ROOT / RUN / "predict/settings.yaml"
     path.write_text(path.read_text() + "removed_since: 3\n")
     accept(because="names only", results=ROOT)
-    assert "predict: left, made with settings that today's code does not read" in capsys.readouterr().out
+    assert "predict: left, made with settings that the present code cannot read" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"(?s)removed_since.*make it again"):
         accept(ROOT / RUN, because="names only", results=ROOT)
 
@@ -110,5 +110,5 @@ def test_what_cannot_be_accepted_is_one_clear_message(study):
         accept(because="  ", results=ROOT)
     with pytest.raises(ValueError, match=r"results/tiny/runs/nobody: no finished result of results/tiny is there"):
         accept(ROOT / "runs/nobody", because="names only", results=ROOT)
-    with pytest.raises(ValueError, match=r"results/demo/settings: is not there. `snakemake -n` writes"):
+    with pytest.raises(ValueError, match=r"results/demo/settings: does not exist. `snakemake -n` writes"):
         accept(because="names only", results=Path("results/demo"))

@@ -112,7 +112,7 @@ def test_what_is_asked_for_wrongly_is_named_and_nothing_is_written(tmp_path, pub
 
 def test_weights_of_other_sizes_and_a_folder_that_is_there_are_refused(tmp_path, published):
     shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")  # one code less
-    with pytest.raises(ValueError, match=r"upt\.pt: is of other sizes than run table1/upt"):
+    with pytest.raises(ValueError, match=r"upt\.pt: has other sizes than run table1/upt"):
         take(tmp_path, published)
     (tmp_path / "adopted").mkdir()
     with pytest.raises(ValueError, match=r"adopted: exists"):

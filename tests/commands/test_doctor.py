@@ -33,7 +33,7 @@ def table_of(path: Path, *urls: str, **more) -> Path:
         ("403", {}, "403 Forbidden", False),
         ("404", {}, "404 Not Found", False),
         ("500", {}, "500 Internal Server Error", False),
-        ("405", {}, "answers no questions for headers; only the download tells", True),
+        ("405", {}, "does not answer requests for headers; only a download can show", True),
         ("hang", {}, "cannot be reached (timed out)", False),
         ("", {"Content-Type": "text/html"}, "sends an HTML page instead of the file", False),
     ],
@@ -89,7 +89,7 @@ def test_what_was_fetched_is_there(server, tmp_path, capsys):
 def test_a_drawn_profile_needs_nothing(tmp_path, capsys):
     doctor(profile="tiny", raw=tmp_path / "raw", params=PARAMS)
     said = capsys.readouterr().out
-    assert "nothing from outside is needed" in said
+    assert "no source is needed" in said
     assert "Nothing is missing." in said
 
 

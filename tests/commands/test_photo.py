@@ -331,7 +331,7 @@ def test_photos_are_found_by_file_folder_and_pattern_each_once(folder):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("photos/nothing*.jpg", r"nothing\*\.jpg: no photo fits this pattern"),
+        ("photos/nothing*.jpg", r"nothing\*\.jpg: no photo matches this pattern"),
         ("photos/lost.jpg", r"lost\.jpg: no such file or folder"),
         ("empty", "empty: the folder holds no photo"),
     ],

@@ -508,9 +508,9 @@ def test_half_of_coco_and_other_classes_are_errors(corner):
 
 def test_all_of_coco_needs_its_folder_and_nothing_else_takes_it(corner):
     chosen = corner.scratch().model_copy(update={"all_of_coco": True})
-    with pytest.raises(ValueError, match=r"learns from all of COCO: give --coco"):
+    with pytest.raises(ValueError, match=r"is trained on all of COCO: give --coco"):
         corner.run("refused", detector_=chosen)
-    with pytest.raises(ValueError, match=r"--coco .*: this detector learns from the training split alone"):
+    with pytest.raises(ValueError, match=r"--coco .*: this detector is trained on the training split only"):
         corner.run("refused", coco=write_coco(corner))
 
 
@@ -519,7 +519,7 @@ def test_test_photos_among_the_training_photos_stop_the_training(corner):
     save_annotations(
         corner.root / "prepare" / "train.json", [*train, *load_annotations(corner.root / "prepare", "test")]
     )
-    with pytest.raises(ValueError, match=r"4 test photos are to be learnt from, such as \[8, 9, 10, 11\]"):
+    with pytest.raises(ValueError, match=r"4 test photos are in the training set, such as \[8, 9, 10, 11\]"):
         corner.run("refused")
 
 

@@ -81,7 +81,7 @@ def test_what_was_read_and_left_out_is_a_line_each(tiny_vcoco_raw, settings, tmp
     said = [record.getMessage() for record in caplog.records]
     assert "train: 2 images, 1 images with pair, 5 boxes, 3 persons, 2 unlisted persons, 3 interactions, 1 " in said[0]
     assert "train: 2 COCO annotations left out: without area, or marked `ignore`, as in the official program" in said
-    assert "train: 1 listed persons left out with all they do: no ground truth in COCO" in said
+    assert "train: 1 listed persons left out with their actions: no ground truth in COCO" in said
     assert "classes: 3 verbs, 3 objects, 3 interactions" in said
 
 

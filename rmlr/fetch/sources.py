@@ -16,7 +16,7 @@ from rmlr.study.section import DatasetName, PositiveInt, Section
 
 TABLE = Path(__file__).with_name("sources.yaml")
 UNPUBLISHED = "unpublished"
-DEFAULT = Path("data/raw")  # where params.yaml names weights
+DEFAULT = Path("data/raw")  # the folder of weights in params.yaml
 WORDS = {"what", "licence", "serves", "release", "photos", "evidence", "note"}  # of a source: no bytes hang on them
 
 
@@ -76,7 +76,7 @@ class Source(Section):
     what: str
     licence: str
     serves: list[DatasetName]
-    release: str | None = None  # the published release that it is of; null: whatever the data set is
+    release: str | None = None  # the published release that it belongs to; null: any
     photos: str | None = None  # the part of the data set's images whose photos it has; null: all of them, or no photos
     evidence: Literal["read", "computed", "memory"]
     note: str | None = None
@@ -108,7 +108,7 @@ class Source(Section):
 
     @property
     def digest(self) -> str:
-        """Of what decides which bytes are right, not of words and mirrors: if it changed, it is fetched again."""
+        """A digest of the fields that determine the bytes, without texts and mirrors: a change means a new fetch."""
         facts = self.model_dump(mode="json", exclude=WORDS)
         for part in [*facts["items"], *filter(None, [facts["hub"]])]:
             part.pop("urls", None)

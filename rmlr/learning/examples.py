@@ -113,7 +113,7 @@ class Cached:
 
     def _truths_of(self, view: int) -> Truths:
         if view not in self._truths:
-            self._truths = {}  # those of an epoch are enough
+            self._truths = {}  # only those of one epoch are kept
             annotated = annotated_views(self._annotated, self._cache.view.image, self._cache.augment, view)
             self._truths[view] = Truths(annotated, self.image_ids, self._vocabulary)
         return self._truths[view]

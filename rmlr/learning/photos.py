@@ -73,7 +73,7 @@ class Photos:
         return self._seen(ids, photos, device), truth.to(device)
 
     def tested(self, split: str, annotated: Sequence[Annotation]) -> tuple[list[int], Tested]:
-        """The photos of another split, as they are."""
+        """The photos of another split, without augmentation."""
 
         def read(positions: Sequence[int], device: torch.device) -> Batch:
             items = [annotated[position] for position in positions]

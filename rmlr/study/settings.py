@@ -277,15 +277,15 @@ class Detector(Section):
 
     dataset: DatasetName  # whose records it is trained and measured on
     all_of_coco: bool = False  # it is trained on COCO 2014 without V-COCO's test photos instead
-    repeats_iou: Fraction | None = None  # annotated boxes of a class that overlap so much are one; null: all count
+    repeats_iou: Fraction | None = None  # annotated boxes of a class with at least this IoU are one; null: all count
     python: ImportPath | None = None  # your own class, such as examples.centernet.CenterNet (docs/detectors.md)
     weights: str | None  # hub id, folder of `save_pretrained`, or file as published (.pth); null: from scratch
     revision: str | None  # of the hub id
     seen: list[Literal["coco", "vcoco", "hicodet"]]  # what given weights were trained on: all of COCO, or train splits
     architecture: DetectorArchitecture | None
-    schedule: DetectorSchedule | None  # null: taken as it is
+    schedule: DetectorSchedule | None  # null: used unchanged
     image: PictureSize | None  # null: as the checkpoint, or the class, says
-    object_ap: Literal["pycocotools", "faster-coco-eval"] = "pycocotools"  # which scores its boxes: the same figures
+    object_ap: Literal["pycocotools", "faster-coco-eval"] = "pycocotools"  # the library for object AP: equal results
 
     @model_validator(mode="after")
     def _one_origin(self) -> "Detector":
@@ -294,9 +294,9 @@ class Detector(Section):
         if (self.weights is None and self.python is None) == (self.architecture is None):
             raise ValueError("give either `weights` (a hub id or folder), or `architecture` (from scratch), not both")
         if self.architecture is not None and self.schedule is None:
-            raise ValueError("a detector from scratch needs a `schedule`: nothing is ever run on random weights")
+            raise ValueError("a detector from scratch needs a `schedule`: random weights are never used")
         if self.architecture is not None and self.seen:
-            raise ValueError("`seen` tells what given weights learnt from: from scratch, it must be empty")
+            raise ValueError("`seen` says what given weights were trained on: from scratch, it must be empty")
         if self.schedule is not None and not isinstance(self.image, ImageSize):
             raise ValueError("a detector that is trained needs `image`: {shortest: ..., longest: ...}, as DETR's")
         is_public = self.weights is not None and any(name in self.weights for name in PUBLIC_DETECTORS)

@@ -33,7 +33,7 @@ SPIN = {"GOMP_SPINCOUNT": "1000"}
 
 
 def fix_threads(stage: str) -> None:
-    """Before any library is loaded: what a stage's libraries will compute with."""
+    """Set the number of threads of a stage's libraries, before any of them is loaded."""
     for name, value in SPIN.items():
         os.environ.setdefault(name, value)
     if stage in THREADS:

@@ -3,9 +3,9 @@
 A verb here is an action-role ("hit instr"). For each verb and image, every detection is compared with the person whose
 box overlaps its person box most, even if no box overlaps:
 
-- if the actions of that person were not annotated, the detection is ignored; - otherwise it is a true positive if that
-person does the verb, both boxes have an IoU of at least one half, and no higher scored detection matched the same
-person and verb; else it is a false positive.
+- if the actions of that person were not annotated, the detection is ignored;
+- otherwise it is a true positive if that person does the verb, both boxes have an IoU of at least one half, and no
+  higher scored detection matched the same person and verb; else it is a false positive.
 
 If the verb was annotated without an object box, scenario 1 requires "no object" (four NaN, or four zeros) and scenario
 2 accepts any box. Object class and detector score are not used.

@@ -1,6 +1,6 @@
-"""Bring pairs and text together, by word and by sentence (paper, section 3.4). Training only.
+"""Alignment of pairs with text, by words and by sentences (paper, section 3.4). Training only.
 
-Text is frozen throughout: its states are computed once, and nothing here is needed to predict.
+Text is frozen: its states are computed once, and nothing here is needed for prediction.
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from rmlr.model.text import SUBJECT, TextEmbeddings
 from rmlr.model.transformer import Encoder, Layout
 
 Form = Literal["anchored", "anchored_attention", "literal"]
-SMALLEST_DEVIATION = 1e-3  # whitening divides by no less
+SMALLEST_DEVIATION = 1e-3  # lower bound of the divisor in whitening
 
 
 class PhraseTargets(nn.Module):
-    """What the row of a phrase is drawn to, for every phrase: constants that move with the module and are not saved.
+    """The targets of every phrase's rows: constants that move with the module and are not saved.
 
-    A floor is what a prediction that does not look at the row pays for a phrase: the best constant over the training
-    rows, or the best constant for each object class, which knows the object and nothing of the verb.
+    A floor is the loss of a prediction that ignores the row: that of the best constant over the training rows, or of
+    the best constant for each object class, which knows the object but not the verb.
     """
 
     phrase_of: Int[Tensor, "v o"]
@@ -45,10 +45,10 @@ def phrase_targets(
 ) -> PhraseTargets:
     """The targets of every phrase, from the frozen text alone (model specification, section 10).
 
-    Of a phrase's words, whitened over all phrases, those of the verb and the object are averaged; with `residual`,
-    less the mean over the phrases of that object, so that only the verb is left to learn. `whiten` whitens sentences,
-    too. `phrase_counts` says how often each phrase is annotated in training: the floors' constants are medians so
-    weighted.
+    The words of a phrase are whitened over all phrases, and those of the verb and the object are averaged. With
+    `residual`, the mean over the phrases of that object is subtracted, so that only the verb remains. `whiten` whitens
+    sentences, too. `phrase_counts` is how often each phrase is annotated in training: the floors' constants are medians
+    with these weights.
 
     Differs: the paper attends to the image's words instead, see `LiteralWords`.
     """
@@ -60,7 +60,7 @@ def phrase_targets(
     sentences = _whitened(text.sentences.float()) if whiten else text.sentences.float()
 
     num_objects = text.phrase_of.shape[1]
-    object_of = torch.full((phrases,), num_objects)  # phrases without an object are a group of their own
+    object_of = torch.full((phrases,), num_objects)  # phrases without an object form one group
     has_phrase = text.phrase_of >= 0
     object_of[text.phrase_of[has_phrase]] = has_phrase.nonzero()[:, 1]
     if residual:
@@ -90,7 +90,7 @@ def _group_means(rows: Tensor, group: Tensor, groups: int) -> Tensor:
 
 
 def _floor(targets: Tensor, group: Tensor, counts: Tensor) -> Tensor:
-    """Mean absolute difference of each target from the median of its group; a group that never occurs weighs evenly."""
+    """Mean absolute difference of each target from its group's median; in a group without counts, weights are equal."""
     floor = targets.new_zeros(len(targets))
     for index in group.unique():
         members = (group == index).nonzero()[:, 0]
@@ -104,7 +104,7 @@ def _floor(targets: Tensor, group: Tensor, counts: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Matched:
-    """The rows of a batch: a pair with one of its true interactions each, sorted by pair."""
+    """The rows of a batch: each is a pair with one of its true interactions, sorted by pair."""
 
     pair: Int[Tensor, " r"]
     image: Int[Tensor, " r"]  # position in the batch, ascending
@@ -115,9 +115,9 @@ class Matched:
 class AlignmentTerm:
     """One term, summed over rows. Divided by their number, `loss` is the paper's; the rest is for the log.
 
-    `floor` and `object_floor`: what the best constant and the best constant for each object pay (None: not defined).
-    `spread`: root mean square deviation of what is compared with text, over all rows and over those of one image.
-    Both come near 0 when the term has found a constant answer.
+    `floor` and `object_floor`: the loss of the best constant and of the best constant for each object (None: not
+    defined). `spread`: root mean square deviation of the vectors that are compared with text, over all rows and over
+    those of one image. Both approach 0 when the term has collapsed to a constant.
     """
 
     loss: Float[Tensor, ""]
@@ -130,7 +130,8 @@ class AlignmentTerm:
 class SentenceAlignment(nn.Module):
     """FFN_T: each row in the space of its phrase's sentence (paper, equations 18 and 19): | e_cls - FFN_T(row) |.
 
-    Differs: e_cls is the phrase encoded alone; the paper counts one [CLS] per interaction and leaves open how.
+    Differs: e_cls is the [CLS] of the phrase encoded alone; the paper has one [CLS] per interaction and does not say
+    how.
     """
 
     def __init__(self, dim: int, hidden_dim: int, text_dim: int):
@@ -144,8 +145,8 @@ class SentenceAlignment(nn.Module):
 class AnchoredWords(nn.Module):
     """Each row in the space of words, to be compared with those of its own phrase: | P row - t |.
 
-    Differs: stands for equations 13 to 17, which have a constant solution (model specification, section 10). Nothing
-    trainable lies between frozen words and target. With `attends`, the row looks its words up in the whole vocabulary:
+    Differs: replaces equations 13 to 17, which have a constant solution (model specification, section 10). Nothing
+    between frozen words and target is trainable. With `attends`, the row attends to the words of the whole vocabulary:
     | softmax(P row W^T / sqrt(d)) W - t |, which keeps the paper's cross-attention.
     """
 
@@ -162,10 +163,10 @@ class AnchoredWords(nn.Module):
 
 
 class LiteralWords(nn.Module):
-    """One cross-attention without residual, rows to the words of their image (paper, equations 13 and 14).
+    """One cross-attention without residual, from rows to the words of their image (paper, equations 13 and 14).
 
-    Differs: words are first projected to the rows' width, and several heads attend. An image without words is given
-    one of zeros.
+    Differs: words are first projected to the rows' width, and there are several heads. An image without words gets one
+    word of zeros.
     """
 
     def __init__(self, dim: int, heads: int, text_dim: int):
@@ -184,7 +185,7 @@ class LiteralWords(nn.Module):
         is_padding: Bool[Tensor, "b t"],
     ) -> Float[Tensor, "r d"]:
         words, is_padding = F.pad(words, (0, 0, 1, 0)), F.pad(is_padding, (1, 0), value=True)
-        is_padding[:, 0] = is_padding.all(1).logical_not()  # the one that an image without words has
+        is_padding[:, 0] = is_padding.all(1).logical_not()  # the word of zeros of an image without words
         layout = Layout.of_rows(image, len(words))
         query = layout.pad(self.to_query(rows)).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # b heads r d/heads
         key, value = (
@@ -198,7 +199,7 @@ class Alignment(nn.Module):
     """The alignment of one level, IRE's cues m or IRM's output O, with the text of their rows.
 
     `literal`: rows come out of self-attention over all the pairs of an image (equations 11 and 12). Otherwise a row is
-    its pair's vector itself, and what the heads learn reaches m and O directly. A head that is off is None.
+    its pair's vector itself, and the gradient of the heads reaches m and O directly. A head that is off is None.
     """
 
     def __init__(
@@ -227,7 +228,7 @@ class Alignment(nn.Module):
         targets: PhraseTargets,
         image_words: tuple[Float[Tensor, "b t e"], Bool[Tensor, "b t"]] | None,
     ) -> tuple[AlignmentTerm | None, AlignmentTerm | None]:
-        """The sentence term and the word term, None for one that is off. Without rows both are 0, graph kept."""
+        """The sentence term and the word term, None for one that is off. Without rows both are 0, with a graph."""
         features = features.float()  # the network's precision may be lower
         if self.project is not None:
             features = self.project(features)
@@ -248,7 +249,7 @@ class Alignment(nn.Module):
 
 
 def _term(rows: Tensor, targets: Tensor, image: Tensor, floors: tuple[Tensor, Tensor] | None) -> AlignmentTerm:
-    """L1 distance (paper, equation 15), and what the log wants to know."""
+    """L1 distance (paper, equation 15), and the values for the log."""
     rows = rows.float()
     with torch.no_grad():
         number = len(rows)

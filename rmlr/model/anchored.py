@@ -1,4 +1,4 @@
-"""A DETR that learns from scratch: anchored boxes, queries that start where they look, batch norms that are trained."""
+"""A DETR that can be trained from scratch: anchored boxes and queries, trained batch norms."""
 
 from collections.abc import Sequence
 from typing import Any, no_type_check
@@ -16,9 +16,9 @@ COSTS: dict[str, Any] = {"class_cost": 1, "bbox_cost": 5, "giou_cost": 2}  # of 
 COEFFICIENTS: dict[str, Any] = {"bbox_loss_coefficient": 5, "giou_loss_coefficient": 2}
 
 
-@no_type_check  # the library's own __init__ takes keywords that its signature does not tell
+@no_type_check  # the library's __init__ accepts keywords that are not in its signature
 class AnchoredDetrConfig(DetrConfig):
-    """DETR's configuration and what the anchored one adds; saved and loaded with it."""
+    """DETR's configuration with the fields of the anchored one; saved and loaded with it."""
 
     model_type = "anchored_detr"
     grid: int = 4
@@ -26,9 +26,9 @@ class AnchoredDetrConfig(DetrConfig):
 
 
 class AnchoredBoxHead(DetrMLPPredictionHead):
-    """DETR's box head plus one learnt box per query, which starts as that query's cell of a regular grid.
+    """DETR's box head plus one learnt box per query, which is initialised as that query's cell of a regular grid.
 
-    The sum is taken on the logits, so a query begins with its own place and size and learns the difference.
+    They are added as logits, so a query starts with its own position and size and learns the difference.
     """
 
     def __init__(self, dim: int, grid: int) -> None:
@@ -40,11 +40,11 @@ class AnchoredBoxHead(DetrMLPPredictionHead):
 
 
 class AnchoredDetrForObjectDetection(DetrForObjectDetection):
-    """A DETR that learns from scratch in a few hundred gradient steps instead of hundreds of thousands.
+    """A DETR that can be trained from scratch in a few hundred gradient steps instead of hundreds of thousands.
 
-    Differs from the library's DETR: anchored box logits (`AnchoredBoxHead`), a decoder that starts from what the
-    encoder sees at each query's anchor instead of zeros, and a sine code of a temperature that fits maps of few cells.
-    What differs is made here and described by the configuration, so `from_pretrained` restores all of it.
+    Differs from the library's DETR: anchored box logits (`AnchoredBoxHead`), a decoder that starts from the encoder's
+    output at each query's anchor instead of zeros, and a sine code with a temperature for maps of few cells. All of
+    this is built here and described by the configuration, so `from_pretrained` restores it.
     """
 
     config_class = AnchoredDetrConfig
@@ -62,7 +62,7 @@ class AnchoredDetrForObjectDetection(DetrForObjectDetection):
         self._is_valid = output[-1][1]
 
     def _start_queries(self, _decoder: nn.Module, inputs: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """Give the decoder the encoder's map, read at the anchors, as its first tokens."""
+        """Initialise the decoder's tokens with the encoder's map at the anchors."""
         seen: Tensor = named["encoder_hidden_states"]  # b hw d
         images, height, width = self._is_valid.shape
         valid = torch.stack([self._is_valid.any(1).sum(1) / width, self._is_valid.any(2).sum(1) / height], dim=-1)
@@ -75,11 +75,11 @@ class AnchoredDetrForObjectDetection(DetrForObjectDetection):
 def build_detector(
     sizes: DetectorArchitecture, names: Sequence[str], no_object_weight: float
 ) -> AnchoredDetrForObjectDetection:
-    """A small DETR with random weights that can learn.
+    """A small DETR with random weights from which it can be trained.
 
-    Differs from the library's initialisation, N(0, 0.02) everywhere, from which DETR does not start: Xavier in encoder,
-    decoder, box head and the map's projection, as DETR's authors have it; queries from their anchors' position code,
-    and boxes that are the anchors.
+    Differs from the library's initialisation, N(0, 0.02) everywhere, from which DETR does not converge: Xavier in
+    encoder, decoder, box head and the map's projection, as in DETR's own code; queries from their anchors' position
+    code, and boxes at the anchors.
     """
     config = AnchoredDetrConfig(
         **architecture(sizes, names),
@@ -115,9 +115,10 @@ def grid_anchors(grid: int) -> Float[Tensor, "q 4"]:
 
 
 def thaw(detr: DetrForObjectDetection) -> None:
-    """Let a detector from scratch learn everything: its backbone, which the library freezes, and its batch norms.
+    """Make all parameters of a detector from scratch trainable: its backbone, which the library freezes, and batch
+    norms.
 
-    The library's batch norms are frozen ones, the identity when fresh: from scratch there would be no normalisation.
+    The library's batch norms are frozen, and initially the identity: from scratch there would be no normalisation.
     """
     detr.model.unfreeze_backbone()
 
@@ -134,7 +135,7 @@ def thaw(detr: DetrForObjectDetection) -> None:
 
 
 def architecture(sizes: DetectorArchitecture | Sizes, names: Sequence[str]) -> dict[str, Any]:
-    """What configures a DETR of these sizes over a ResNet."""
+    """The configuration of a DETR of these sizes with a ResNet backbone."""
     backbone = ResNetConfig(
         embedding_size=sizes.embedding_size,
         hidden_sizes=sizes.hidden_sizes,

@@ -1,7 +1,7 @@
-"""What training leaves behind: the weights that a prediction needs, and a card that says what they fit.
+"""The output of training: the weights for prediction, and a card that describes their inputs.
 
 weights.safetensors     the network's
-alignment.safetensors   the alignment heads', where there are any; no prediction needs them
+alignment.safetensors   the alignment heads', if there are any; not needed for prediction
 checkpoint.json         the card
 """
 
@@ -24,7 +24,7 @@ CARD_FILE, WEIGHTS_FILE, ALIGNMENT_FILE = "checkpoint.json", "weights.safetensor
 
 
 class Card(Section):
-    """checkpoint.json: how the network is built and was trained, and what may be given to it."""
+    """checkpoint.json: how the network is built and was trained, and its valid inputs."""
 
     format: Literal[2] = 2
     variant: Variant
@@ -33,11 +33,11 @@ class Card(Section):
     channels: PositiveInt  # of the map
     token_dim: PositiveInt  # of an instance
     vocabulary: Vocabulary
-    detector_digest: str  # of the frozen detector whose features were learnt from
+    detector_digest: str  # of the frozen detector whose features were used in training
     view: View  # how it was made to see
     pose_channels: PositiveInt | None  # of the pose network's map, for a variant that reads it
     pose_digest: str | None  # of that network
-    text_encoder: str | None  # by whose text it was taught
+    text_encoder: str | None  # the encoder of the training text
     losses: Losses
     train: Train
     seed: NaturalInt
@@ -103,7 +103,7 @@ def save_checkpoint(folder: Path, card: Card, network: nn.Module, heads: nn.Modu
 
 
 def load_card(folder: Path) -> Card:
-    """The card of a checkpoint; ValueError where there is none or of another form."""
+    """The card of a checkpoint; ValueError if it is missing or invalid."""
     return read_json(folder / CARD_FILE, Card, "Is this what `rmlr train` wrote?")
 
 

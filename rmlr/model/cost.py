@@ -1,7 +1,7 @@
-"""What a network costs on one photo: parameters, multiply-accumulates, seconds (paper, Table 4).
+"""The cost of a network on one photo: parameters, multiply-accumulates, seconds (paper, Table 4).
 
-Multiply-accumulates (MACs) are those of convolutions, linear layers and products of matrices, attention's two among
-them; what is done element by element (norms, activations, softmax, sums) is not counted.
+Multiply-accumulates (MACs) are those of convolutions, linear layers and matrix products, including the two of
+attention; element-wise operations (norms, activations, softmax, sums) are not counted.
 """
 
 import time
@@ -25,8 +25,8 @@ from rmlr.model.network import InteractionNetwork
 from rmlr.model.scoring import score_triplets
 from rmlr.study.settings import Prediction, Selection
 
-SMALLEST_BOX, LARGEST_BOX = 0.05, 0.5  # sides of drawn boxes, by that of the photo
-SCORE = 0.9  # of drawn instances
+SMALLEST_BOX, LARGEST_BOX = 0.05, 0.5  # sides of random boxes, relative to that of the photo
+SCORE = 0.9  # of random instances
 PARTS = {  # of a `Method`, by path
     "detector": "detector",
     "network.describe.ire": "IRE",
@@ -38,7 +38,7 @@ PARTS = {  # of a `Method`, by path
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A square photo of noise, and how many instances are taken for granted in it."""
+    """A square photo of noise, with assumed numbers of instances."""
 
     side: int  # pixels
     people: int
@@ -46,7 +46,7 @@ class Scene:
 
     @property
     def pairs(self) -> int:
-        """Every human with every other instance."""
+        """The number of pairs: every human with every other instance."""
         return self.people * max(self.people + self.things - 1, 0)
 
 
@@ -62,7 +62,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one photo costs."""
+    """The cost of one photo."""
 
     parts: tuple[Part, ...]  # detector first
     seconds: tuple[float, ...]  # of every timed pass
@@ -78,10 +78,10 @@ class Cost:
 
 
 class Method(nn.Module):
-    """A detector, and what reads interactions from what it saw: from pixels to scored triplets.
+    """A detector with an interaction network: from pixels to scored triplets.
 
-    What random weights detect is chance, so the instances are drawn, as many as the scene has; their tokens are the
-    detector's. Its own detections are selected all the same, for that is a part of the work.
+    With random weights, detections are random, so the instances are drawn, as many as the scene has; their tokens are
+    the detector's. The detector's own detections are selected as well, since this is a part of the cost.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Method(nn.Module):
         self.register_buffer("is_valid_verb", torch.from_numpy(vocabulary.is_valid_verb))
 
     def detect(self, pixels: Float[Tensor, "1 3 s s"]) -> Detections:
-        """What the detector sees."""
+        """The detector's output."""
         size = torch.tensor([[self.scene.side] * 2], device=pixels.device)
         return self.detector(pixels, pixels.new_zeros(1, *pixels.shape[2:], dtype=torch.bool), size, size)
 
@@ -153,7 +153,7 @@ def _detr(detector: FrozenDetector) -> DetrForObjectDetection:
 def measure(
     method: Method, pixels: Float[Tensor, "1 3 s s"], *, passes: int, warmup: int, precision: Literal["fp32", "bf16"]
 ) -> Cost:
-    """Cost of one photo, a photo at a time. The pass in which MACs are counted, and `warmup` more, are not timed."""
+    """Cost of one photo at a time. The pass in which MACs are counted, and `warmup` more, are not timed."""
     device = pixels.device
     method.eval()
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -175,9 +175,9 @@ def measure(
 
 
 def count_macs(module: nn.Module, *inputs: Any) -> dict[str, int]:
-    """MACs of one forward pass by dotted path of every submodule that has any; "" is the whole.
+    """MACs of one forward pass by dotted path of every submodule that has any; "" is the total.
 
-    PyTorch counts by operation and knows some fused ones only, so attention and Transformer layers run unfused here.
+    PyTorch counts by operation and knows only some fused ones, so attention and Transformer layers run unfused here.
     """
     with FlopCounterMode(display=False) as counter, _unfused():
         module(*inputs)
@@ -189,7 +189,7 @@ def count_macs(module: nn.Module, *inputs: Any) -> dict[str, int]:
 
 @contextmanager
 def _unfused() -> Iterator[None]:
-    """Attention as two products of matrices, Transformer layers as their parts."""
+    """Run attention as two matrix products, and Transformer layers as their parts."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -200,7 +200,7 @@ def _unfused() -> Iterator[None]:
 
 
 def _parts(method: Method, macs: dict[str, int]) -> Iterator[Part]:
-    """The parts of a method in the order of their work; what belongs to none of them, if anything, comes last."""
+    """The parts of a method in order of execution; a remainder, if any, comes last."""
     sizes = {path: [0, 0, 0] for path in PARTS}
     for name, parameter in method.named_parameters():
         part = sizes[_within(name, sizes)]
@@ -208,7 +208,7 @@ def _parts(method: Method, macs: dict[str, int]) -> Iterator[Part]:
         part[1] += parameter.numel() * parameter.requires_grad
     for path, number in macs.items():
         sizes[_within(path, sizes)][2] += number
-        if path:  # a module's products are among those of the modules around it
+        if path:  # a module's products are also counted for its parents
             sizes[_within(_within(path.rpartition(".")[0], macs), sizes)][2] -= number
     yield from (Part(name, *sizes[path]) for path, name in PARTS.items() if any(sizes[path]))
 
@@ -221,7 +221,7 @@ def _within(path: str, among: Collection[str]) -> str:
 
 
 def _timed_pass(method: Method, pixels: Tensor) -> tuple[float, float]:
-    """Seconds of one photo, and those of its detector."""
+    """Seconds for one photo, and for its detector."""
     start = _now(pixels.device)
     detections = method.detect(pixels)
     detected = _now(pixels.device)
@@ -230,7 +230,7 @@ def _timed_pass(method: Method, pixels: Tensor) -> tuple[float, float]:
 
 
 def _now(device: torch.device) -> float:
-    """The clock, once all work given to the device is done."""
+    """The time after all work on the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

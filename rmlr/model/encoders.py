@@ -1,4 +1,4 @@
-"""Frozen text encoders: what turns phrases into tokens, and tokens into states."""
+"""Frozen text encoders: phrases to tokens, and tokens to states."""
 
 import hashlib
 import importlib.util
@@ -29,7 +29,7 @@ class TextEncoder(Protocol):
 
     digest: str
     dim: int
-    limit: int  # tokens of a text, without its frame
+    limit: int  # tokens of a text, without special tokens
     separator: tuple[Token, ...]  # between phrases
 
     def tokens(self, phrase: Phrase) -> tuple[list[Token], list[int]]:
@@ -37,11 +37,11 @@ class TextEncoder(Protocol):
         ...
 
     def framed(self, tokens: list[Token]) -> tuple[tuple[Token, ...], slice]:
-        """A text as the encoder wants it ([CLS] ... [SEP]), and where in it the text itself stands."""
+        """A text with the encoder's special tokens ([CLS] ... [SEP]), and the position of the text itself."""
         ...
 
     def states(self, batch: list[tuple[Token, ...]]) -> Float[Tensor, "b t d"]:
-        """Last hidden states of framed texts of one length."""
+        """Last hidden states of texts of one length, with special tokens."""
         ...
 
 
@@ -52,7 +52,7 @@ class TransformerEncoder:
         self.digest = digest
         try:
             self._tokenizer, self._model = _load(folder)
-        except Exception as error:  # the library's, many kinds: of damaged files, and of what it does not know
+        except Exception as error:  # the library may raise anything for damaged files or unknown models
             raise ValueError(f"{folder}: cannot be read as a text encoder ({_line(error)}). {EXPECTED}") from error
         self.dim = self._model.config.hidden_size
 
@@ -72,11 +72,11 @@ class TransformerEncoder:
         self.limit = min(tokenizer.model_max_length, self._positions()) - len(self._prefix) - len(self._suffix)
         try:
             self.states([tuple(probe)])
-        except Exception as error:  # of a network that does not read text alone
+        except Exception as error:  # from a network that needs more than text
             raise ValueError(f"{folder}: does not encode 'person' ({_line(error)}). {EXPECTED}") from error
 
     def _separator(self, length: int) -> tuple[Token, ...]:
-        """What the tokenizer puts between two texts of a pair, RoBERTa two tokens; else its separator, or its end."""
+        """The tokens between two texts of a pair (two for RoBERTa); otherwise the separator, or the end token."""
         tokenizer = self._tokenizer
         pair = tokenizer("person", "person")["input_ids"]
         between = pair[len(self._prefix) + length : len(pair) - length - len(self._suffix)]
@@ -85,7 +85,7 @@ class TransformerEncoder:
         return tuple(token for token in (tokenizer.sep_token_id, tokenizer.eos_token_id) if token is not None)[:1]
 
     def _positions(self) -> int:
-        """Tokens that the position table can hold; RoBERTa's keeps those up to its padding's for itself."""
+        """The size of the position table, in tokens; RoBERTa's reserves those up to its padding token."""
         for name, module in self._model.named_modules():
             if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
                 return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
@@ -107,9 +107,9 @@ class TransformerEncoder:
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
-    """Tokenizer and network of a folder; ValueError where it is no encoder of text, or lacks weights."""
+    """Tokenizer and network of a folder; ValueError if it is not a text encoder, or weights are missing."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from transformers import AutoConfig, AutoModel, AutoTokenizer  # here, for training must not pay for it
+    from transformers import AutoConfig, AutoModel, AutoTokenizer  # here, so that training does not import it
     from transformers.utils import logging as talk
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -120,7 +120,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
         raise ValueError(f"{kind} is more than a text tower; of CLIP, give the folder of a CLIPTextModel alone")
     talk.disable_progress_bar()
     level = talk.get_verbosity()
-    talk.set_verbosity_error()  # of what the weights hold besides, it would print a table
+    talk.set_verbosity_error()  # it would print a table of the unused weights
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model, report = AutoModel.from_pretrained(
@@ -137,14 +137,14 @@ def _load(folder: Path) -> tuple[Any, Any]:
 
 
 def _line(error: Exception) -> str:
-    """What an error says, as far as its first line goes."""
+    """The first line of an error."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class RandomEncoder:
     """A control that knows no language: a seeded normal vector for each distinct word, and one for each text ([CLS]).
 
-    Mean-pooled, a phrase is a bag of its words' vectors; pooled by [CLS], it has nothing in common with another.
+    With mean pooling, a phrase is the mean of its words' vectors; with [CLS], phrases are independent.
     """
 
     separator: tuple[Token, ...] = ("[SEP]",)
@@ -171,8 +171,8 @@ class RandomEncoder:
 def load_encoder(model: str, revision: str | None, sha256: str | None) -> TextEncoder:
     """The encoder that `model` names: a local folder, `package:NAME`, `random:DIM`, or a hub id.
 
-    Its weights file must have the given sha256, where one is given. A hub id is downloaded, or taken from the hub's
-    cache (always so with HF_HUB_OFFLINE=1); nothing else touches the network.
+    Its weights file must have the sha256, if one is given. A hub id is downloaded, or read from the hub's cache (always
+    with HF_HUB_OFFLINE=1); nothing else uses the network.
     """
     kind, _, name = model.partition(":")
     if kind == "random":
@@ -200,7 +200,7 @@ def load_encoder(model: str, revision: str | None, sha256: str | None) -> TextEn
 
 
 def _package_folder(name: str) -> Path:
-    """The one folder with a config and weights inside an installed package, whose code is not run."""
+    """The single folder with a config and weights in an installed package, whose code is not run."""
     spec = importlib.util.find_spec(name)
     roots = list(spec.submodule_search_locations or []) if spec else []
     if not roots:
@@ -225,7 +225,7 @@ def _hub_folder(model: str, revision: str | None) -> Path:
             )
             if (folder / weights).is_file():
                 break
-    except Exception as error:  # the hub client's, many kinds
+    except Exception as error:  # the hub client may raise anything
         download = f"hf download {model}" + (f" --revision {revision}" if revision else "")
         raise ValueError(
             f"text encoder {model!r} (revision {revision}): neither a local folder, nor in the hub's cache, nor to be "

@@ -1,4 +1,4 @@
-"""Heat maps of joints: what a top-down pose network is taught, and how its answer is read (Xiao et al. 2018)."""
+"""Heat maps of joints: the targets of a top-down pose network, and how they are decoded (Xiao et al. 2018)."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def heat_maps(joints: Float[Tensor, "b j 2"], side: int, sigma: float) -> Float[Tensor, "b j side side"]:
-    """A Gaussian spot of height 1 at each joint; `joints` by place in the crop, 0 to 1, and `sigma` in cells."""
+    """A Gaussian of height 1 at each joint; `joints` relative to the crop, 0 to 1, and `sigma` in cells."""
     centre = (torch.arange(side, device=joints.device) + 0.5) / side
     along = torch.exp(-0.5 * ((centre - joints[..., None]) * side / sigma) ** 2)  # b j 2 side
     return along[:, :, 1, :, None] * along[:, :, 0, None, :]
@@ -15,13 +15,13 @@ def heat_maps(joints: Float[Tensor, "b j 2"], side: int, sigma: float) -> Float[
 def heat_map_loss(
     found: Float[Tensor, "b j h w"], wanted: Float[Tensor, "b j h w"], is_known: Bool[Tensor, "b j"]
 ) -> Float[Tensor, ""]:
-    """Mean squared difference over the cells of joints that are known; 0 where none is."""
+    """Mean squared difference over the cells of known joints; 0 without any."""
     difference = (found - wanted).square().mean((2, 3)) * is_known
     return difference.sum() / is_known.sum().clamp(min=1)
 
 
 def peaks(maps: Float[Tensor, "b j h w"]) -> Float[Tensor, "b j 2"]:
-    """The hottest place of each map, 0 to 1, moved a quarter of a cell towards its hotter neighbour on each axis."""
+    """The maximum of each map, 0 to 1, shifted a quarter of a cell towards its larger neighbour on each axis."""
     height, width = maps.shape[2:]
     best = maps.flatten(2).argmax(2)
     row, column = best // width, best % width

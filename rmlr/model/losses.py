@@ -1,4 +1,4 @@
-"""Which pairs do what in truth, and the terms of the objective (paper, section 3.5, equations 21 and 22)."""
+"""Target assignment, and the terms of the objective (paper, section 3.5, equations 21 and 22)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ TERMS = ("irm_sentence", "irm_word", "ire_sentence", "ire_word")
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A pair with one of its true interactions each, sorted by pair."""
+    """Rows of a pair with one of its true interactions, sorted by pair."""
 
     pair: Int[Tensor, " r"]
     truth: Int[Tensor, " r"]
@@ -33,7 +33,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What the sums of a batch are divided by, once added up over micro-batches and ranks."""
+    """The divisors of a batch's sums, after summation over micro-batches and ranks."""
 
     positives: Int[Tensor, ""]  # pair-verb entries that are true and possible
     rows: Int[Tensor, ""]
@@ -41,7 +41,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class LossTerms:
-    """The terms of the objective, summed over a micro-batch; None where a switch is off."""
+    """The terms of the objective, summed over a micro-batch; None if a switch is off."""
 
     hoi: Float[Tensor, ""]
     counts: Counts
@@ -51,7 +51,7 @@ class LossTerms:
     ire_word: AlignmentTerm | None
 
     def total(self, weights: Losses, positives: Number, rows: Number) -> Float[Tensor, ""]:
-        """L of equation 22, each term over the given number: those of the whole effective batch, at least 1."""
+        """L of equation 22, each term divided by the count of the whole effective batch, at least 1."""
         total = weights.hoi * self.hoi / positives
         for name in TERMS:
             term: AlignmentTerm | None = getattr(self, name)
@@ -60,7 +60,7 @@ class LossTerms:
         return total
 
     def sums(self) -> dict[str, Float[Tensor, ""]]:
-        """What the log needs, detached, to be added up over steps and ranks and given to `means`."""
+        """The values for the log, detached, to be summed over steps and ranks and passed to `means`."""
         found = {"hoi": self.hoi, "positives": self.counts.positives, "rows": self.counts.rows}
         for name in TERMS:
             term: AlignmentTerm | None = getattr(self, name)
@@ -73,9 +73,9 @@ class LossTerms:
 
 
 def means(sums: Mapping[str, float]) -> dict[str, float]:
-    """Added-up `LossTerms.sums` as what is logged: each loss, spreads, and gains over the floors, 1 - L / L_0.
+    """The logged values from summed `LossTerms.sums`: each loss, spreads, and gains over the floors, 1 - L / L_0.
 
-    A gain above 0 on held-out images says that rows depend on what is seen; over the object's floor, that a verb was
+    A gain above 0 on held-out images shows that rows depend on the image; over the object's floor, that the verb was
     transferred, too (model specification, section 10).
     """
     positives, rows = max(sums["positives"], 1.0), max(sums["rows"], 1.0)
@@ -92,9 +92,9 @@ def means(sums: Mapping[str, float]) -> dict[str, float]:
 
 
 def assign_targets(batch: Batch, pairs: Pairs, truth: Truth) -> Rows:
-    """For every pair, the true interactions of its image whose two boxes both overlap its own by IoU >= 0.5.
+    """For every pair, the true interactions of its image whose two boxes both have an IoU >= 0.5 with its own.
 
-    Differs: the paper is silent; as UPT. The object's class is ignored.
+    Differs: the paper does not specify it; as in UPT. The object's class is ignored.
     """
     same_image = batch.instance_image[:, None] == truth.image
     boxes = batch.instances.boxes
@@ -113,23 +113,23 @@ def focal_loss(
 ) -> Float[Tensor, ""]:
     """Sum over entries with a prior of -b |y - p|^gamma log(p of y), p = sigmoid(logit) x prior (paper, equation 21).
 
-    b is `balance` for true entries and 1 - `balance` for others. Value and gradient stay finite whatever the logits,
-    for p has a logit of its own: z = log prior - log(exp(-logit) + 1 - prior).
+    b is `balance` for true entries and 1 - `balance` for others. Value and gradient are finite for all logits, since
+    the logit of p is computed directly: z = log prior - log(exp(-logit) + 1 - prior).
 
-    Differs: the paper's p is the sigmoid alone; with the prior and the power of |y - p| for both labels, as UPT.
+    Differs: the paper's p is the sigmoid alone; the prior, and the power of |y - p| for both labels, are as in UPT.
     """
     is_possible = prior > 0
     logit, prior, is_true = logits[is_possible].float(), prior[is_possible].float(), is_true[is_possible]
     logit = prior.log() - torch.logaddexp(-logit, torch.log1p(-prior))
-    logit = torch.where(is_true, logit, -logit)  # of what is right
+    logit = torch.where(is_true, logit, -logit)  # of the correct label
     weight = torch.where(is_true, balance, 1 - balance)
     return -(weight * (gamma * F.logsigmoid(-logit)).exp() * F.logsigmoid(logit)).sum()
 
 
 class Objective(nn.Module):
-    """Everything that training compares, and the alignment heads that only training has.
+    """The training objective, with the alignment heads, which only training uses.
 
-    `irm` and `ire` are None where both of their switches are off.
+    `irm` and `ire` are None if both of their switches are off.
     """
 
     is_valid_verb: Bool[Tensor, "o v"]
@@ -155,13 +155,13 @@ class Objective(nn.Module):
         self.register_buffer("is_valid_verb", is_valid_verb, persistent=False)
 
     def count(self, batch: Batch, truth: Truth) -> Counts:
-        """What `forward` will count, without the network: for whoever needs the whole effective batch's first."""
+        """The counts of `forward`, without the network: callers need those of the whole effective batch first."""
         pairs = enumerate_pairs(batch, self.person)
         rows = assign_targets(batch, pairs, truth)
         return self._labels(batch, pairs, truth, rows)[2]
 
     def forward(self, output: Output, batch: Batch, truth: Truth, text: TextEmbeddings | None) -> LossTerms:
-        """`text`, on any device, is read by literal word alignment only."""
+        """`text`, on any device, is used by literal word alignment only."""
         pairs = output.pairs
         rows = assign_targets(batch, pairs, truth)
         prior, is_true, counts = self._labels(batch, pairs, truth, rows)

@@ -1,4 +1,4 @@
-"""The parts in order; `build` and `build_objective` are the one place where numbers become modules."""
+"""The network as a sequence of its parts; only `build` and `build_objective` construct modules from numbers."""
 
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from rmlr.study.settings import Losses, Network, TransformerSizes, Upt, Variant
 
 
 class PairDescription(nn.Module):
-    """H: what is seen of each pair (paper, equation 9): H = FC(cat(g, s_h, s_o, m)). Parts that are None are left out.
+    """H: the visual description of each pair (paper, equation 9): H = FC(cat(g, s_h, s_o, m)), without parts that are
+    None.
 
     Differs: one FC for all instance tokens, so that a pair's two tokens have the width of the paper.
     """
@@ -46,7 +47,7 @@ class PairDescription(nn.Module):
     def forward(
         self, batch: Batch, pairs: Pairs, layout: Layout
     ) -> tuple[Float[Tensor, "p d"], Float[Tensor, "p m"] | None]:
-        """H and, with IRE or what takes its place, m."""
+        """H and, with IRE or its replacement, m."""
         maps, parts, cues = batch.maps.float(), [], None
         if self.context is not None:
             parts.append(self.context(maps, batch.is_padding)[pairs.image])
@@ -62,7 +63,7 @@ class PairDescription(nn.Module):
 
 
 class BoxesDescription(nn.Module):
-    """A control that is not in the paper: H from how the two boxes lie and what the object is. No pixels, no tokens."""
+    """A control, not in the paper: H from the layout of the boxes and the object's class, without pixels or tokens."""
 
     def __init__(self, num_objects: int, feature_dim: int, pair_dim: int):
         super().__init__()
@@ -78,7 +79,7 @@ class BoxesDescription(nn.Module):
 
 
 class InteractionNetwork(nn.Module):
-    """From what the frozen detector found to verb logits of every pair: describe, then reason."""
+    """Verb logits of every pair from the frozen detector's output: describe, then reason."""
 
     def __init__(
         self,
@@ -108,9 +109,10 @@ def build(
     vocabulary: Vocabulary,
     pose_channels: int | None = None,
 ) -> InteractionNetwork:
-    """The network of a variant: all that a prediction needs.
+    """The network of a variant, as needed for prediction.
 
-    `channels` are the map's, `token_dim` the instance tokens'; `pose_channels` a pose network's map's, if it is read.
+    `channels` are those of the map, `token_dim` that of instance tokens, `pose_channels` those of a pose network's map,
+    if used.
     """
     if variant.pose and pose_channels is None:
         raise ValueError("this variant reads a pose network's map: give the number of its channels")
@@ -135,7 +137,7 @@ def build(
 
 
 def needed_pose(variant: Variant, pose: Path | None) -> Path | None:
-    """The folder of a pose network's maps, for a variant that reads them; ValueError where it lacks."""
+    """The folder of a pose network's maps, for a variant that uses them; ValueError if it is missing."""
     if variant.pose and pose is None:
         raise ValueError("this variant reads a pose network's map: give what `rmlr pose` made, --pose FOLDER")
     return pose if variant.pose else None
@@ -162,7 +164,7 @@ def build_objective(
     text: TextEmbeddings | None,
     phrase_counts: Int[Tensor, " s"] | None,
 ) -> Objective:
-    """What a variant is trained by, with the alignment heads that its switches name.
+    """The training objective of a variant, with the alignment heads of its switches.
 
     A variant without alignment needs neither text nor `phrase_counts` (how often training annotates each phrase).
     """

@@ -1,4 +1,4 @@
-"""Which human goes with which object, the detector's prior over their verbs, and their geometry."""
+"""Candidate pairs, the detector's prior over their verbs, and their geometry."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from rmlr.hoi.batch import Batch
 from rmlr.hoi.boxes import area, cxcywh_from_xyxy, intersection
 
 GEOMETRY_DIM = 36
-LOG_FLOOR = 1e-10  # UPT's epsilon under quotients and logarithms
+LOG_FLOOR = 1e-10  # UPT's epsilon in quotients and logarithms
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Pairs:
 
 
 def enumerate_pairs(batch: Batch, person: int) -> Pairs:
-    """Every (human, other instance) of one image (paper, section 3.2). Persons are objects, too, of other persons."""
+    """Every (human, other instance) of one image (paper, section 3.2). Persons can also be objects of other persons."""
     image, labels = batch.instance_image, batch.instances.labels
     is_pair = (image[:, None] == image) & (labels == person)[:, None]  # n n
     is_pair.fill_diagonal_(False)
@@ -37,9 +37,9 @@ def enumerate_pairs(batch: Batch, person: int) -> Pairs:
 def detector_prior(
     batch: Batch, pairs: Pairs, is_valid_verb: Bool[Tensor, "o v"], power: float
 ) -> Float[Tensor, "p v"]:
-    """(s_h s_o)^power, and 0 for verbs that the object's class never takes.
+    """(s_h s_o)^power, and 0 for verbs that never occur with the object's class.
 
-    Differs: the paper is silent; as UPT, which uses power 1 in training and 2.8 at inference.
+    Differs: the paper does not specify it; as in UPT, which uses power 1 in training and 2.8 at inference.
     """
     scores = batch.instances.scores.float()
     confidence = (scores[pairs.human] * scores[pairs.object]) ** power
@@ -47,10 +47,10 @@ def detector_prior(
 
 
 def pair_geometry(batch: Batch, pairs: Pairs) -> Float[Tensor, "p 36"]:
-    """How the two boxes of each pair lie, as UPT encodes it: 18 numbers and their logarithms.
+    """The spatial encoding of each pair's two boxes, as in UPT: 18 numbers and their logarithms.
 
-    In order: both centres, both sizes, both areas (by those of the image), the ratio of the areas, both aspect
-    ratios, IoU, and the distance of the centres in human widths and heights, split by direction: right, left, down, up.
+    In order: both centres, both sizes, both areas (relative to the image), the ratio of the areas, both aspect ratios,
+    IoU, and the distance of the centres in human widths and heights, split by direction: right, left, down, up.
     """
     human, object_ = batch.instances.boxes[pairs.human], batch.instances.boxes[pairs.object]
     image = batch.image_sizes.flip(1)[pairs.image]  # p 2: width, height

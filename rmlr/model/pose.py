@@ -1,6 +1,7 @@
-"""A frozen pose network, whose map takes IRE's place (paper, appendix G and Table 9): pictures -> a map of poses.
+"""A frozen pose network, whose map replaces IRE (paper, appendix G and Table 9): pictures -> a map of poses.
 
-Weights come from MMPose's CrowdPose zoo, or from anything that names its tensors so, such as our own `rmlr joints`:
+Weights come from MMPose's CrowdPose model zoo, or from files with the same tensor names, such as those of `rmlr
+joints`:
 
     https://download.openmmlab.com/mmpose/top_down/resnet/res50_crowdpose_256x192-c6a526b6_20201227.pth
 """
@@ -20,16 +21,16 @@ from rmlr.study.tensors import check_finite, load_pickled
 STAGES = ("layer1", "layer2", "layer3", "layer4")  # of the ResNet, in torchvision's names and MMPose's
 BACKBONE_STRIDE = 32
 FIRST_CONVOLUTIONS = ("conv1.weight", *(f"{stage}.0.conv1.weight" for stage in STAGES))
-RESNET = (64, 128, 256, 512)  # its stages' widths, where nothing else is said
-WEIGHTS = "weights.pth"  # how a network that is trained here is called
-HEADS = ("keypoint_head.", "head.")  # of MMPose before 1.0, and since
-PUBLISHED_HASH = re.compile(r"-([0-9a-f]{8,64})(?:_\d{8})?\.pth$")  # how MMPose and torch's hub name files: a SHA-256
+RESNET = (64, 128, 256, 512)  # the default widths of its stages
+WEIGHTS = "weights.pth"  # file name of a network trained here
+HEADS = ("keypoint_head.", "head.")  # of MMPose before 1.0, and from 1.0 on
+PUBLISHED_HASH = re.compile(r"-([0-9a-f]{8,64})(?:_\d{8})?\.pth$")  # names of MMPose and torch hub: a SHA-256
 
 State = dict[str, Tensor]
 
 
 class _Trunk(nn.Module):
-    """A ResNet without its classes, of any widths: torchvision's blocks under torchvision's names."""
+    """A ResNet of any widths without its classifier: torchvision's blocks under torchvision's names."""
 
     def __init__(
         self, block: type[BasicBlock | Bottleneck], stem: int, widths: Sequence[int], blocks: Sequence[int]
@@ -59,9 +60,9 @@ class _Trunk(nn.Module):
 
 
 class MapNetwork(nn.Module):
-    """SimpleBaseline (Xiao et al. 2018) up to its last map: a ResNet, then deconvolutions that each double it.
+    """SimpleBaseline (Xiao et al. 2018) up to its last map: a ResNet, then deconvolutions that each double its size.
 
-    `stem` and `trunk_widths` are the ResNet's, of its first layer and of its four stages.
+    `stem` and `trunk_widths` are the widths of the ResNet's first layer and of its four stages.
     """
 
     def __init__(
@@ -87,12 +88,12 @@ class MapNetwork(nn.Module):
         self.stride = BACKBONE_STRIDE >> len(widths)  # pixels of a picture per cell of the map
 
     def forward(self, pixels: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b c h w"]:
-        """The map of pictures of one size, normalised as for the detector: MMPose's numbers are the same."""
+        """The map of pictures of one size, normalised as for the detector, with the same constants as in MMPose."""
         return self.deconv_layers(self.backbone(pixels))
 
 
 class JointNetwork(MapNetwork):
-    """The same, to be trained: its last layer makes heat maps of joints from the map (`rmlr joints`)."""
+    """The trainable network, with a last layer from the map to heat maps of joints (`rmlr joints`)."""
 
     def __init__(
         self, joints: int, *, embedding_size: int, hidden_sizes: Sequence[int], depths: Sequence[int],
@@ -103,7 +104,7 @@ class JointNetwork(MapNetwork):
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.normal_(self.final_layer.weight, std=0.001)  # as in SimpleBaseline: it begins by saying nothing
+        nn.init.normal_(self.final_layer.weight, std=0.001)  # as in SimpleBaseline: initial heat maps are near 0
         nn.init.zeros_(self.final_layer.bias)  # pyright: ignore[reportArgumentType]
 
     def forward(self, pixels: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b j h w"]:
@@ -112,13 +113,13 @@ class JointNetwork(MapNetwork):
 
 
 class PoseNetwork(MapNetwork):
-    """The same, frozen. What turns the map into heat maps of joints is no part of it.
+    """The frozen network, without the last layer that makes heat maps of joints.
 
-    Differs: the paper names neither its pose network nor the layer that is read. Ours is MMPose's, and of its layers
-    the last before 14 joints are made of what it sees. It looks at the whole photo, at the detector's size, where such
-    networks are trained on crops around one person: so one look serves all pairs of a photo, the map shows things and
-    what lies between them and people as well, and does not depend on which people the detector found. Bodies then
-    appear smaller than in MMPose's training; ours, on the drawn world, sees them as large.
+    Differs: the paper names neither its pose network nor the layer that it uses. Ours is MMPose's network, and the
+    layer is the last one before the heat maps of 14 joints. It processes the whole photo, at the detector's size,
+    although such networks are trained on crops around one person. So one pass serves all pairs of a photo, and the map
+    also covers objects and the space between them and people, and does not depend on the detected people. Bodies then
+    appear smaller than in MMPose's training; on the drawn world, with our network, they have the same size.
     """
 
     def __init__(
@@ -145,9 +146,9 @@ class PoseNetwork(MapNetwork):
     def onto_cells(
         self, maps: Float[Tensor, "b c y x"], stride: int, height: int, width: int
     ) -> Float[Tensor, "b c h w"]:
-        """Means of the map over each cell of the detector's: `height` x `width` cells of `stride` pixels, by area.
+        """Means of the map over each cell of the detector's map: `height` x `width` cells of `stride` pixels, by area.
 
-        Where a cell lies beyond what the network saw, 0; no box reaches there.
+        Cells beyond the network's input are 0; no box reaches there.
         """
         if stride % self.stride:
             raise ValueError(
@@ -159,10 +160,10 @@ class PoseNetwork(MapNetwork):
 
 
 def load_pose_network(path: Path) -> PoseNetwork:
-    """A pose network by its weights file (MMPose's form); its depth and widths are those of the tensors.
+    """A pose network from its weights file (MMPose's format); its depth and widths follow from the tensors.
 
-    Every tensor has its place, or the file is refused. Those of the last layer, which makes heat maps of the map, must
-    be there and fit; they are not kept.
+    Every tensor must match, or the file is refused. Those of the last layer, which makes heat maps, must exist and fit,
+    but are not kept.
     """
     trunk, head = _split(_read(path), path)
     expected = "Expected is a ResNet with deconvolutions and one last layer, such as MMPose's res50_crowdpose_256x192"
@@ -176,11 +177,11 @@ def load_pose_network(path: Path) -> PoseNetwork:
     if final["weight"] != (*final["bias"], widths[-1], 1, 1):
         raise ValueError(f"{path}: final_layer has shapes {final}, for a map of {widths[-1]} channels. {expected}")
     stem, *trunk_widths = (
-        len(trunk[name]) if name in trunk else width  # a tensor that lacks is named below
+        len(trunk[name]) if name in trunk else width  # missing tensors are named below
         for name, width in zip(FIRST_CONVOLUTIONS, (RESNET[0], *RESNET), strict=True)
     )
     block = Bottleneck if "layer1.0.conv3.weight" in trunk else BasicBlock
-    with torch.device("meta"):  # no random weights, not even for a moment
+    with torch.device("meta"):  # no random weights are created
         network = PoseNetwork(block, blocks, widths, stem=stem, trunk_widths=trunk_widths)
     try:
         trunk = {f"backbone.{name}": value for name, value in trunk.items()}
@@ -193,7 +194,7 @@ def load_pose_network(path: Path) -> PoseNetwork:
 
 
 def save_joint_network(network: JointNetwork, path: Path) -> None:
-    """Write a trained network as MMPose does, so that `load_pose_network` reads it."""
+    """Write a trained network in MMPose's format, for `load_pose_network`."""
     state = {
         name if name.startswith("backbone.") else f"{HEADS[0]}{name}": value.detach().cpu().contiguous()
         for name, value in network.state_dict().items()
@@ -202,13 +203,13 @@ def save_joint_network(network: JointNetwork, path: Path) -> None:
 
 
 def pose_digest(path: Path) -> str:
-    """SHA-256 of the weights file: whose maps a cache holds."""
+    """SHA-256 of the weights file, which identifies the maps of a cache."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(path: Path) -> State:
-    """The tensors of the file by name; where its name tells a hash, the file must have it."""
+    """The tensors of the file by name; a hash in its file name is checked."""
     hint = "Download them, or correct the path: `pose.weights` of the profile in params.yaml"
     try:
         told, found = PUBLISHED_HASH.search(path.name), pose_digest(path)
@@ -228,7 +229,7 @@ def _read(path: Path) -> State:
 
 
 def _split(state: State, path: Path) -> tuple[State, State]:
-    """Tensors of the ResNet and of the head, by the names that they have in ours."""
+    """Tensors of the ResNet and of the head, by their names in our network."""
     parts: tuple[State, State] = ({}, {})
     prefixes = {"backbone.": parts[0], **dict.fromkeys(HEADS, parts[1])}
     for name, value in state.items():

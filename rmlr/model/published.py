@@ -17,8 +17,8 @@ from rmlr.study.tensors import check_finite, load_pickled
 
 UPT_DETECTOR, UPT_HEAD = "detector.", "interaction_head."  # the two parts of a trained UPT
 BODY = "backbone.0.body."  # torchvision's ResNet
-HEADS = 8  # of attention, in every DETR published; shapes do not tell
-PROJECTIONS = "qkv"  # in the order in which in_proj_weight has them
+HEADS = 8  # of attention, in every published DETR; cannot be inferred from shapes
+PROJECTIONS = "qkv"  # in the order of in_proj_weight
 NO_OBJECT = 1  # the last row of the class head
 WHOLE = "Does it exist, and is it whole? Download it again"
 
@@ -36,7 +36,7 @@ COCO_CLASSES: str = (
 ALL_CLASSES = COCO_CLASSES.replace("*", "").split(", ")
 CLASSES = [name for name in COCO_CLASSES.split(", ") if not name.startswith("*")]  # of UPT's head, of 81 rows
 
-# Theirs for ours, by the end of the name of a layer. Norms follow their attention, the last one the two linear layers.
+# Published names by the suffix of our layer names. Norms follow their attention, the last one the two linear layers.
 ENCODER: dict[str, str] = {
     "self_attn.o_proj": "self_attn.out_proj",
     "self_attn_layer_norm": "norm1",
@@ -63,7 +63,7 @@ ATTENTIONS: dict[str, str] = {"self_attn": "self_attn", "encoder_attn": "multihe
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What the shapes of a checkpoint say of its network."""
+    """The sizes of a network, from the shapes of its checkpoint."""
 
     embedding_size: int
     hidden_sizes: list[int]
@@ -79,7 +79,7 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A checkpoint of DETR's, read: its tensors by their own names, its sizes, and the names of its classes."""
+    """A published checkpoint of DETR: its tensors by their own names, its sizes, and the names of its classes."""
 
     path: Path
     tensors: dict[str, Tensor]

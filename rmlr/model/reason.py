@@ -1,4 +1,4 @@
-"""Reasoning: verb scores from pairs that look at each other (paper, section 3.5)."""
+"""Reasoning: verb scores from pairs that attend to each other (paper, section 3.5)."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from rmlr.model.transformer import Encoder, Layout
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What the network says of a batch, and the two levels that text may teach."""
+    """The network's output for a batch, with the two levels that text may supervise."""
 
     pairs: Pairs
     logits: Float[Tensor, "p v"]  # sigmoid(logit) x the detector's prior is the score
@@ -24,8 +24,8 @@ class InteractionReasoning(nn.Module):
 
     The pairs of one image attend to each other, never to those of another.
 
-    Differs: the paper points at UPT's competitive layer without sizes: post-norm, GELU. FFN_o is one linear layer, as
-    UPT's, its bias not started at the rate of positives.
+    Differs: the paper refers to UPT's competitive layer without sizes: post-norm, GELU. FFN_o is one linear layer, as
+    in UPT; its bias is not initialised to the rate of positives.
     """
 
     def __init__(self, num_verbs: int, *, layers: int, dim: int, heads: int, ffn_dim: int, dropout: float):

@@ -1,4 +1,4 @@
-"""Re-mining: what detection threw away, taken once more from the backbone's map (paper, section 3.2)."""
+"""Re-mining: recovers information that detection discards, from the backbone's map (paper, section 3.2)."""
 
 import math
 from typing import Literal
@@ -13,11 +13,11 @@ from rmlr.model.transformer import Encoder, Layout
 
 Pool = Literal["covered", "roi"]
 SINE_TEMPERATURE = 10_000.0  # DETR's
-SMALLEST_AREA = 1e-6  # cells; below, a region counts as empty
+SMALLEST_AREA = 1e-6  # cells; smaller regions count as empty
 
 
 def fully_connected(inputs: int, outputs: int) -> nn.Sequential:
-    """The paper's FC. Differs: it does not say what follows the linear layer; a ReLU here."""
+    """The paper's FC. Differs: the paper does not say what follows the linear layer; here it is a ReLU."""
     return nn.Sequential(nn.Linear(inputs, outputs), nn.ReLU())
 
 
@@ -77,14 +77,14 @@ def roi_area(
 
 
 def average_cells(maps: Float[Tensor, "b c h w"], is_padding: Bool[Tensor, "b h w"]) -> Float[Tensor, "b c"]:
-    """Mean over the valid cells of each map; 0 where there is none."""
+    """Mean over the valid cells of each map; 0 if there are none."""
     is_valid = (~is_padding).flatten(1).to(maps.dtype)  # b hw
     total = (maps.flatten(2) @ is_valid[..., None]).squeeze(-1)
     return total / is_valid.sum(1, keepdim=True).clamp(min=1)
 
 
 def pair_shares(batch: Batch, pairs: Pairs, pool: Pool) -> Float[Tensor, "p hw"]:
-    """What each cell contributes to each pair's mean (paper, equation 5); nothing where the map is padded."""
+    """The weight of each cell in each pair's mean (paper, equation 5); 0 for padding."""
     boxes, cell_sizes = batch.instances.boxes, batch.cell_sizes[pairs.image]
     human_boxes, object_boxes = boxes[pairs.human], boxes[pairs.object]
     covered = coverage(human_boxes, object_boxes, cell_sizes, *batch.is_padding.shape[1:])
@@ -94,14 +94,14 @@ def pair_shares(batch: Batch, pairs: Pairs, pool: Pool) -> Float[Tensor, "p hw"]
 
 
 def pool_cells(cells: Float[Tensor, "b hw d"], shares: Float[Tensor, "p hw"], layout: Layout) -> Float[Tensor, "p d"]:
-    """Each pair's mean over the cells of its image: one product (p, hw) x (hw, d) an image."""
+    """Each pair's mean over the cells of its image: one product (p, hw) x (hw, d) per image."""
     return layout.flatten(layout.pad(shares) @ cells)
 
 
 class GlobalContext(nn.Module):
     """g: the scene as a whole (paper, equation 6): FC(GAP(X)), over valid cells.
 
-    Differs: UPT's mean takes padding in.
+    Differs: UPT's mean includes padding.
     """
 
     def __init__(self, channels: int, feature_dim: int):
@@ -113,11 +113,12 @@ class GlobalContext(nn.Module):
 
 
 class InteractiveRelationEncoder(nn.Module):
-    """IRE: one interaction cue m a pair (paper, equations 4 and 5): m = FC(GAP(mROI(F_enc(X), boxes))).
+    """IRE: one interaction cue m per pair (paper, equations 4 and 5): m = FC(GAP(mROI(F_enc(X), boxes))).
 
-    Differs: the sizes but the number of layers, the position code (DETR's, added once) and a cell's exact share are
-    ours. `pool` says by what the sum over a pair's cells is divided: the area covered, or as the paper the area of the
-    bounding RoI, which differs by a factor that tells how the boxes lie. All pairs are pooled by one product.
+    Differs: the sizes except the number of layers, the position code (DETR's, added once) and the exact share of a cell
+    are our choices. `pool` says by what the sum over a pair's cells is divided: the covered area, or, as in the paper,
+    the area of the bounding RoI, which differs by a factor that depends on the layout of the boxes. All pairs are
+    pooled by one product.
     """
 
     def __init__(
@@ -152,8 +153,8 @@ class InteractiveRelationEncoder(nn.Module):
         """Where on the map each pair's cue comes from: the encoder's rollout, averaged over the cells of the pair.
 
         Each cell of the map is a query of the encoder. A pair's map is the mean of its queries' rollouts
-        (`Encoder.rollout`), each weighted by its share in m: by how much of it the pair's boxes cover. It sums to 1
-        over the valid cells; of a pair whose boxes cover none it is 0.
+        (`Encoder.rollout`), weighted as in m: by the share of each cell that the pair's boxes cover. It sums to 1 over
+        the valid cells; it is 0 for a pair whose boxes cover none.
         """
         shares = pair_shares(batch, pairs, self.pool)
         shares = shares / shares.sum(1, keepdim=True).clamp(min=SMALLEST_AREA)
@@ -161,16 +162,17 @@ class InteractiveRelationEncoder(nn.Module):
         return pool_cells(rollout, shares, layout).unflatten(1, maps.shape[2:])
 
     def _cells(self, maps: Tensor, batch: Batch) -> tuple[Tensor, Layout]:
-        """What the encoder reads: every cell of the maps with its place, and the layout of these rows."""
+        """The encoder's input: every cell of the maps with its position code, and the layout of these rows."""
         cells = self.reduce(maps.flatten(2).transpose(1, 2))  # b hw d
         cells = cells + sine_position_code(batch.is_padding, self.dim).flatten(1, 2)
         return cells.flatten(0, 1), Layout.of_block(batch.is_padding.flatten(1))
 
 
 class PoseCue(nn.Module):
-    """In IRE's place (paper, appendix G, Table 9): m = FC(GAP(mROI(P, boxes))), P a frozen pose network's map.
+    """A replacement of IRE (paper, appendix G, Table 9): m = FC(GAP(mROI(P, boxes))), P a frozen pose network's map.
 
-    Nothing is learnt between that map and its mean over a pair's cells, which is taken as in IRE, over the same cells.
+    Nothing is trained between that map and its mean over a pair's cells, which is computed as in IRE, over the same
+    cells.
 
     Differs: the paper says only that the pose network replaces the IRE module, and learns the union feature of a pair.
     """

@@ -1,4 +1,4 @@
-"""From a network's output to scored triplets."""
+"""Scored triplets from a network's output."""
 
 from dataclasses import dataclass
 
@@ -35,10 +35,10 @@ def score_verbs(
 ) -> ScoredVerbs:
     """Every possible verb of every pair: sigmoid(logit) (s_h s_o)^k, sorted by image, pair and verb.
 
-    Verbs that an object's class never takes are left out, and scores below `min_score`. ValueError on a score that is
-    not finite: no threshold would keep it, so a pair would vanish.
+    Verbs that never occur with an object's class are left out, and scores below `min_score`. ValueError on a score that
+    is not finite: every threshold would drop it, so a pair would disappear.
 
-    Differs: the paper is silent; k is `prior_power`, as UPT.
+    Differs: the paper does not specify it; k is `prior_power`, as in UPT.
     """
     output = network(batch)
     pairs = output.pairs
@@ -62,7 +62,7 @@ def _check_finite(scores: Tensor, batch: Batch, pairs: Pairs) -> None:
     raise ValueError(
         f"image {int(batch.image_ids[image])}: the score of verb {verb} for its instances {human} (human) and "
         f"{object_} (object) is {scores[pair, verb].item()}, expected a finite number. Are weights, features and "
-        "detector sound?"
+        "detector valid?"
     )
 
 
@@ -74,7 +74,7 @@ def score_triplets(
     prior_power: float,
     min_score: float,
 ) -> Triplets:
-    """What `score_verbs` gives, as rows of the neutral table."""
+    """The result of `score_verbs` as rows of the neutral table."""
     scored = score_verbs(network, batch, is_valid_verb, prior_power=prior_power, min_score=min_score)
     instances = batch.instances
     columns = (

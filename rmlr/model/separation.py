@@ -1,7 +1,8 @@
-"""The loss of interaction information: do people at one place who do different things look different to a network?
+"""The loss of interaction information: whether a network's vectors differ for people at the same place who do different
+things.
 
-Paper, section 3.2, figures 1 and 6: a detector's tokens of two people at the same place are alike whatever they do.
-Here that is measured on all people of a split, for the tokens and for what the network makes in their stead.
+Paper, section 3.2, figures 1 and 6: a detector's tokens of two people at the same place are similar whatever they do.
+Here this is measured on all people of a split, for the tokens and for the network's own vectors.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from rmlr.model.pairs import enumerate_pairs
 from rmlr.model.remine import pair_shares, pool_cells
 from rmlr.model.transformer import Layout
 
-ELSEWHERE = 0.1  # IoU of places below which two people stand elsewhere
+ELSEWHERE = 0.1  # two people are at different places below this IoU
 AT_ONCE = 1 << 16  # pairs whose vectors are compared at once
 BLOCK = 1024  # interactions whose places are compared with all others at once
 
@@ -31,12 +32,12 @@ KINDS: tuple[Kind, ...] = ("same", "different", "elsewhere")
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """What stands for one interaction, in the order in which it is made."""
+    """The vectors of an interaction, in the order in which they are computed."""
 
-    boxes: Float[Tensor, "u 8"]  # both, in shares of width and height: a control, what the places alone tell
+    boxes: Float[Tensor, "u 8"]  # both, relative to width and height: a control, with the places only
     human_token: Float[Tensor, "u d"]  # s_h, the detector's: what the paper compares in figures 1 and 6
-    pair_tokens: Float[Tensor, "u e"]  # cat(s_h, s_o): all that the detector says of the two
-    learnt_tokens: Float[Tensor, "u f"]  # the same through the network's FC, taught by the verbs as the cue is
+    pair_tokens: Float[Tensor, "u e"]  # cat(s_h, s_o): the detector's tokens of both
+    learnt_tokens: Float[Tensor, "u f"]  # the same after the network's FC, trained on the verbs like the cue
     cells: Float[Tensor, "u c"]  # the backbone's map, averaged over the cells of the cue: before re-mining
     cue: Float[Tensor, "u g"]  # m, equation 5: re-mined
 
@@ -48,7 +49,7 @@ class Interactions:
     image: Int[Tensor, " u"]  # position among the annotations
     human_boxes: Float[Tensor, "u 4"]
     object_boxes: Float[Tensor, "u 4"]
-    places: Float[Tensor, "u 4"]  # the human's box in shares of the image's width and height, as DETR sees it
+    places: Float[Tensor, "u 4"]  # the human's box relative to the image's width and height, as in DETR
     objects: Int[Tensor, " u"]  # detected class
     does: Bool[Tensor, "u v"]  # verbs of the pair, unscored ones included
     human_does: Bool[Tensor, "u v"]  # all verbs of its human, those of other objects or without one included
@@ -76,19 +77,19 @@ def find_interactions(
     positions: Sequence[int],
     vocabulary: Vocabulary,
 ) -> Interactions:
-    """The detected pairs of a batch that are annotated to interact, and what stands for them in the network.
+    """The detected pairs of a batch that are annotated to interact, and their vectors in the network.
 
-    `images` are the batch's, and `positions` their places among all annotations. A detected pair does what is
-    annotated of two boxes that its own overlap by IoU >= 0.5, as in training. To interact in no way is not done.
+    `images` are the batch's, and `positions` their positions among all annotations. A detected pair has the verbs that
+    are annotated for boxes with an IoU >= 0.5 with its own, as in training. "No interaction" is not a verb.
 
-    Differs: the paper shows pairs of people and does not say what of the network its re-mined features are. Ours is m,
-    which section 3.2 calls the direct reflection of the interaction, generated because the tokens lack it; it is of a
-    pair, so each person is taken with the object of an interaction, and tokens of both are compared as well.
-    ValueError for a network that has no such cue.
+    Differs: the paper shows pairs of people and does not say which vectors of the network its re-mined features are.
+    Ours is m, which section 3.2 calls the direct reflection of the interaction, generated because the tokens lack it.
+    It belongs to a pair, so each person is combined with the object of an interaction, and tokens of both are compared
+    as well. ValueError for a network without such a cue.
     """
     describe = network.describe
     if not isinstance(describe, PairDescription) or (ire := describe.ire) is None:
-        raise ValueError("this run's variant has no IRE, so there is no re-mined cue to compare. Take one with `ire`")
+        raise ValueError("this run's variant has no IRE, so there is no re-mined cue to compare. Use one with `ire`")
     pairs = enumerate_pairs(batch, network.person)
     layout = Layout.of_rows(pairs.image, len(batch.image_ids))
     maps, tokens, boxes = batch.maps.float(), batch.instances.tokens.float(), batch.instances.boxes
@@ -147,16 +148,16 @@ def join(parts: Sequence[Interactions]) -> Interactions:
 
 
 def compare_places(found: Interactions, min_iou: float, seed: int) -> Compared:
-    """All pairs of interactions with the same kind of object whose humans are at the same place, in different images.
+    """All pairs of interactions with the same object class whose humans are at the same place, in different images.
 
-    Same place: the humans' boxes, each in shares of its image, overlap by `min_iou` or more. `same`: pair and human do
-    the same things; `different`: the humans have no verb in common; whoever has some but not all is left out, and who
-    does nothing that is annotated. The object's class is the same, or it alone would tell.
-    `elsewhere` are pairs that do the same things at other places, for comparison: drawn at random (`seed`), as many as
-    there are `same` ones, if there are.
+    Same place: the humans' boxes, relative to their images, have an IoU of at least `min_iou`. `same`: pair and human
+    do the same things; `different`: the humans have no verb in common. Pairs with some verbs in common, and people
+    without annotated verbs, are left out. The object class must be the same, otherwise it alone would separate the
+    pairs. `elsewhere` are pairs that do the same things at other places, for comparison: drawn at random (`seed`), as
+    many as there are `same` ones, if possible.
 
-    Differs: the paper compares chosen pairs, and does not say how near is the same place. In one image two boxes at the
-    same place would be one person, which suppression has left once.
+    Differs: the paper compares selected pairs, and does not define the same place. In one image, two boxes at the same
+    place would be one person, of which non-maximum suppression keeps one box.
     """
     near = [_near(found, start, min_iou) for start in range(0, len(found.image), BLOCK)]
     parts = [part for part in near if len(part)]
@@ -166,7 +167,7 @@ def compare_places(found: Interactions, min_iou: float, seed: int) -> Compared:
 
 
 def distances(found: Interactions, compared: Compared) -> dict[str, Float[Tensor, " n"]]:
-    """Of every pair, `cosine_VECTOR` (1 - cosine) and `euclidean_VECTOR` for each of `Vectors`."""
+    """For every pair, `cosine_VECTOR` (1 - cosine) and `euclidean_VECTOR` for each of `Vectors`."""
     columns: dict[str, Tensor] = {}
     for name in Vectors.__slots__:
         vectors = getattr(found.vectors, name)
@@ -181,7 +182,7 @@ def distances(found: Interactions, compared: Compared) -> dict[str, Float[Tensor
 
 
 def _near(found: Interactions, start: int, min_iou: float) -> Compared:
-    """Of the pairs whose first is one of a block from `start` on: those at the same place."""
+    """The pairs at the same place whose first interaction is in the block from `start` on."""
     rows = torch.arange(start, min(start + BLOCK, len(found.image)))
     overlap = iou(found.places[rows], found.places)
     is_near = (overlap >= min_iou) & (found.image[rows, None] != found.image)
@@ -202,7 +203,7 @@ def _alike(found: Interactions, first: Tensor, second: Tensor) -> tuple[Bool[Ten
 
 
 def _elsewhere(found: Interactions, wanted: int, seed: int) -> Compared:
-    """So many pairs that do the same things at other places, none twice; fewer where chance does not find them."""
+    """Pairs that do the same things at other places, without duplicates; fewer if sampling does not find enough."""
     generator, count = torch.Generator().manual_seed(seed), len(found.image)
     taken = torch.zeros(0, dtype=torch.long)  # first * count + second
     for _ in range(64 if wanted else 0):
@@ -218,7 +219,7 @@ def _elsewhere(found: Interactions, wanted: int, seed: int) -> Compared:
             break
     values, place = taken.unique(return_inverse=True)
     drawn_at = torch.full((len(values),), len(taken)).scatter_reduce(0, place, torch.arange(len(taken)), "amin")
-    taken = values[drawn_at.argsort()][:wanted]  # in the order in which they were drawn: sorted ones would be a choice
+    taken = values[drawn_at.argsort()][:wanted]  # in the order drawn: sorting would bias the selection
     first, second = taken // max(count, 1), taken % max(count, 1)
     overlap = _overlaps(found.places[first], found.places[second])
     return Compared(first, second, torch.full_like(first, KINDS.index("elsewhere")), overlap)

@@ -1,7 +1,7 @@
 """Sentences and words of every interaction, through a frozen text encoder (paper, section 3.3, equations 7 and 8).
 
-The text is a teacher: it is encoded once, read in training, and never needed for a prediction. `collect` puts
-annotations into words, `embed` encodes them, `TextEmbeddings` is what is kept.
+Text is encoded once, used in training, and never needed for prediction. `collect` converts annotations to phrases,
+`embed` encodes them, `TextEmbeddings` stores the result.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,12 +28,12 @@ SUBJECT, VERB, OBJECT = range(3)  # part of a phrase that a word belongs to; "wi
 Pooling = Literal["cls", "mean"]
 
 
-# ---- what is kept
+# ---- stored embeddings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextEmbeddings:
-    """The frozen encoder's view of all that training reads: phrases of rows, and annotation texts of images.
+    """The frozen encoder's states of all training text: phrases of rows, and annotation texts of images.
 
     A phrase is one interaction alone ("person hit with bat"); an image's text joins all of its phrases. Sets of words
     are concatenated: those of phrase i are `phrase_words[phrase_offsets[i]:phrase_offsets[i + 1]]`.
@@ -46,7 +46,7 @@ class TextEmbeddings:
     cut: int  # phrases of image texts that did not fit into the encoder's length, over all images
     phrases: list[str]  # distinct, those of the vocabulary's HOIs first
     sentences: Float[Tensor, "s d"]  # each phrase encoded alone, pooled: E_cls
-    phrase_of: Int[Tensor, "v o"]  # phrase of a verb and an object class, -1 where nothing says so
+    phrase_of: Int[Tensor, "v o"]  # phrase of a verb and an object class, -1 if there is none
     phrase_words: Float[Tensor, "w d"]
     phrase_offsets: Int[Tensor, " s1"]  # one more than phrases
     phrase_parts: Int[Tensor, " w"]  # SUBJECT, VERB or OBJECT
@@ -61,7 +61,7 @@ class TextEmbeddings:
         return self.sentences.shape[1]
 
     def count_phrases(self, verbs: Int[Tensor, " g"], objects: Int[Tensor, " g"]) -> Int[Tensor, " s"]:
-        """How often each phrase is among these interactions."""
+        """The number of occurrences of each phrase among these interactions."""
         phrase = self.phrase_of[verbs, objects]
         return torch.bincount(phrase[phrase >= 0], minlength=len(self.phrases))
 
@@ -94,7 +94,7 @@ class TextEmbeddings:
 
     @classmethod
     def load(cls, folder: Path) -> "TextEmbeddings":
-        """Read what `save` wrote; ValueError where it is not there, or damaged."""
+        """Read the files of `save`; ValueError if they are missing or damaged."""
         hint = "Run `rmlr text` again"
         index = read_json(folder / INDEX_FILE, TextIndex, hint)
         file = TensorFile(folder / EMBEDDINGS_FILE, hint, index.forms())
@@ -124,7 +124,7 @@ class TextEmbeddings:
 
 
 class TextIndex(Section):
-    """index.json: what the embeddings are of."""
+    """index.json: describes the embeddings."""
 
     format: Literal[1] = 1
     encoder: str
@@ -135,7 +135,7 @@ class TextIndex(Section):
     phrases: list[str]
 
     def forms(self) -> dict[str, Form]:
-        """What embeddings.safetensors holds."""
+        """The tensors of embeddings.safetensors."""
         real, whole, phrases = torch.float32, torch.int64, len(self.phrases)
         return {
             "sentences": Form(real, (phrases, "dim")),
@@ -150,12 +150,12 @@ class TextIndex(Section):
         }
 
 
-# ---- what there is to encode
+# ---- the text to encode
 
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Annotations in words."""
+    """Annotations as phrases."""
 
     phrases: list[Phrase]  # distinct, of every interaction that a row can have
     phrase_of: Int[np.ndarray, "v o"]
@@ -163,7 +163,7 @@ class Texts:
 
 
 def collect(vocabulary: Vocabulary, annotations: Sequence[Annotation]) -> Texts:
-    """Phrases of the vocabulary's HOIs and of what is annotated beyond them, and the text of each image.
+    """Phrases of the vocabulary's HOIs and of further annotated combinations, and the text of each image.
 
     Differs: the paper does not say how often a triplet is repeated; here each phrase occurs once per image. A role
     without an object reads `person <verb>` and is part of the image's text only.
@@ -187,8 +187,8 @@ def collect(vocabulary: Vocabulary, annotations: Sequence[Annotation]) -> Texts:
 
 # ---- encoding
 
-BATCH_TOKENS = 4096  # tokens encoded at once: a matter of memory, not of results
-SAME = 1e-3  # vectors of phrases that differ by less of their length are one: those of real encoders differ by a tenth
+BATCH_TOKENS = 4096  # tokens encoded at once: affects memory, not results
+SAME = 1e-3  # vectors with a smaller relative difference count as equal: those of real encoders differ by a tenth
 
 
 @torch.no_grad()
@@ -273,9 +273,9 @@ def embed(
 
 
 def _must_differ(phrases: list[str], pooled: list[Tensor], name: str, pooling: Pooling) -> None:
-    """ValueError where phrases have one vector, from which nothing can be learnt.
+    """ValueError if different phrases have the same vector, which is useless for training.
 
-    A causal encoder's first state knows none of the words that follow it.
+    The first state of a causal encoder does not depend on the following words.
     """
     if len(phrases) < 2:
         return
@@ -295,7 +295,7 @@ def _must_differ(phrases: list[str], pooled: list[Tensor], name: str, pooling: P
 
 
 def _batches(sequences: list[tuple[Token, ...]]) -> Iterator[list[tuple[Token, ...]]]:
-    """Texts of one length each, so that none is padded and a text's states do not hang on its neighbours' lengths."""
+    """Batches of texts of equal length, so that none is padded and a text's states do not depend on the others."""
     for length, group in groupby(sorted(sequences, key=len), key=len):
         texts = list(group)
         size = max(1, BATCH_TOKENS // length)

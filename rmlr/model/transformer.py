@@ -1,4 +1,4 @@
-"""Transformer encoder layers over many sequences at once, their rows kept one after another."""
+"""Transformer encoder layers over many sequences at once, whose rows are concatenated."""
 
 import math
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ Activation = Literal["relu", "gelu"]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the rows of several sequences stand in a padded block; only attention ever sees the block.
+    """The positions of the rows of several sequences in a padded block, which only attention uses.
 
-    An empty sequence keeps one slot, a row of zeros that attends to itself, so that every softmax is defined.
+    An empty sequence has one slot, a row of zeros that attends to itself, so that every softmax is defined.
     """
 
     shape: tuple[int, int]  # sequences, slots of each
@@ -25,7 +25,7 @@ class Layout:
 
     @classmethod
     def of_rows(cls, sequence: Int[Tensor, " r"], sequences: int) -> "Layout":
-        """Of rows that say which sequence they belong to, ascending."""
+        """The layout of rows with the sequence that each belongs to, ascending."""
         counts = torch.bincount(sequence, minlength=sequences)
         slots = max([1, *counts.tolist()])
         position = torch.arange(len(sequence), device=sequence.device) - (counts.cumsum(0) - counts)[sequence]
@@ -34,18 +34,18 @@ class Layout:
 
     @classmethod
     def of_block(cls, is_padding: Bool[Tensor, "b t"]) -> "Layout":
-        """Of a block that is padded already: every slot is a row, but no padding is attended to."""
+        """The layout of a block that is already padded: every slot is a row, but padding is not attended to."""
         sequences, slots = is_padding.shape
         return cls((sequences, slots), None, is_padding if bool(is_padding.any()) else None)
 
     def pad(self, rows: Float[Tensor, "r d"]) -> Float[Tensor, "b t d"]:
-        """Each row in its place, zeros elsewhere."""
+        """The padded block: each row in its slot, zeros elsewhere."""
         if self.slot is not None:
             rows = rows.new_zeros(self.shape[0] * self.shape[1], rows.shape[1]).index_copy_(0, self.slot, rows)
         return rows.view(*self.shape, rows.shape[1])
 
     def flatten(self, block: Float[Tensor, "b t d"]) -> Float[Tensor, "r d"]:
-        """The rows back from their places."""
+        """The rows from the padded block."""
         rows = block.flatten(0, 1)
         return rows if self.slot is None else rows.index_select(0, self.slot)
 
@@ -53,7 +53,7 @@ class Layout:
 class EncoderLayer(nn.Module):
     """Multi-head self-attention and a feed-forward network, each with a residual and a layer norm after it.
 
-    Equal to `torch.nn.TransformerEncoderLayer` (post-norm), but its linear layers see no padding.
+    Equal to `torch.nn.TransformerEncoderLayer` (post-norm), but its linear layers do not process padding.
     """
 
     def __init__(self, dim: int, heads: int, ffn_dim: int, dropout: float, activation: Activation):
@@ -88,7 +88,7 @@ class EncoderLayer(nn.Module):
         return layout.flatten(attended.transpose(1, 2).flatten(2))
 
     def attention(self, rows: Float[Tensor, "r d"], layout: Layout) -> Float[Tensor, "b t t"]:
-        """How much each slot takes from every other, mean over heads: weights that `forward` uses but never holds."""
+        """The attention weights between slots, mean over heads, which fused attention does not return."""
         query, key, _ = self._query_key_value(rows, layout)
         logits = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
         if layout.is_padding is not None:
@@ -113,7 +113,7 @@ class Encoder(nn.Module):
         return rows
 
     def rollout(self, rows: Float[Tensor, "r d"], layout: Layout) -> Float[Tensor, "b t t"]:
-        """From which slots each slot's output comes, by attention through all layers; every row sums to 1.
+        """The contribution of every slot to each slot's output, by attention through all layers; every row sums to 1.
 
         Attention rollout (Abnar and Zuidema 2020): the product over layers of (A + 1) / 2, A the layer's attention,
         mean over heads, and 1 its residual path.

@@ -1,11 +1,11 @@
-"""UPT, the measured baseline: its interaction head in our frame (Zhang et al., CVPR 2022).
+"""UPT, the measured baseline: its interaction head in our framework (Zhang et al., CVPR 2022).
 
 "UPT" below is their paper, "Efficient Two-Stage Detection of Human-Object Interactions with a Novel Unary-Pairwise
-Transformer", and, where that is silent, the published code (fredzzhang/upt). Given its published weights
-(`load_upt_weights`) the network gives its scores. Frozen detector, candidate pairs, prior, focal loss and trainer are
-those of every other variant.
+Transformer", and, for details that it does not specify, the published code (fredzzhang/upt). With its published weights
+(`load_upt_weights`) the network reproduces its scores. Frozen detector, candidate pairs, prior, focal loss and trainer
+are those of every other variant.
 
-Differs: all images of a batch at once, and what is linear is computed once, not head by head or branch by branch.
+Differs: all images of a batch are processed at once, and linear parts are computed once, not per head or branch.
 UPT trains with the dropout of its frozen detector on, a step decay and an unweighted loss.
 """
 
@@ -28,12 +28,12 @@ from rmlr.model.transformer import EncoderLayer, Layout
 from rmlr.study.tensors import check_finite, load_pickled
 
 BRANCHES = 16  # of a fusion
-NORM_EPSILON = 1e-12  # of all layer norms but the cooperative layers' first, which has torch's
+NORM_EPSILON = 1e-12  # of all layer norms except the first of cooperative layers, which has torch's
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """Every ordered pair of instances of one image, an instance with itself included, sorted by its first."""
+    """Every ordered pair of instances of one image, including an instance with itself, sorted by the first."""
 
     pairs: Pairs  # "human" is the first instance, which sends, and "object" the second, which receives
     layout: Layout  # all senders of a receiver as one sequence
@@ -52,18 +52,18 @@ class Neighbours:
         return cls(Pairs(sender, receiver, image[sender]), layout, crowd.cumsum(0) - crowd - first)
 
     def rows_of(self, pairs: Pairs) -> Int[Tensor, " p"]:
-        """Where candidate pairs stand among all."""
+        """The rows of candidate pairs among all."""
         return self.start[pairs.human] + pairs.object
 
 
 class CooperativeLayer(nn.Module):
-    """Instances of an image that tell each other what they are, by how they lie (UPT, section "Cooperative layer").
+    """Instances of an image exchange messages that depend on their layout (UPT, section "Cooperative layer").
 
     With u = ReLU(W_u token), p = ReLU(W_p code) and, for each head, i sending to j:
         w_ij = softmax over i of a . [u_i; u_j; p_ij],   message_j = sum_i w_ij (W (u_i * p_ij) + b)
     The heads' messages pass ReLU and a linear layer and are added to the token; then a feed-forward network.
 
-    Differs: W is applied to the weighted sum, which is the same, for the weights add up to 1. The part of u_j and the
+    Differs: W is applied to the weighted sum, which is equivalent, since the weights sum to 1. The part of u_j and the
     bias cancel in the softmax; they are kept because published weights have them.
     """
 
@@ -72,8 +72,8 @@ class CooperativeLayer(nn.Module):
         self.heads = heads
         self.unary = nn.Linear(token_dim, dim)
         self.pairwise = nn.Linear(dim, dim)
-        self.attend = nn.Linear(3 * dim // heads, heads)  # row by row the a of each head
-        self.message = nn.Linear(dim // heads, dim)  # block by block the W of each head
+        self.attend = nn.Linear(3 * dim // heads, heads)  # row i is a of head i
+        self.message = nn.Linear(dim // heads, dim)  # block i is W of head i
         self.aggregate = nn.Linear(dim, token_dim)
         self.message_norm = nn.LayerNorm(token_dim)
         self.expand = nn.Linear(token_dim, 4 * token_dim)
@@ -110,11 +110,12 @@ class CooperativeLayer(nn.Module):
 
 
 class MultiBranchFusion(nn.Module):
-    """What is seen of a pair, gated by how its boxes lie (UPT, section "Competitive layer").
+    """Appearance of a pair, gated by the layout of its boxes (UPT, section "Competitive layer").
 
     UPT adds sixteen branches: ReLU(sum_k W3_k ReLU(W1_k appearance * W2_k code)).
 
-    Differs: the sixteen are one of their summed width, which is the same; the sum of their last biases is one bias.
+    Differs: the sixteen branches are one of their total width, which is equivalent; the sum of their last biases is one
+    bias.
     """
 
     def __init__(self, appearance_dim: int, dim: int):
@@ -122,7 +123,7 @@ class MultiBranchFusion(nn.Module):
         self.appearance = nn.Linear(appearance_dim, dim)
         self.code = nn.Linear(dim, dim)
         self.mix = nn.Linear(dim, dim)
-        bound = (BRANCHES / dim) ** 0.5  # torch's for layers as narrow as a branch
+        bound = (BRANCHES / dim) ** 0.5  # torch's default for layers of a branch's width
         nn.init.uniform_(self.mix.weight, -bound, bound)
         with torch.no_grad():
             self.mix.bias.copy_(torch.empty(BRANCHES, dim).uniform_(-bound, bound).sum(0))
@@ -137,9 +138,9 @@ class MultiBranchFusion(nn.Module):
 class CooperativeDescription(nn.Module):
     """The token of each pair: its two instances after the cooperative layers, and the scene (UPT, section 3).
 
-    Differs: the scene is the mean of the map's valid cells; UPT's takes padding in, of which one image alone has none.
-    Boxes are measured in the original image and not in the resized one, which differs by the rounding of its size. A
-    box without area overlaps itself by 0; UPT's code gives NaN.
+    Differs: the scene is the mean of the map's valid cells; UPT's mean includes padding (a single image has none).
+    Boxes are measured in the original image, not in the resized one, which differs by the rounding of its size. A box
+    without area has an IoU of 0 with itself; UPT's code returns NaN.
     """
 
     def __init__(
@@ -175,7 +176,7 @@ class CooperativeDescription(nn.Module):
 
 
 class CompetitiveLayer(EncoderLayer):
-    """A Transformer encoder layer over the pairs of one image, with UPT's dropout, start and epsilon."""
+    """A Transformer encoder layer over the pairs of one image, with UPT's dropout, initialisation and epsilon."""
 
     def __init__(self, dim: int, heads: int, ffn_dim: int, dropout: float):
         super().__init__(dim, heads, ffn_dim, dropout, "gelu")
@@ -190,7 +191,7 @@ class CompetitiveLayer(EncoderLayer):
 
 
 class CompetitiveReasoning(nn.Module):
-    """Verb logits of pairs that look at each other (UPT, section "Competitive layer")."""
+    """Verb logits of pairs that attend to each other (UPT, section "Competitive layer")."""
 
     def __init__(self, num_verbs: int, *, dim: int, heads: int, ffn_dim: int, dropout: float):
         super().__init__()
@@ -218,9 +219,9 @@ VCOCO_VERBS: str = (
 def load_upt_weights(path: Path, vocabulary: Vocabulary) -> dict[str, Tensor]:
     """The state of a network of variant `upt`, from a checkpoint of UPT's: for `load_state_dict`.
 
-    Every tensor of UPT's interaction head is used once; verbs are brought into the order of `vocabulary` by name. The
-    detector's tensors, in the same file, are left out. ValueError where the file is not such a checkpoint, where a
-    tensor lacks or is left over, and where the verbs are others.
+    Every tensor of UPT's interaction head is used once; verbs are reordered to `vocabulary` by name. The detector's
+    tensors, in the same file, are left out. ValueError if the file is not such a checkpoint, if a tensor is missing or
+    unused, or if the verbs differ.
     """
     given = _read_head(path)
     origins = _origins(given)
@@ -235,7 +236,7 @@ def load_upt_weights(path: Path, vocabulary: Vocabulary) -> dict[str, Tensor]:
     try:
         for ours, modules in origins.items():
             weights, biases = ([given[f"{module}.{kind}"] for module in modules] for kind in ("weight", "bias"))
-            if ours.endswith(("fuse_tokens.mix", "fuse_scene.mix")):  # side by side, as branches are added up
+            if ours.endswith(("fuse_tokens.mix", "fuse_scene.mix")):  # concatenated, as branches are summed
                 state[f"{ours}.weight"], state[f"{ours}.bias"] = torch.cat(weights, dim=1), torch.stack(biases).sum(0)
             else:
                 state[f"{ours}.weight"], state[f"{ours}.bias"] = torch.cat(weights), torch.cat(biases)
@@ -262,7 +263,7 @@ def _read_head(path: Path) -> dict[str, Tensor]:
 
 
 def _origins(given: Collection[str]) -> dict[str, list[str]]:
-    """For each of our layers the modules of UPT's head that it joins, as many as `given` has of those with a number."""
+    """For each of our layers, the modules of UPT's head that it combines, as many as `given` has of numbered ones."""
 
     def numbers(*patterns: str) -> range:
         found = 1

@@ -241,7 +241,7 @@ def test_a_report_shows_what_there_is_of_a_study_that_is_not_whole(finished, tmp
     report = (project.folder / "report.html").read_text()
     assert '"results/tiny/tables/table2/table2.html": {' in report
     assert "figure.png" not in report
-    assert "The study is not whole yet" in report
+    assert "The study is not complete yet" in report
 
 
 def test_the_default_profile_is_found(finished):
@@ -679,7 +679,7 @@ def test_a_source_is_fetched_once_and_again_when_its_entry_in_the_table_changes(
         assert planned() == {"fetch:"}
         said = project("snakemake", "--cores", "1", "--retries", "0", *settings, "--", receipt, fails=True)
         server.shutdown()
-    assert "expected 0000" in said, "what lies there is not what today's entry means"
+    assert "expected 0000" in said, "the file does not match the present entry"
     assert (tmp_path / "raw/vcoco/rows.json").read_bytes() == content
     assert not receipt.exists()
 

@@ -269,14 +269,16 @@ def refused(a: Path, b: Path, message: str, tmp_path: Path, **more) -> None:
 def test_other_splits_are_refused(vcoco, copy, tmp_path):
     shutil.copyfile(GOLDEN / "vcoco" / "triplets_val.parquet", copy / "triplets.parquet")
     score(tmp_path, copy, "val")
-    refused(vcoco / "good" / "0", copy, "on train of .*, but .* on val of .*: these are other images", tmp_path)
+    refused(
+        vcoco / "good" / "0", copy, "on train of .*, but .* on val of .*: the images or annotations differ", tmp_path
+    )
 
 
 def test_other_annotations_are_refused(vcoco, copy, tmp_path):
     path = tmp_path / "prepare" / "test.json"
     path.write_text(path.read_text() + "\n")
     score(tmp_path, copy, "train")
-    refused(vcoco / "good" / "0", copy, "or otherwise annotated", tmp_path)
+    refused(vcoco / "good" / "0", copy, "the images or annotations differ", tmp_path)
 
 
 def test_triplets_that_are_gone_or_changed_are_refused(vcoco, copy, tmp_path):

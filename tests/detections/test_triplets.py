@@ -326,7 +326,7 @@ def test_a_box_may_leave_the_image_and_have_no_extent(tmp_path: Path):
 def test_a_file_that_is_no_whole_table_is_an_error_that_names_it(tmp_path: Path, content: bytes | str):
     path = write(tmp_path / "t.parquet")
     path.write_bytes(path.read_bytes()[:-100] if isinstance(content, str) else content)
-    with pytest.raises(ValueError, match=r"t\.parquet: not a whole Parquet file"):
+    with pytest.raises(ValueError, match=r"t\.parquet: not a complete Parquet file"):
         load_triplets(path)
 
 

@@ -47,7 +47,7 @@ def head(small) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def write(tmp_path):
-    """Saves tensors of an interaction head as UPT's training does, beside the detector's."""
+    """Saves tensors of an interaction head in the format of UPT's training, with those of the detector."""
 
     def save(head: dict, **more):
         path = tmp_path / "upt.pt"

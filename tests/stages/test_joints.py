@@ -135,7 +135,7 @@ def test_a_perfect_network_has_a_perfect_score(world, tmp_path, monkeypatch):
 
 def test_nobody_to_learn_from_is_an_error(learn, copied):
     change(copied / TRAIN, lambda content: content.update(annotations=[]))
-    with pytest.raises(ValueError, match=rf"{TRAIN}: nobody with a known joint"):
+    with pytest.raises(ValueError, match=rf"{TRAIN}: no person with a known joint"):
         learn(annotations=copied)
 
 

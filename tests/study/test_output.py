@@ -88,8 +88,8 @@ def test_an_out_that_is_no_folder_is_refused(tmp_path):
 def test_the_root_a_mount_and_the_current_folder_are_refused(tmp_path, monkeypatch):
     (tmp_path / "here" / "below").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here" / "below")
-    assert "file system begins" in refused(tmp_path, Path("/"))
-    assert "file system begins" in refused(tmp_path / "nothing", Path("/proc"))
+    assert "is the root of a file system" in refused(tmp_path, Path("/"))
+    assert "is the root of a file system" in refused(tmp_path / "nothing", Path("/proc"))
     for out in (Path(), Path(".."), Path("../below"), tmp_path / "here"):
         assert "current folder" in refused(tmp_path, out)
 
@@ -209,8 +209,8 @@ def test_an_out_that_is_or_holds_an_input_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "elsewhere")
     given = [table, place, tmp_path / "link", tmp_path / "to_out" / "deep", Path("../out/deep/../deep")]
     for path in given:
-        assert f"is or holds the input {path}" in refused(tmp_path, place, path)
-        assert f"is or holds the input {path}" in refused(tmp_path, tmp_path / "to_out", path)
+        assert f"is or contains the input {path}" in refused(tmp_path, place, path)
+        assert f"is or contains the input {path}" in refused(tmp_path, tmp_path / "to_out", path)
     claim(place, "evaluate", [tmp_path / "elsewhere"])
     claim(tmp_path / "elsewhere" / "new", "evaluate", [tmp_path / "elsewhere"])  # an input loses nothing by that
 
@@ -220,7 +220,7 @@ def test_a_link_that_is_an_input_is_not_lost_though_it_leads_out(tmp_path):
     make(place)
     write(tmp_path, "table.parquet")
     (place / "link").symlink_to(tmp_path / "table.parquet")
-    assert "holds the input" in refused(tmp_path, place, place / "link")
+    assert "contains the input" in refused(tmp_path, place, place / "link")
 
 
 # ---- places that cannot be written
@@ -349,7 +349,7 @@ def test_what_is_put_into_the_folder_meanwhile_is_kept_and_so_is_the_result(tmp_
     finish(folder, "evaluate")
     about(folder, "evaluate")
     write(place, "mine.txt")
-    with pytest.raises(ValueError, match=r"'mine\.txt' was put there in the meantime.*the result waits"):
+    with pytest.raises(ValueError, match=r"'mine\.txt' was put there in the meantime.*the result is kept"):
         publish(folder, place, "evaluate")
     assert (place / "mine.txt").exists()
     (place / "mine.txt").unlink()

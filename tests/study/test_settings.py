@@ -58,7 +58,7 @@ def test_as_many_views_are_cached_as_are_learnt_from(content):
         return {split: node.features.views for split, node in found.items() if isinstance(node, FeaturesNode)}
 
     assert views("demo") == {"train": 1, "val": 1, "test": 1}
-    assert views("paper") == {"test": 1}, "training photos, val among them, are augmented anew"
+    assert views("paper") == {"test": 1}, "training photos, val among them, are augmented on-line"
     assert views("paper_cached") == {"train": 4, "val": 4, "test": 1}
     content["profiles"]["paper"]["train"]["vcoco"]["split"] = "train"
     assert views("paper") == {"val": 1, "test": 1}
@@ -212,7 +212,7 @@ def test_a_misspelt_profile_of_a_run_or_a_row_is_an_error(content):
 
 def test_a_row_fed_by_two_runs_of_one_data_set_is_an_error(content):
     content["tables"]["table6"]["rows"][0]["runs"] = ["shared/rmlr", "table2/plain"]
-    with pytest.raises(ValueError, match=r"table6\.rows, row RmLR, ResNet-50: .*two of them are of one data set"):
+    with pytest.raises(ValueError, match=r"table6\.rows, row RmLR, ResNet-50: .*two of them have the same data set"):
         nodes_of(content)
 
 
@@ -429,7 +429,7 @@ def test_a_name_that_no_folder_can_have_is_named(content, kind, name):
 @pytest.mark.parametrize("name", ["statement", "demo"])
 def test_a_table_with_a_taken_name_is_an_error(content, name):
     content["tables"][name] = {"title": "Mine", "rows": []}
-    with pytest.raises(ValueError, match=rf"tables\.{name}: this name is taken"):
+    with pytest.raises(ValueError, match=rf"tables\.{name}: this name is in use"):
         nodes_of(content)
 
 

@@ -152,7 +152,7 @@ def test_another_programs_file_may_hold_anything_finite(path):
 @pytest.mark.parametrize("checksums", ["{", "[]", json.dumps({"boxes": "0"})])
 def test_checksums_of_other_tensors_are_refused(path, checksums):
     save_file(tensors(), path, {CHECKSUMS: checksums})
-    with pytest.raises(ValueError, match="its checksums are not those of its tensors"):
+    with pytest.raises(ValueError, match="its checksums do not match its tensors"):
         read(path)
 
 

@@ -56,8 +56,8 @@ def prepare(*, settings: Path, raw: Path, out: Path) -> None:
     classes of its vocabulary.
 
     Args:
-        settings: this node's settings file: which dataset, and what is true of its release.
-        raw: folder that holds coco/ and vcoco/, or hicodet/, whether drawn or real.
+        settings: this node's settings file: which dataset, and the properties of its release.
+        raw: folder with coco/ and vcoco/, or hicodet/, synthetic or real.
         out: folder to write; gets vocabulary.json, train.json, val.json and test.json; the same in fold0/, fold1/ and
             so on, where there are folds; left_out.txt, where images were left out.
     """

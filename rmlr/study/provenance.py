@@ -122,6 +122,17 @@ def threads() -> int:
     return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 
 
+def host() -> dict[str, Any]:
+    """The machine. Floating-point sums depend on its processor and on the vector instructions that torch uses there."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
+    found = {"system": platform.platform(), "machine": platform.machine(), "cores": os.cpu_count()}
+    found["processor"] = model or platform.processor()
+    if "torch" in sys.modules:
+        found["instructions"] = sys.modules["torch"].backends.cpu.get_cpu_capability()
+    return found
+
+
 def versions() -> dict[str, str]:
     """The installed versions of the packages that numbers depend on."""
     found = {}

@@ -179,7 +179,7 @@ def _machine() -> dict[str, Any]:
     return {
         "processes": processes(),
         "threads": provenance.threads(),
-        "host": {"system": platform.platform(), "machine": platform.machine(), "cores": os.cpu_count()},
+        "host": provenance.host(),
         "versions": {"python": platform.python_version(), **provenance.versions()},
     }
 

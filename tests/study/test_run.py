@@ -57,6 +57,7 @@ def test_a_finished_stage_leaves_its_files_its_settings_and_an_account(settings,
     assert about["cpu_seconds"] >= 0
     assert about["peak_memory_mb"] > 1
     assert about["device"] == "cpu"
+    assert about["host"]["processor"]
 
 
 def test_a_failing_stage_leaves_what_was_there_and_nothing_else(settings, tmp_path):

@@ -17,6 +17,8 @@ from rmlr.study.nodes import DetectorNode, FigureNode, StatementNode, TableNode,
 from rmlr.study.params import PAPER_TABLES, Profile, Run, Table
 from rmlr.study.plan import Study
 from rmlr.study.section import DatasetName, Section
+from rmlr.study.settings import Detector
+from rmlr.study.source import class_file, has_class_file
 
 TABLE_KINDS = ("csv", "md", "tex")
 RAW_FILES = {
@@ -44,6 +46,14 @@ def _given(node: Section) -> Given | None:
     if isinstance(node, DetectorNode) and node.detector.weights:
         return Given(node.detector.weights, node.detector.revision, node.code)
     return None
+
+
+def own_detector(section: Detector) -> list[str]:
+    """The file of a detector of the user's own, and its weights; ValueError where one is not there."""
+    assert section.python is not None
+    if section.weights is not None and not Path(section.weights).exists():
+        raise ValueError(f"{section.weights}: does not exist, and params.yaml names it as weights of {section.python}")
+    return [str(class_file(section.python)), *([section.weights] if section.weights else [])]
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,9 @@ class Graph:
         """All that nodes may read besides what other nodes made."""
         given = [one.name for node in self.nodes.values() if (one := _given(node)) is not None]
         pose = self.chosen.pose.weights if self.chosen.pose else None
-        return [self.raw, "paper", *dict.fromkeys(given), *([pose] if pose else [])]
+        own = [section.python for section in self.chosen.detectors.values() if section.python]
+        sources = [str(class_file(python)) for python in own if has_class_file(python)]
+        return [self.raw, "paper", *dict.fromkeys([*given, *sources]), *([pose] if pose else [])]
 
     # ---- names
 
@@ -291,6 +303,8 @@ class Graph:
             case ["detector", *name]:
                 section = self.chosen.detectors["/".join(name)]
                 given = self.weights(section.weights, section.revision) if section.weights else []
+                if section.python:
+                    given = own_detector(section)
                 return [*self.photos([section.dataset]), *given]
             case ["vcoco" | "hicodet" as dataset, "features", *_]:
                 return self.photos([dataset])

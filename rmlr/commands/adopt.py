@@ -61,8 +61,8 @@ def adopt(
     state = load_upt_weights(weights, vocabulary)
     detr = load_published(weights)
     frozen = FrozenDetector(detr, vocabulary.objects)
-    sizes = {"channels": frozen.channels, "token_dim": frozen.token_dim}
-    network = build(node.variant, node.network, vocabulary=vocabulary, **sizes)
+    channels, token_dim = frozen.channels, frozen.token_dim
+    network = build(node.variant, node.network, channels=channels, token_dim=token_dim, vocabulary=vocabulary)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -74,6 +74,8 @@ def adopt(
         card = Card(
             variant=node.variant,
             network=node.network,
+            channels=channels,
+            token_dim=token_dim,
             alignment=node.alignment,
             vocabulary=vocabulary,
             detector_digest=weights_digest(folder / "detector"),
@@ -85,7 +87,6 @@ def adopt(
             train=node.train,
             seed=seed,
             versions=Card.versions_here(),
-            **sizes,
         )
         save_checkpoint(folder / "train", card, network, nn.Identity())  # it has no heads for text
         (folder / "predict" / "settings.yaml").write_text(prediction.dump())

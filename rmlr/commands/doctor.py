@@ -19,12 +19,13 @@ from rmlr.fetch.place import Place, by_hand
 from rmlr.fetch.sources import DEFAULT, Item, Source, gives, is_file, load_sources, named_weights, own_datasets, wanted
 from rmlr.study.device import visible_gpus
 from rmlr.study.plan import Study
+from rmlr.study.source import has_class_file
 
 PROBES = 16  # at a time
 RATES = (10, 100)  # megabytes per second, of a usual connection and a fast one
 PAPER_HOURS = {"vcoco": 1.5, "hicodet": 12.0}  # of one training run, ResNet-50, on four RTX 3080 (paper, appendix B)
 GRID = (25, 34)  # cells of the backbone's last map of a usual photo, 3 x 4, at 800 pixels
-CHANNELS = {"backbone": 2048, "projected": 256}  # of that map
+CHANNELS = {"backbone": 2048, "projected": 256, "encoder": 256}  # of that map
 OWN_FILES = {  # of the user's own data, below the folder of raw data: one of each line
     "vcoco": [
         ("coco/instances_train2014.json", "coco/instances_val2014.json"),
@@ -155,6 +156,13 @@ def _unknown_weights(study: Study, profile: str, table: Mapping[str, Source], ra
         is_given = any(gives(source, weights, revision, raw) for source in table.values())
         if is_file(weights, revision) and not is_given and not Path(weights).exists():
             yield f"{weights}, {reason}: put that file there"
+    chosen = study.profiles[profile]
+    for key in {chosen.backbones[run.backbone].detector(run.dataset) for run in study.runs_in(profile).values()}:
+        own = chosen.detectors[key]
+        if own.python and own.weights and not Path(own.weights).exists():
+            yield f"{own.weights}, weights of detector {key}, {own.python}: put them there"
+        if own.python and not has_class_file(own.python):
+            yield f"{own.python}, the class of detector {key}: put its module here, or on PYTHONPATH"
 
 
 # ---- mirrors

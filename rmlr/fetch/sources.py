@@ -196,7 +196,7 @@ def named_weights(study: Study, profile: str) -> dict[tuple[str, str | None], st
     for name, run in study.runs_in(profile).items():
         key = chosen.backbones[run.backbone].detector(run.dataset)
         detector, encoder = chosen.detectors[key], chosen.encoders[run.encoder]
-        if detector.weights:
+        if detector.weights and not detector.python:
             named[detector.weights, detector.revision] = f"detector {key}"
         named[encoder.model, encoder.revision] = f"text encoder {run.encoder}"
         if chosen.pose and chosen.pose.weights and study.variants[run.variant].pose:

@@ -55,6 +55,9 @@ class Adapter(nn.Module):
         """What is in these pictures, which are normalised as `picture` says."""
         raise NotImplementedError
 
+    def check_size(self, size: PictureSize) -> None:
+        """ValueError where it cannot see a picture of this size, which is of the form of `picture.size`."""
+
     def attention(
         self, pixels: Float[Tensor, "b 3 height width"], is_padding: Bool[Tensor, "b height width"]
     ) -> Float[Tensor, "b q h w"]:

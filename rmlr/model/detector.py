@@ -16,21 +16,22 @@ from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
-from transformers import DetrForObjectDetection
+from transformers import DetrForObjectDetection, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from rmlr.hoi.batch import DEVIATION, MEAN, Batch, Instances
 from rmlr.hoi.boxes import clip
-from rmlr.model.adapter import Adapter, Found, match_classes
-from rmlr.model.detr import DetrAdapter, freeze_batch_norms, load_detr
+from rmlr.model.adapter import PICTURE, Adapter, Found, match_classes
+from rmlr.model.detr import DetrAdapter, freeze_batch_norms, load_published
+from rmlr.model.families import DETRS, WEIGHTS_FILE, FamilyAdapter, load_transformers
 from rmlr.model.foreign import FORM, Foreign, ForeignAdapter, foreign_files
 from rmlr.study.content import sha256_of
 from rmlr.study.settings import FixedSize, MapName, PictureSize, Selection
 from rmlr.study.tensors import save_tensors
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+CONFIG_FILE = "config.json"
 
-Network: TypeAlias = DetrForObjectDetection | Foreign  # what is read, and saved
+Network: TypeAlias = PreTrainedModel | Foreign  # what is read, and saved
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,8 @@ class FrozenDetector(nn.Module):
                 f"{self.adapter.name}: sees pictures of {own}, the settings say image: {asked}. Set the detector's "
                 "image to null, or to a size of that form"
             )
+        if asked is not None and asked != own:
+            self.adapter.check_size(asked)
         return asked or own
 
     @torch.no_grad()
@@ -150,7 +153,9 @@ class FrozenDetector(nn.Module):
 def _adapter(network: Network, map: MapName, strides: Sequence[int] | None) -> Adapter:
     if isinstance(network, Foreign):
         return ForeignAdapter(network, map, strides)
-    return DetrAdapter(network, map, strides)
+    if isinstance(network, DetrForObjectDetection):
+        return DetrAdapter(network, map, strides)
+    return FamilyAdapter(network, map, strides)
 
 
 def _together(parts: Sequence[Found], positions: Sequence[Sequence[int]]) -> Found:
@@ -178,23 +183,29 @@ def _filled(tensor: Float[Tensor, "b q n"], queries: int, value: float) -> Float
 
 def load_detector(source: str, revision: str | None = None) -> Network:
     """A detector from a folder, a published file, or the hub; whole, or ValueError naming what lacks."""
-    config = Path(source, CONFIG_FILE)
-    if config.is_file() and _form(config) == FORM:
+    if Path(source).suffix in (".pth", ".pt"):
+        return load_published(Path(source))
+    if _is_foreign(Path(source)):
         return Foreign.load(Path(source))
-    return load_detr(source, revision)
+    return load_transformers(source, revision)
 
 
-def _form(config: Path) -> object:
+def _config(folder: Path) -> dict[str, object]:
+    """What the configuration of a saved detector says; nothing where there is none."""
     try:
-        content = json.loads(config.read_text())
+        content = json.loads((folder / CONFIG_FILE).read_text())
     except (OSError, ValueError):
-        return None
-    return content.get("model_type") if isinstance(content, dict) else None
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _is_foreign(folder: Path) -> bool:
+    return _config(folder).get("model_type") == FORM
 
 
 def holds_detector(folder: Path) -> bool:
     """Whether a folder is one that `save_detector` wrote, or `save_pretrained`."""
-    return (folder / WEIGHTS_FILE).is_file() or _form(folder / CONFIG_FILE) == FORM
+    return (folder / WEIGHTS_FILE).is_file() or _is_foreign(folder)
 
 
 def select_instances(detections: Detections, person: int, rule: Selection) -> tuple[Instances, Int[Tensor, " n"]]:
@@ -255,7 +266,8 @@ def save_detector(network: Network, folder: Path) -> None:
         network.save(folder)
         return
     disable_progress_bar()
-    freeze_batch_norms(network)
+    if isinstance(network, DetrForObjectDetection):
+        freeze_batch_norms(network)
     network.save_pretrained(folder)
     path = folder / WEIGHTS_FILE
     save_tensors(path, load_file(path), {"format": "pt"})
@@ -263,14 +275,19 @@ def save_detector(network: Network, folder: Path) -> None:
 
 def detector_files(folder: Path) -> list[Path]:
     """The files of a saved detector, which alone make it."""
-    if _form(folder / CONFIG_FILE) == FORM:
+    if _is_foreign(folder):
         return foreign_files(folder)
     return [folder / CONFIG_FILE, folder / WEIGHTS_FILE]
 
 
 def weights_digest(folder: Path) -> str:
-    """SHA-256 of a saved detector's weights, of a user's own also of its class: whose features a cache holds."""
-    if _form(folder / CONFIG_FILE) != FORM:
+    """SHA-256 of a saved detector: whose features a cache holds.
+
+    Of a DETR that of its weights; of others also of what says how pictures are shown to it, and of a user's class.
+    """
+    config = _config(folder)
+    if config.get("model_type") in DETRS and PICTURE not in config:
         return sha256_of(folder / WEIGHTS_FILE)
-    files = [(str(path.relative_to(folder)), sha256_of(path)) for path in foreign_files(folder)]
-    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+    parts: list[object] = [config.get("model_type"), config.get(PICTURE)]
+    parts += [(str(path.relative_to(folder)), sha256_of(path)) for path in detector_files(folder)[1:]]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""DETR: read from a folder, a published file or the hub; trained through `detection_loss`; and its adapter.
+"""DETR: trained through `detection_loss`, read as its authors publish it; and its adapter.
 
 From scratch (`rmlr.model.anchored`) it is a small DETR that learns in minutes; with given weights it is any
 `DetrForObjectDetection`, or a DETR as its authors publish it, whose names only `rmlr.model.published` knows.
@@ -11,18 +11,16 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import DetrConfig, DetrForObjectDetection, PreTrainedConfig, ResNetConfig
+from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 from transformers.models.detr.modeling_detr import replace_batch_norm
-from transformers.utils.logging import disable_progress_bar
 
 from rmlr.hoi.boxes import cxcywh_from_xyxy, xyxy_from_cxcywh
-from rmlr.model.adapter import PICTURE, Adapter, Found, Picture, match_classes
-from rmlr.model.anchored import COEFFICIENTS, COSTS, AnchoredDetrConfig, AnchoredDetrForObjectDetection, architecture
+from rmlr.model.adapter import Adapter, Found, match_classes
+from rmlr.model.anchored import COEFFICIENTS, COSTS, architecture
+from rmlr.model.families import class_names, picture_of
 from rmlr.model.published import read_published
 from rmlr.study.settings import MapName
-from rmlr.study.tensors import TensorFile, check_finite
 
-WEIGHTS_FILE = "model.safetensors"
 DROPOUT = 0.1  # of a DETR as published, wherever its authors have it
 
 
@@ -40,8 +38,8 @@ class DetrAdapter(Adapter):
         super().__init__()
         self.detr = detr
         self.name = detr.name_or_path or "this DETR"
-        self.names = class_names(detr)
-        self.picture = Picture.model_validate(getattr(detr.config, PICTURE, {}))
+        self.names = class_names(detr.config)
+        self.picture = picture_of(detr.config)
         self.stride = backbone_stride(detr)
         if strides is not None and list(strides) != [self.stride]:
             raise ValueError(f"{self.name}: a DETR has one map, of stride {self.stride}; asked for is {list(strides)}")
@@ -123,58 +121,9 @@ def load_published(path: Path) -> DetrForObjectDetection:
     return detr
 
 
-def load_detr(source: str, revision: str | None = None) -> DetrForObjectDetection:
-    """A DETR from a folder of `save_pretrained`, a published file, or the hub; whole, or ValueError naming what lacks.
-
-    The library itself fills what a checkpoint lacks with random numbers.
-    """
-    if Path(source).suffix in (".pth", ".pt"):
-        return load_published(Path(source))
-    disable_progress_bar()
-    for name in ("config.json", WEIGHTS_FILE):
-        if Path(source).is_dir() and not (path := Path(source, name)).is_file():
-            raise ValueError(f"{path}: does not exist. Is this the folder of a detector (`save_pretrained`)?")
-    origin: dict[str, Any] = {"revision": revision} if revision else {}
-    if Path(source).is_dir():
-        dict(TensorFile(Path(source, WEIGHTS_FILE), "Make or get the detector again"))  # all of them are checked
-    try:
-        kind = PreTrainedConfig.get_config_dict(source, **origin)[0].get("model_type")
-    except (OSError, AttributeError, TypeError) as error:  # the latter: JSON, but no object
-        raise ValueError(
-            f"{source}: neither a folder that holds a detector (config.json, {WEIGHTS_FILE}) nor a model that the hub "
-            f"gives ({error})"
-        ) from error
-    if kind not in ("detr", AnchoredDetrConfig.model_type):
-        raise ValueError(f"{source}: expected a DETR (model_type 'detr'), its config.json says '{kind}'")
-    form = DetrForObjectDetection if kind == "detr" else AnchoredDetrForObjectDetection
-    try:
-        loaded: Any = form.from_pretrained(
-            source, **origin, output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True
-        )
-    except Exception as error:  # of a damaged config.json, many kinds
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{source}: config.json and {WEIGHTS_FILE} make no DETR ({said}). Get it again") from error
-    detr, report = loaded
-    faults = {
-        "missing": sorted(report["missing_keys"]),
-        "unexpected": sorted(key for key in report["unexpected_keys"] if not key.endswith("num_batches_tracked")),
-        "of another shape": sorted(str(key) for key in report["mismatched_keys"]),
-    }
-    said = [f"{len(keys)} {fault}: {', '.join(keys[:5])}" for fault, keys in faults.items() if keys]
-    if said:
-        raise ValueError(f"{source}: weights do not fit the architecture of its config.json. {'; '.join(said)}")
-    check_finite(source, detr.state_dict(), "Get the detector again")
-    return detr
-
-
-def class_names(detr: DetrForObjectDetection) -> list[str]:
-    """Names of the classes in the order of the logits, "no object" not among them."""
-    return [name for _, name in sorted((detr.config.id2label or {}).items())]
-
-
 def adapt_classes(detr: DetrForObjectDetection, names: Sequence[str]) -> None:
     """Reorder the class head to `names`, its rows kept (hicodet's fine-tuning copies COCO's rows likewise)."""
-    old = class_names(detr)
+    old = class_names(detr.config)
     target = match_classes(detr.name_or_path or "this DETR", old, names)
     rows = [target.index(position) for position in range(len(names))] + [len(old)]  # "no object" stays last
     head = detr.class_labels_classifier

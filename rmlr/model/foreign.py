@@ -16,10 +16,8 @@ Its output is checked at every call: what does not fit is one ValueError that na
 import importlib
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from torch import Tensor
 from rmlr.model.adapter import Adapter, Found, Picture
 from rmlr.study.content import files_of
 from rmlr.study.settings import FixedSize, ImageSize, MapName, PictureSize
+from rmlr.study.source import class_file
 
 FORM = "python"  # `model_type` of its config.json
 SOURCE, WEIGHTS = "detector.py", "weights"  # in the folder of a detector: a copy of the class' file, and its weights
@@ -58,7 +57,7 @@ class Foreign:
         if weights is not None and not weights.exists():
             raise ValueError(f"{weights}: does not exist, and is named as the weights of {python}. Put them there")
         module, _, name = python.rpartition(".")
-        self.source = _source_of(module)
+        self.source = class_file(python)
         form = getattr(importlib.import_module(module), name, None)
         if not isinstance(form, type):
             raise ValueError(f"{self.source}: has no class '{name}', which {python} names")
@@ -95,27 +94,6 @@ class Foreign:
 def foreign_files(folder: Path) -> list[Path]:
     """What makes a saved detector of this kind, in order of names."""
     return [folder / "config.json", folder / SOURCE, *files_of(folder / WEIGHTS)]
-
-
-def source_of(python: str) -> Path:
-    """The file of a class by its import path; ValueError where there is none."""
-    return _source_of(python.rpartition(".")[0])
-
-
-def _source_of(module: str) -> Path:
-    here = str(Path.cwd())
-    if here not in sys.path:  # the checkout that holds params.yaml
-        sys.path.append(here)
-    try:
-        spec = find_spec(module)
-    except ImportError:
-        spec = None
-    if spec is None or spec.origin is None:
-        raise ValueError(
-            f"{module}: there is no such module in {here}, nor is it installed. Run from the checkout whose "
-            "params.yaml names it, or add its folder to PYTHONPATH"
-        )
-    return Path(spec.origin)
 
 
 def _fits(value: Any, attribute: str) -> bool:

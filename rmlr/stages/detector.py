@@ -18,10 +18,11 @@ from rmlr.learning.detector import Photos, fit, measure, training_identity
 from rmlr.model.anchored import build_detector, thaw
 from rmlr.model.detector import FrozenDetector, Network, load_detector, save_detector
 from rmlr.model.detr import adapt_classes, thaw_given
-from rmlr.model.foreign import Foreign, source_of
+from rmlr.model.foreign import Foreign
 from rmlr.study.nodes import DetectorNode
 from rmlr.study.run import run
 from rmlr.study.settings import Detector
+from rmlr.study.source import class_file
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def detector(
     given = Path(chosen.detector.weights or "")  # a file or folder, otherwise from the hub
     inputs = [annotations, images, *([coco] if coco else [])]
     inputs += [given] if chosen.detector.weights and given.exists() else []
-    inputs += [source_of(chosen.detector.python)] if chosen.detector.python else []
+    inputs += [class_file(chosen.detector.python)] if chosen.detector.python else []
     with run("detector", chosen, settings=settings, out=out, inputs=inputs, seed=seed) as record:
         vocabulary, scorer = load_vocabulary(annotations), load_scorer(chosen.detector.object_ap)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

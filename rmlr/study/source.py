@@ -1,11 +1,16 @@
-"""Which code a stage runs, as a digest in its settings file: who changes `evaluate` retrains nothing."""
+"""Which code a stage runs, as a digest in its settings file: who changes `evaluate` retrains nothing.
+
+And where the user's own code lies that params.yaml names.
+"""
 
 import ast
 import hashlib
 import io
+import sys
 import tokenize
 from collections.abc import Collection, Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from rmlr.study.settings import Variant
@@ -65,6 +70,36 @@ def not_run(variant: Variant, *, learns: bool, online: bool) -> frozenset[str]:
     if not online:
         unused.add("rmlr.learning.photos")
     return frozenset(unused)
+
+
+def class_file(python: str) -> Path:
+    """The file of a class by its import path; ValueError where there is none. The current folder is importable.
+
+    Relative to the current folder where it lies below it, which is the checkout that holds params.yaml.
+    """
+    module, here = python.rpartition(".")[0], Path.cwd()
+    if str(here) not in sys.path:
+        sys.path.append(str(here))
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.origin is None:
+        raise ValueError(
+            f"{python}: there is no module '{module}' in {here}, nor is it installed. Run from the checkout whose "
+            "params.yaml names it, or add its folder to PYTHONPATH"
+        )
+    path = Path(spec.origin)
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def has_class_file(python: str) -> bool:
+    """Whether `class_file` finds it."""
+    try:
+        class_file(python)
+    except ValueError:
+        return False
+    return True
 
 
 def _file(module: str) -> Path | None:

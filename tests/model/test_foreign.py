@@ -123,7 +123,7 @@ def test_a_class_that_is_not_of_the_form_is_refused(weights, name, said):
 
 
 def test_a_module_or_weights_that_are_not_there_are_named(weights):
-    with pytest.raises(ValueError, match=r"tests\.nothing: there is no such module in .*PYTHONPATH"):
+    with pytest.raises(ValueError, match=r"tests\.nothing\.Grid: there is no module .*PYTHONPATH"):
         Foreign("tests.nothing.Grid", weights)
     with pytest.raises(ValueError, match=r"nothing\.pt: does not exist, and is named as the weights of tests"):
         make("Grid", Path("nothing.pt"))

@@ -1,0 +1,285 @@
+"""Detectors of `transformers`: read whole from a folder or the hub, and what tells one family from another.
+
+Only this file and `rmlr.model.detr` know how the library spells them. A family is one line of `FAMILIES`; a detector of
+another kind, such as one that is told in words what to find, is refused with what it lacks.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import BaseModel
+from torch import Tensor
+from transformers import AutoModelForObjectDetection, DetrForObjectDetection, PreTrainedConfig, PreTrainedModel
+from transformers.utils import cached_file
+from transformers.utils.logging import disable_progress_bar
+
+from rmlr.hoi.batch import DEVIATION, MEAN
+from rmlr.hoi.boxes import xyxy_from_cxcywh
+from rmlr.model.adapter import PICTURE, Adapter, Found, Picture
+from rmlr.model.anchored import AnchoredDetrConfig, AnchoredDetrForObjectDetection
+from rmlr.study.files import check_form
+from rmlr.study.settings import FixedSize, ImageSize, MapName, PictureSize
+from rmlr.study.tensors import TensorFile, check_finite
+
+WEIGHTS_FILE = "model.safetensors"
+PROCESSOR_FILE = "preprocessor_config.json"
+PROBE = 256  # height and width of the empty picture that shows the strides of a detector for pictures of any size
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How one family gives classes and maps. A map is named by the module that gives it; `*`: each of a list."""
+
+    backbone: str
+    projected: str = ""
+    encoder: str = ""
+    softmax: bool = False  # over classes and "no object", which comes last; else a sigmoid for each class
+    is_fixed: bool = False  # it sees pictures of one size, which only its image processor knows
+
+
+_DETR = Family("model.backbone", "model.input_projection", "model.encoder")
+_RT_DETR = Family("model.backbone", "model.encoder_input_proj.*", "model.encoder", is_fixed=True)
+_LW_DETR = Family("model.backbone.backbone", "model.backbone", is_fixed=True)
+FAMILIES: dict[str, Family] = {  # by `model_type`
+    "conditional_detr": _DETR,
+    "dab-detr": Family("model.backbone.conv_encoder", "model.input_projection", "model.encoder"),
+    "deformable_detr": Family("model.backbone", "model.input_proj.*", "model.encoder"),
+    "table-transformer": Family("model.backbone", "model.input_projection", "model.encoder", softmax=True),
+    "rt_detr": _RT_DETR,
+    "rt_detr_v2": _RT_DETR,
+    "d_fine": _RT_DETR,
+    "deimv2": Family("model.conv_encoder.model", "model.conv_encoder", "model.encoder", is_fixed=True),
+    "lw_detr": _LW_DETR,
+    "rf_detr": _LW_DETR,
+    "yolos": Family("vit", softmax=True),  # a box's token is a detection token's, the map is of the patch tokens
+}
+DETRS: dict[str, type[DetrForObjectDetection]] = {
+    "detr": DetrForObjectDetection,
+    AnchoredDetrConfig.model_type: AnchoredDetrForObjectDetection,
+}
+
+
+class FamilyAdapter(Adapter):
+    """A detector of one of `FAMILIES`."""
+
+    def __init__(self, network: PreTrainedModel, map: MapName, strides: Sequence[int] | None) -> None:
+        super().__init__()
+        self.network = network.eval()
+        config: Any = network.config
+        self._family = FAMILIES[config.model_type]
+        self.name = network.name_or_path or f"this {config.model_type}"
+        self.names = class_names(config)
+        self.picture = picture_of(config)
+        self._map: MapName = map
+        self._num_tokens: int | None = getattr(config, "num_detection_tokens", None)  # YOLOS
+        self._patch: int = getattr(config, "patch_size", 1)
+        if not getattr(self._family, map):
+            kinds = [kind for kind in ("backbone", "projected", "encoder") if getattr(self._family, kind)]
+            raise ValueError(f"{self.name}: a {config.model_type} has no map '{map}'. Set map to {' or '.join(kinds)}")
+        self._kept: dict[str, list[Any]] = {}
+        for kind in {map, "projected"}:
+            self._keep(kind, getattr(self._family, kind))
+        maps, tokens = self._probe(self.picture.size)
+        chosen = [max(maps)] if strides is None else list(strides)
+        if missing := [stride for stride in chosen if stride not in maps]:
+            raise ValueError(
+                f"{self.name}: its map '{map}' has stride {' or '.join(str(stride) for stride in sorted(maps))}, asked "
+                f"for is {missing[0]}"
+            )
+        [self.stride] = chosen
+        self.channels, self.token_dim = maps[self.stride].shape[1], tokens.shape[2]
+
+    def find(self, pixels: Float[Tensor, "b 3 height width"], is_padding: Bool[Tensor, "b height width"]) -> Found:
+        output, levels = self._look(pixels)
+        maps = levels[self.stride]
+        return Found(
+            probabilities=output.logits.softmax(-1)[..., :-1] if self._family.softmax else output.logits.sigmoid(),
+            boxes=xyxy_from_cxcywh(output.pred_boxes),
+            tokens=self._tokens(output),
+            maps=maps,
+            is_padding=torch.zeros(len(maps), *maps.shape[2:], dtype=torch.bool, device=maps.device),
+        )
+
+    def check_size(self, size: PictureSize) -> None:
+        """ValueError where it cannot see a picture of this size."""
+        if isinstance(size, FixedSize):
+            self._probe(size)
+
+    def _probe(self, size: PictureSize) -> tuple[dict[int, Tensor], Tensor]:
+        """Maps by stride, and tokens, of an empty picture."""
+        height, width = (size.height, size.width) if isinstance(size, FixedSize) else (PROBE, PROBE)
+        device = next(self.network.parameters()).device
+        try:
+            with torch.no_grad():
+                output, levels = self._look(torch.zeros(1, 3, height, width, device=device))
+        except (RuntimeError, ValueError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            why = str(error).partition("\n")[0]
+            raise ValueError(
+                f"{self.name}: cannot see a picture of {height} x {width} pixels (height, width): {why}. Set the "
+                "detector's image to null, for the size that its checkpoint says"
+            ) from error
+        return levels, self._tokens(output)
+
+    def _look(self, pixels: Tensor) -> tuple[Any, dict[int, Tensor]]:
+        """The network's output, and its maps by stride."""
+        self._kept = {}
+        named = {} if self._num_tokens else {"pixel_mask": torch.ones_like(pixels[:, 0], dtype=torch.long)}
+        output: Any = self.network(pixels, **named)
+        if self._num_tokens:  # YOLOS: [CLS], patches, detection tokens
+            rows, columns = (side // self._patch for side in pixels.shape[2:])
+            patches = output.last_hidden_state[:, 1 : -self._num_tokens]
+            return output, {self._patch: patches.transpose(1, 2).unflatten(2, (rows, columns))}
+        grids = [tuple(maps.shape[2:]) for kept in self._kept.get("projected", []) for maps in _maps(kept, [])]
+        levels = [maps for kept in self._kept[self._map] for maps in _maps(kept, grids)]
+        return output, {round(pixels.shape[2] / maps.shape[2]): maps for maps in levels}
+
+    def _tokens(self, output: Any) -> Float[Tensor, "b q d"]:
+        return output.last_hidden_state[:, -self._num_tokens :] if self._num_tokens else output.last_hidden_state
+
+    def _keep(self, kind: str, path: str) -> None:
+        """Keep what the modules at a path give at each call."""
+        if not path or self._num_tokens:
+            return
+        parent = self.network.get_submodule(path.removesuffix(".*"))
+        for module in parent.children() if path.endswith(".*") else [parent]:
+            module.register_forward_hook(
+                lambda _module, _inputs, output: self._kept.setdefault(kind, []).append(output)
+            )
+
+
+def _maps(kept: Any, grids: Sequence[tuple[int, ...]]) -> Iterator[Float[Tensor, "b c h w"]]:
+    """The maps in what a module gave: one, a list, pairs with their masks, or a sequence of cells of these grids."""
+    if isinstance(kept, Tensor) and kept.dim() == 4:
+        yield kept
+    elif isinstance(kept, Tensor) and kept.dim() == 3 and kept.is_floating_point():
+        sizes = [grid[0] * grid[1] for grid in grids]
+        for cells, grid in zip(kept.split(sizes, dim=1), grids, strict=True):
+            yield cells.transpose(1, 2).unflatten(2, grid)
+    elif isinstance(kept, list | tuple):
+        for one in kept:
+            yield from _maps(one, grids)
+    elif not isinstance(kept, Tensor):
+        found = getattr(kept, "feature_maps", None)
+        yield from _maps(kept.last_hidden_state if found is None else found, grids)
+
+
+# ---- reading
+
+
+def load_transformers(source: str, revision: str | None = None) -> PreTrainedModel:
+    """A detector from a folder of `save_pretrained`, or the hub; whole, or ValueError naming what lacks.
+
+    The library itself fills what a checkpoint lacks with random numbers.
+    """
+    disable_progress_bar()
+    for name in ("config.json", WEIGHTS_FILE):
+        if Path(source).is_dir() and not (path := Path(source, name)).is_file():
+            raise ValueError(f"{path}: does not exist. Is this the folder of a detector (`save_pretrained`)?")
+    origin: dict[str, Any] = {"revision": revision} if revision else {}
+    if Path(source).is_dir():
+        dict(TensorFile(Path(source, WEIGHTS_FILE), "Make or get the detector again"))  # all of them are checked
+    try:
+        kind = PreTrainedConfig.get_config_dict(source, **origin)[0].get("model_type")
+    except (OSError, AttributeError, TypeError) as error:  # the latter: JSON, but no object
+        raise ValueError(
+            f"{source}: neither a folder that holds a detector (config.json, {WEIGHTS_FILE}) nor a model that the hub "
+            f"gives ({error})"
+        ) from error
+    if kind not in DETRS and kind not in FAMILIES:
+        raise ValueError(
+            f"{source}: its config.json says model_type '{kind}'. Expected a detector that has a token for each box "
+            f"and needs no words: {', '.join(['detr', *FAMILIES])}. Any other can be a class of your own: "
+            "docs/detectors.md"
+        )
+    form = DETRS.get(kind, AutoModelForObjectDetection)
+    try:
+        loaded: Any = form.from_pretrained(
+            source, **origin, output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True
+        )
+    except Exception as error:  # of a damaged config.json, many kinds
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        what = "DETR" if kind in DETRS else kind
+        raise ValueError(f"{source}: config.json and {WEIGHTS_FILE} make no {what} ({said}). Get it again") from error
+    network, report = loaded
+    faults = {
+        "missing": sorted(report["missing_keys"]),
+        "unexpected": sorted(key for key in report["unexpected_keys"] if not key.endswith("num_batches_tracked")),
+        "of another shape": sorted(str(key) for key in report["mismatched_keys"]),
+    }
+    said = [f"{len(keys)} {fault}: {', '.join(keys[:5])}" for fault, keys in faults.items() if keys]
+    if said:
+        raise ValueError(f"{source}: weights do not fit the architecture of its config.json. {'; '.join(said)}")
+    check_finite(source, network.state_dict(), "Get the detector again")
+    _note_picture(network, source, revision, kind)
+    return network
+
+
+def class_names(config: Any) -> list[str]:
+    """Names of the classes in the order of the logits, "no object" not among them; N/A where an id has no name."""
+    names = config.id2label or {}
+    return [names.get(index, "N/A") for index in range(max(names, default=-1) + 1)]
+
+
+def picture_of(config: Any) -> Picture:
+    """How a detector of `transformers` wants a photo: as its checkpoint says, else as DETR."""
+    return Picture.model_validate(getattr(config, PICTURE, {}))
+
+
+def _note_picture(network: PreTrainedModel, source: str, revision: str | None, kind: str) -> None:
+    """Keep what the checkpoint's image processor does in its configuration, where that is not what DETR's does."""
+    if hasattr(network.config, PICTURE):
+        return  # saved by `save_detector`
+    found = cached_file(source, PROCESSOR_FILE, revision=revision, _raise_exceptions_for_missing_entries=False)
+    if found is not None:
+        picture = read_picture(Path(found))
+        if picture != Picture():
+            setattr(network.config, PICTURE, picture.model_dump())
+    elif kind in FAMILIES and FAMILIES[kind].is_fixed:
+        raise ValueError(
+            f"{source}: holds no {PROCESSOR_FILE}, which says at which size a {kind} sees a picture. Get it from where "
+            "the weights are from"
+        )
+
+
+class Processor(BaseModel):
+    """What is read of the file of an image processor."""
+
+    size: dict[str, int] | int = 800
+    max_size: int = 1333
+    do_rescale: bool = True
+    rescale_factor: float = 1 / 255
+    do_normalize: bool = True
+    image_mean: tuple[float, float, float] = MEAN
+    image_std: tuple[float, float, float] = DEVIATION
+
+
+def read_picture(path: Path) -> Picture:
+    """How an image processor's file says that a photo is resized and normalised; ValueError where that is unknown."""
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}). Get the detector again") from error
+    said = check_form(str(path), {key: value for key, value in content.items() if value is not None}, Processor)
+    size = said.size if isinstance(said.size, dict) else {"shortest_edge": said.size}
+    if size.keys() == {"height", "width"}:
+        found: PictureSize = FixedSize(height=size["height"], width=size["width"])
+    elif "shortest_edge" in size:
+        longest = size.get("longest_edge", said.max_size)
+        found = ImageSize(shortest=size["shortest_edge"], longest=longest)
+    else:
+        raise ValueError(f"{path}: size is {size}. Expected height and width, or shortest_edge and longest_edge")
+    scale = 255 * said.rescale_factor if said.do_rescale else 255.0  # of what is in 0..1
+    mean, deviation = (said.image_mean, said.image_std) if said.do_normalize else ((0.0,) * 3, (1.0,) * 3)
+    return Picture(size=found, mean=_divided(mean, scale), deviation=_divided(deviation, scale))
+
+
+def _divided(values: Sequence[float], scale: float) -> tuple[float, float, float]:
+    red, green, blue = values
+    return (red, green, blue) if scale == 1 else (red / scale, green / scale, blue / scale)

@@ -6,7 +6,6 @@ rule detector:
         INPUTS("detector/{detector}"),
         settings="results/{profile}/settings/detector/{detector}.yaml",
     output:
-        "results/{profile}/detector/{detector}/model.safetensors",
         "results/{profile}/detector/{detector}/config.json",
         "results/{profile}/detector/{detector}/metrics.json",
         "results/{profile}/detector/{detector}/settings.yaml",

@@ -26,6 +26,8 @@ from rmlr.study.source import class_file
 
 log = logging.getLogger(__name__)
 
+VAL2017 = "val2017/"  # the folder of COCO val2017, as `prepare` names its photos
+
 
 def detector(
     *, settings: Path, annotations: Path, images: Path, seed: int, out: Path, coco: Path | None = None
@@ -69,7 +71,10 @@ def detector(
         frozen = FrozenDetector(load_detector(str(record.folder)), vocabulary.objects).to(device)
         measured = chosen.detector.model_copy(update={"image": frozen.size(chosen.detector.image)})
         metrics = measure(frozen, Photos(test, images, measured), vocabulary, chosen.features, scorer, record)
-        metrics["has_seen_vcoco_test"] = float(chosen.detector.has_seen_test("vcoco"))
+        is_of_val2017 = all(annotation.file_name.startswith(VAL2017) for annotation in test)
+        metrics["has_seen_vcoco_test"] = float(
+            chosen.detector.has_seen_test("vcoco", "val2017" if is_of_val2017 else None)
+        )
         (record.folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
         record.log_metrics(metrics)
 

@@ -59,7 +59,8 @@ class Profile(Section):
 
     def has_seen_test(self, run: "Run") -> bool:
         """Whether the detector of a run was trained on the test photos that the run is scored on."""
-        return self.detectors[self.backbones[run.backbone].detector(run.dataset)].has_seen_test(run.dataset)
+        detector = self.detectors[self.backbones[run.backbone].detector(run.dataset)]
+        return detector.has_seen_test(run.dataset, self.vcoco.photos)
 
     def cached_views(self, dataset: DatasetName) -> dict[Split, int]:
         """The number of cached views of each split's photos; splits without any are left out.

@@ -281,7 +281,8 @@ class Detector(Section):
     python: ImportPath | None = None  # your own class, such as examples.centernet.CenterNet (docs/detectors.md)
     weights: str | None  # hub id, folder of `save_pretrained`, or file as published (.pth); null: from scratch
     revision: str | None  # of the hub id
-    seen: list[Literal["coco", "vcoco", "hicodet"]]  # what given weights were trained on: all of COCO, or train splits
+    # What given weights were trained on: all of COCO, COCO train2017, or the train split of a data set.
+    seen: list[Literal["coco", "coco2017", "vcoco", "hicodet"]]
     architecture: DetectorArchitecture | None
     schedule: DetectorSchedule | None  # null: used unchanged
     image: PictureSize | None  # null: as the checkpoint, or the class, says
@@ -300,15 +301,21 @@ class Detector(Section):
         if self.schedule is not None and not isinstance(self.image, ImageSize):
             raise ValueError("a detector that is trained needs `image`: {shortest: ..., longest: ...}, as DETR's")
         is_public = self.weights is not None and any(name in self.weights for name in PUBLIC_DETECTORS)
-        if is_public and "coco" not in self.seen:
-            raise ValueError(f"{self.weights} was trained on all of COCO: `seen` must contain coco, got {self.seen}")
+        if is_public and not {"coco", "coco2017"} & set(self.seen):
+            raise ValueError(
+                f"{self.weights} was trained on COCO: `seen` must contain coco, or coco2017 (train2017), got {self.seen}"
+            )
         if self.all_of_coco and (self.dataset != "vcoco" or self.schedule is None):
             raise ValueError("all_of_coco is for detectors that are trained, for dataset vcoco")
         return self
 
-    def has_seen_test(self, dataset: DatasetName) -> bool:
-        """Whether it was trained on a data set's test photos: all of V-COCO's are COCO's."""
-        return dataset == "vcoco" and "coco" in self.seen
+    def has_seen_test(self, dataset: DatasetName, photos: Literal["val2017"] | None = None) -> bool:
+        """Whether it was trained on a data set's test photos, all of them or those in COCO val2017.
+
+        All of V-COCO's are COCO's. Those in val2017 are not in train2017: COCO's splits of 2017 share no photo.
+        """
+        is_of_train2017 = "coco2017" in self.seen and photos != "val2017"
+        return dataset == "vcoco" and ("coco" in self.seen or is_of_train2017)
 
 
 class Backbone(Section):

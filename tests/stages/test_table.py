@@ -13,6 +13,7 @@ import yaml
 from rmlr.report.paper import METRICS, read_paper
 from rmlr.stages.table import table
 from rmlr.study.nodes import MeasuredRow, Source, TableNode
+from rmlr.study.params import PAPER_TABLES
 from rmlr.study.plan import Study
 
 ROOT = Path(__file__).parents[2]
@@ -447,7 +448,7 @@ def test_each_of_the_nine_tables_is_whole_with_all_its_rows(profile, tmp_path):
         metrics: dict[str, float] = {name: 0.5 for name, metric in METRICS.items() if metric.measures == chosen.dataset}
         metrics |= {"hicodet_classes": 600, "hicodet_rare_classes": 138}
         (folder / "metrics.json").write_text(json.dumps(metrics))
-    for name in STUDY.tables:
+    for name in PAPER_TABLES:
         (tmp_path / f"{name}.yaml").write_text(nodes[f"tables/{name}"].dump())
         paper = ROOT / "paper" / f"{name}.csv"
         inputs = {

@@ -161,8 +161,12 @@ def test_only_runs_scored_on_photos_that_their_detector_learnt_from_are_said_to_
     assert leaks("vcoco", **public, seen=["coco"])
     assert not leaks("hicodet", **public, seen=["coco"])
     assert not leaks("vcoco", weights="upt/detr-r50-vcoco.pth", architecture=None, seen=["hicodet", "vcoco"])
-    with pytest.raises(ValueError, match=r"facebook/detr-resnet-50 was trained on all of COCO: `seen` must"):
+    with pytest.raises(ValueError, match=r"facebook/detr-resnet-50 was trained on COCO: `seen` must contain coco"):
         leaks("vcoco", **public, seen=[])
+    assert leaks("vcoco", **public, seen=["coco2017"])
+    profile["vcoco"]["photos"] = "val2017"
+    assert not leaks("vcoco", **public, seen=["coco2017"])
+    assert leaks("vcoco", **public, seen=["coco"])
     assert not leaks("vcoco", schedule=schedule)
     with pytest.raises(ValueError, match=r"from scratch, it must be empty"):
         leaks("vcoco", seen=["coco"])

@@ -303,7 +303,7 @@ class Detector(Section):
         is_public = self.weights is not None and any(name in self.weights for name in PUBLIC_DETECTORS)
         if is_public and not {"coco", "coco2017"} & set(self.seen):
             raise ValueError(
-                f"{self.weights} was trained on COCO: `seen` must contain coco, or coco2017 (train2017), got {self.seen}"
+                f"{self.weights} was trained on COCO: `seen` must contain coco or coco2017 (train2017), got {self.seen}"
             )
         if self.all_of_coco and (self.dataset != "vcoco" or self.schedule is None):
             raise ValueError("all_of_coco is for detectors that are trained, for dataset vcoco")

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from rmlr.model.foreign import Seen
 from torch import Tensor, nn
 
 from rmlr.hoi.boxes import clip
+from rmlr.model.foreign import Seen
 from rmlr.model.published import CLASSES
 from rmlr.study.settings import FixedSize
 

@@ -140,7 +140,7 @@ def test_real_photos_pass_through_every_stage_at_the_papers_sizes(real_vcoco_raw
     assert metrics["vcoco_ap_role_1"] == pytest.approx(np.mean(ap))
 
 
-def test_real_photos_are_learnt_by_heart(real_vcoco_raw, tmp_path):
+def test_real_photos_can_be_overfitted(real_vcoco_raw, tmp_path):
     """The detector from scratch, then the heads, trained and tested on the same eight photos: by heart, not a result.
 
     They are the first that carry a pair with two boxes, and go into `train` and `test` alike, there under other ids: a

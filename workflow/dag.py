@@ -1,7 +1,7 @@
-"""Write the milestones, as `dvc dag` knows them, into docs/pipeline.md.
+"""Write the graph of milestones, as in `dvc dag`, into docs/pipeline.md.
 
-`python workflow/dag.py`, after a change of `dvc.yaml`. Dependencies that follow from others are left out, or nobody
-could read the picture; `dvc dag` has them all.
+Run `python workflow/dag.py` after a change of `dvc.yaml`. Dependencies that follow from others are left out, so that
+the graph is legible; `dvc dag` has them all.
 """
 
 import re

@@ -1,5 +1,5 @@
-"""The graph of a study: which node stands on which, and what a rule is given for each. The rules call this; `current`
-says which nodes need not be made again.
+"""The graph of a study: the dependencies of nodes, and the inputs and flags of their rules. The rules call this;
+`current` says which nodes are up to date.
 
 A node is named by its folder below results/PROFILE, such as `runs/table2/plain/0/train` (`rmlr.study.plan`).
 """
@@ -33,7 +33,7 @@ Input = Callable[[Any], Sequence[Any]]  # Snakemake calls it with a rule's wildc
 
 @dataclass(frozen=True)
 class Given:
-    """Weights that a node is given, as params.yaml names them."""
+    """Given weights of a node, as named in params.yaml."""
 
     name: str
     revision: str | None
@@ -63,7 +63,7 @@ class Graph:
     study: Study
     profile: str
     raw: str  # the drawn world, or the folder of real data in the same layout
-    fetches: bool  # whether that folder is ours to fill
+    fetches: bool  # whether sources are fetched into that folder
     sources: Mapping[str, Source]  # that the profile reads, of those that are fetched
     nodes: Mapping[str, Section]
 
@@ -71,8 +71,8 @@ class Graph:
     def of(cls, study: Study, config: Mapping[str, Any], paper: Path = Path("paper")) -> "Graph":
         """The graph of the profile that `config` (Snakemake's `--config`) names, else of that of params.yaml.
 
-        `raw=FOLDER` is the user's own folder of real data: nothing is fetched for it, its files are what they are. With
-        `raw=FOLDER sources=TABLE` it is filled from another table of sources.
+        `raw=FOLDER` is the user's own folder of real data: nothing is fetched into it. With `raw=FOLDER sources=TABLE`,
+        sources of another table are fetched into it.
         """
         profile = str(config.get("profile", study.profile))
         nodes = identified(study, profile, paper)
@@ -84,13 +84,13 @@ class Graph:
         of_hub = [source for source in sources.values() if source.hub]
         for name, node in nodes.items():
             given = _given(node)
-            for source in of_hub:  # what a name of the hub means is said by the table of sources
+            for source in of_hub:  # the table of sources determines the commit of a hub name
                 if given is not None and gives(source, given.name, given.revision, Path(raw)):
                     nodes[name] = node.model_copy(update={"code": f"{given.code}-{source.digest}"})
         return cls(study, profile, raw, fetches, sources, nodes)
 
     def readable(self) -> list[str]:
-        """All that nodes may read besides what other nodes made."""
+        """All paths that nodes may read besides the outputs of other nodes."""
         given = [one.name for node in self.nodes.values() if (one := _given(node)) is not None]
         pose = self.chosen.pose.weights if self.chosen.pose else None
         own = [section.python for section in self.chosen.detectors.values() if section.python]
@@ -126,7 +126,7 @@ class Graph:
 
     @property
     def trains_joints(self) -> bool:
-        """Whether the pose network is trained here; else it is a given file, or there is none."""
+        """Whether the pose network is trained here; otherwise it is a given file, or there is none."""
         return "pose/joints" in self.nodes
 
     @property
@@ -142,7 +142,7 @@ class Graph:
         return f"{self.results}/settings/{node}.yaml"
 
     def refuse(self, wildcards: Any) -> list[str]:
-        """The input of what is of the profile of params.yaml alone: ValueError says where this profile's is."""
+        """The input of files of the profile of params.yaml only: ValueError says where those of this profile are."""
         name = wildcards.place
         raise ValueError(
             f"results/{name} is of profile {self.study.profile}, which params.yaml names, and is kept. That of profile "
@@ -158,7 +158,7 @@ class Graph:
         return f"{self.results}/settings/fetch/{source}.txt"
 
     def made(self, name: str) -> list[str]:
-        """What of a table, or the statement, is copied, in the order of `copies`."""
+        """The files of a table, or the statement, that are copied, in the order of `copies`."""
         folder = self.folder(f"tables/{name}" if name in self.tables else name)
         return [f"{folder}/{Path(file).name}" for file in self.copies(name)]
 
@@ -181,13 +181,13 @@ class Graph:
         folder = "results" if self.profile == self.study.profile else self.results
         return [f"{folder}/{name}.{kind}" for kind in (("md",) if name == "statement" else TABLE_KINDS)]
 
-    # ---- what a node stands on
+    # ---- dependencies of a node
 
     def before(self, node: str) -> list[str]:
         """The nodes whose results a node reads, in the order of its flags."""
         found = self._before(node)
         if missing := [name for name in found if name not in self.nodes]:
-            raise ValueError(f"{node}: stands on {missing[0]}, which profile {self.profile} does not make")
+            raise ValueError(f"{node}: depends on {missing[0]}, which profile {self.profile} does not make")
         return list(dict.fromkeys(found))
 
     def _before(self, node: str) -> list[str]:
@@ -249,7 +249,7 @@ class Graph:
         return node
 
     def table_sources(self, table: str) -> list[str]:
-        """What feeds a table's rows: GROUP/NAME of runs, or `cost`."""
+        """The sources of a table's rows: GROUP/NAME of runs, or `cost`."""
         node = self.nodes[f"tables/{table}"]
         assert isinstance(node, TableNode)
         return list(dict.fromkeys(source.run for row in [*node.rows, *node.controls] for source in row.sources))
@@ -281,7 +281,7 @@ class Graph:
         found += [f"separation/{run}/{seeds[0]}" for run in node.places]
         return found + [f"tables/{table}" for table in node.tables] + [f"figures/{name}" for name in self.figures]
 
-    # ---- what rules are given
+    # ---- inputs and flags of rules
 
     def inputs_of(self, node: str) -> list[str]:
         """A node's inputs but for its settings: what says that other nodes were made, and real data that is there."""
@@ -426,7 +426,7 @@ class Graph:
         named = named_weights(self.study, self.profile)
         return all(self.weights(*one) for one in named if "/" in one[0] and one[1])
 
-    # ---- what the report says
+    # ---- the report
 
     def reported(self) -> list[str]:
         """The pages and pictures for the report that are there; the statement's where all that it stands on is, too."""

@@ -1,7 +1,7 @@
-"""What `make lock` does: write requirements.lock from pyproject.toml, for every platform, with hashes.
+"""`make lock`: write requirements.lock from pyproject.toml, for every platform, with hashes.
 
-torch and what comes with its builds are left out, for which build it is, is for the user to say; so are the names of
-indexes. The text encoder of the demo profile is taken without what it names as its needs, which are not ours.
+torch and the packages of its builds are left out, since the user chooses the build; so are the names of indexes. The
+text encoder of the demo profile is included without its declared dependencies, which are not needed.
 """
 
 import re
@@ -16,7 +16,7 @@ COMPILE += ["--no-emit-index-url", "--no-emit-find-links", "--python-version", "
 
 
 def main() -> None:
-    """Resolve twice, and keep the versions of the present lock where they still fit."""
+    """Resolve twice, and keep the versions of the present lock file if they still fit."""
     lock = Path("requirements.lock")
     known = ["--constraint", str(lock)] if lock.exists() else []
     ours = resolved([*COMPILE, *known, "--extra", "fetch", "--extra", "study", "--extra", "dev", "pyproject.toml"], "")

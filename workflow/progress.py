@@ -1,7 +1,7 @@
-"""What the terminal says while the study runs: each finished job, what is at work, and how long all of it takes.
+"""Progress of a study in the terminal: finished jobs, running jobs, and the estimated remaining time.
 
-Snakemake tells its logger every event of a job; we listen there and put it in one line. `--verbose` and
-`--printshellcmds` bring Snakemake's own lines back. No stage knows of this file.
+Snakemake logs every event of a job; a handler writes one line for each. `--verbose` and `--printshellcmds` restore
+Snakemake's own output. No stage depends on this file.
 """
 
 import logging
@@ -17,7 +17,7 @@ from typing import Any
 
 from rmlr.study.made import read_about
 
-EVERY = 15.0  # seconds between two lines on what is at work
+EVERY = 15.0  # seconds between two lines on running jobs
 
 # Core-seconds of one job in the demo profile. Only their ratios count, and only until a job of that rule has finished.
 WORK = {
@@ -38,7 +38,7 @@ LITTLE = 1  # core-seconds of any other job
 
 @dataclass
 class Job:
-    """A job at work."""
+    """A running job."""
 
     rule: str
     name: str
@@ -51,7 +51,7 @@ class Job:
         return time.monotonic() - self.started
 
     def says(self) -> tuple[str, float | None]:
-        """The last progress line of its log and the seconds left that it names; nothing before there is one."""
+        """The last progress line of its log, and the remaining seconds in it; empty if there is none."""
         if self.log is None or not self.log.exists():
             return "", None
         with self.log.open("rb") as file:
@@ -70,7 +70,7 @@ class StudyLog(logging.Handler):
     def __init__(self, results: str):
         super().__init__()
         self.results, self.cores = results, 1
-        self.waiting: dict[str, int] = {}  # rule: jobs that have not begun
+        self.waiting: dict[str, int] = {}  # rule: number of jobs that have not started
         self.running: dict[int, Job] = {}
         self.took: dict[str, list[float]] = defaultdict(list)  # rule: seconds of each finished job
         self.began = datetime.now(UTC)
@@ -80,7 +80,7 @@ class StudyLog(logging.Handler):
         self.stopped = threading.Event()
 
     def start(self, cores: int) -> None:
-        """Talk from now on, until the process ends."""
+        """Write lines from now on, until the process ends."""
         self.cores = cores
         for earlier in records_of(self.results):
             self.took[earlier["stage"]].append(earlier["wall_seconds"])
@@ -88,7 +88,7 @@ class StudyLog(logging.Handler):
         threading.Thread(target=self._keep_talking, daemon=True).start()
 
     def emit(self, record: Any) -> None:
-        """Hear one event; Snakemake's records have what it is about as attributes."""
+        """Handle one event; Snakemake's log records have its data as attributes."""
         event = str(getattr(record, "event", None) or "")
         if event == "run_info":
             self.waiting = {rule: count for rule, count in record.stats.items() if rule != "total"}
@@ -149,20 +149,20 @@ class StudyLog(logging.Handler):
 
 
 def records_of(results: str) -> list[dict]:
-    """The run.json of every node that was made, without those that are damaged."""
+    """The run.json of every finished node, without damaged ones."""
     paths = sorted(path for path in Path(results).rglob("run.json") if not path.parent.name.startswith("."))
     return [about for path in paths if (about := read_about(path.parent))]
 
 
 def minutes(seconds: float) -> str:
-    """A duration for people."""
+    """A duration as text."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def listen(results: str) -> StudyLog:
-    """Hear Snakemake's events from now on; `start` makes it talk."""
+    """Handle Snakemake's events from now on; `start` makes the handler write."""
     from snakemake.logging import logger
 
     heard = StudyLog(results)
@@ -171,7 +171,7 @@ def listen(results: str) -> StudyLog:
 
 
 def show_progress(study_log: StudyLog, cores: int) -> None:
-    """Talk instead of Snakemake's own lines on each job."""
+    """Replace Snakemake's own output on each job."""
     from snakemake.logging import logger
 
     replaced = {"job_info", "job_started", "job_finished", "job_error", "progress", "shellcmd"}
@@ -186,7 +186,7 @@ def show_progress(study_log: StudyLog, cores: int) -> None:
 
 
 def summary(results: str, tables: list[Path], since: datetime) -> str:
-    """The tables that this call made, and what its stages took: those whose run.json began at `since` or later."""
+    """The tables and stage times of this call: those whose run.json began at `since` or later."""
     stages: dict[str, list[dict]] = defaultdict(list)
     for record in records_of(results):
         if datetime.fromisoformat(record["began"]) >= since.replace(microsecond=0):

@@ -1,7 +1,7 @@
-"""What `make pull` does: bring the results of this commit from DVC's remote, and tell Snakemake that they are current.
+"""`make pull`: fetch the results of this commit from DVC's remote, and mark them as current for Snakemake.
 
-Copied files have the time of the copy, so Snakemake would make them again. It may be told otherwise only of milestones
-whose inputs, parameters and outputs, their own and those of all before them, are what `dvc.lock` says.
+Copied files have the time of the copy, so Snakemake would redo them. A milestone is marked as current only if its
+inputs, parameters and outputs, and those of all milestones before it, match `dvc.lock`.
 """
 
 import subprocess
@@ -11,7 +11,7 @@ from dvc.repo import Repo
 
 
 def main() -> None:
-    """Pull, ask what is clean, touch that."""
+    """Pull, determine which milestones match, and mark them."""
     pulled = subprocess.run(["dvc", "pull", *sys.argv[1:]], check=False).returncode == 0
     with Repo() as repo:
         stages = [stage for stage in repo.index.stages if stage.cmd]

@@ -1,8 +1,8 @@
-"""Run the code of docs/walkthrough.md on the demo's results, and put what it prints beneath it: `make walkthrough`.
+"""`make walkthrough`: run the code of docs/walkthrough.md on the demo's results, and insert its output.
 
-Its blocks marked `python` run in order in one namespace, as for a reader who pastes them into a session. A block marked
-`text` behind one of them is what that one printed. The last line holds a digest of the code that was run. Pictures are
-copied from where the code writes them to where the page shows them.
+Blocks marked `python` run in order in one namespace, as in an interactive session. A block marked `text` after one of
+them is its output. The last line has a digest of the code that was run. Pictures are copied from where the code writes
+them to where the page shows them.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ PICTURE = re.compile(r"!\[[^]]*]\((walkthrough/[^)]+)\)")
 
 
 def run(page: str, name: str) -> list[str]:
-    """What each block of a page prints. Errors show the page's own lines."""
+    """The output of each block of a page. Errors show the page's line numbers."""
     namespace: dict[str, object] = {"__name__": "walkthrough"}
     printed = []
     for block in BLOCK.finditer(page):
@@ -33,12 +33,12 @@ def run(page: str, name: str) -> list[str]:
 
 
 def digest(page: str) -> str:
-    """Of a page's code alone."""
+    """The digest of a page's code."""
     return hashlib.sha256("".join(block[1] for block in BLOCK.finditer(page)).encode()).hexdigest()[:16]
 
 
 def rewritten(page: str, printed: list[str]) -> str:
-    """The page with these outputs and the mark of its code."""
+    """The page with these outputs and the digest of its code."""
     if not MARK.search(page):
         raise ValueError(f"{PAGE}: expected '<!-- what is printed is of code ... -->' as its last line")
     outputs = iter(printed)

@@ -1,6 +1,8 @@
-"""The settings files that rules read: each dated long ago where its node is current, else now, so that its rule runs.
+"""The settings files of rules: with an old modification time if the node is current, otherwise new, so that the rule
+runs.
 
-All other inputs of a current node are `ancient` to Snakemake: times of checkouts, copies and archives decide nothing.
+All other inputs of a current node are `ancient` for Snakemake: the times of checkouts, copies and archives have no
+effect.
 """
 
 import fcntl
@@ -22,7 +24,7 @@ _held = []  # open files, whose locks end with the process
 
 
 def only_one(path: Path) -> bool:
-    """Whether this process may write: it holds the project's lock until it dies, however it dies."""
+    """Whether this process may write: it then holds the project's lock until it ends."""
     path.parent.mkdir(exist_ok=True)
     file = path.open("a+")
     try:
@@ -38,7 +40,7 @@ def only_one(path: Path) -> bool:
 
 
 def want(path: Path, content: str, *, made: bool) -> None:
-    """Write an input file of a rule: old where `made`, what the rule made, came of it; else new, so the rule runs."""
+    """Write an input file of a rule: with an old time if its output is `made`, otherwise new, so that the rule runs."""
     if not path.exists() or path.read_text() != content:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
@@ -46,7 +48,7 @@ def want(path: Path, content: str, *, made: bool) -> None:
 
 
 def inputs(graph: Graph, stale: Container[str]) -> Callable[[str], Input]:
-    """What rules take for the inputs of nodes, given as a pattern; times count for those that are `stale` alone."""
+    """Input functions of rules for nodes given as a pattern; times count only for `stale` nodes."""
 
     def of_pattern(pattern: str) -> Input:
         def of(wildcards: Any) -> Sequence[Any]:
@@ -60,12 +62,12 @@ def inputs(graph: Graph, stale: Container[str]) -> Callable[[str], Input]:
 
 
 def write_wanted(graph: Graph) -> dict[str, str]:
-    """Write the settings of every node, and what tells Snakemake which sources and copies are current.
+    """Write the settings of every node, and the marker files of sources and copies.
 
-    Gives the nodes and copies that are not current, and why.
+    Returns the nodes and copies that are not current, with the reason.
     """
     for node in graph.nodes:
-        settle(Path(graph.folder(node)))  # what an earlier call, killed, left beside it, or an older version made
+        settle(Path(graph.folder(node)))  # left by a killed call, or made by an older version
     known = Known(Path(".snakemake/rmlr-contents.json"))
     late = _write_sources(graph)
     refetched = {node: f"{receipts[0]} is of another source" for node in graph.nodes if (receipts := late(node))}
@@ -85,7 +87,7 @@ def write_wanted(graph: Graph) -> dict[str, str]:
 
 
 def _write_sources(graph: Graph) -> Callable[[str], list[str]]:
-    """Say which sources are wanted; gives which receipts of a node are of another entry of the table of sources."""
+    """Write the wanted sources; returns the receipts of a node that belong to another entry of the table of sources."""
     others = set()
     for name, source in graph.sources.items():
         place, path = Place(Path(graph.raw)), f"{graph.raw}/receipts/{name}.ok"

@@ -1,1 +1,1 @@
-"""Readers of datasets and of caches: files to records."""
+"""Readers of datasets and caches: records from files."""

@@ -1,7 +1,7 @@
-"""Views of a photo for training: flipped, recoloured, resized and cropped by chance, as UPT and DETR do it.
+"""Random augmentation of photos for training: flip, colour jitter, resize and crop, as in UPT and DETR.
 
-What happens to a photo is drawn before a pixel is read, from seed, view and image id alone: it is the same in whatever
-order, process or thread photos are loaded, and where boxes go is known without the photo.
+The parameters are drawn before a pixel is read, only from seed, view and image id. So they do not depend on the order,
+process or thread in which photos are loaded, and boxes can be transformed without the photo.
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from rmlr.data.images import ImageBatch, load_annotated, pad, read_annotated, re
 from rmlr.hoi import NO_BOX, Annotation
 from rmlr.study.settings import Augment, FixedSize, PictureSize
 
-MOST_PIXELS = 2**26  # of a photo that is enlarged to be cropped: a strip of 1 x 5000 would take gigabytes
-CACHED_SEED = 0  # of views that are cached: all runs share them
+MOST_PIXELS = 2**26  # limit for photos that are enlarged before cropping: a strip of 1 x 5000 would take gigabytes
+CACHED_SEED = 0  # of cached views, which all runs share
 ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What happens to one photo, in this order. Sizes are height and width."""
+    """The augmentation of one photo, in this order. Sizes are height and width."""
 
     stored: tuple[int, int]
     is_flipped: bool
@@ -33,7 +33,7 @@ class Plan:
     size: tuple[int, int]  # in the end: nothing is resized after
 
     def photo(self, photo: Image.Image) -> Image.Image:
-        """The photo as the detector shall see it."""
+        """The augmented photo."""
         if self.is_flipped:
             photo = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         for index, factor in self.colours:
@@ -43,7 +43,7 @@ class Plan:
         return _resized(photo, self.size)
 
     def boxes(self, boxes: Float[np.ndarray, "k 4"]) -> tuple[Float[np.ndarray, "k 4"], Bool[np.ndarray, " k"]]:
-        """Where boxes of the stored photo are in the view, in its pixels, and which of them the crop left something of.
+        """Boxes of the stored photo in pixels of the view, and which of them are not empty after the crop.
 
         Boxes are clipped by a crop only.
         """
@@ -61,13 +61,13 @@ class Plan:
         return moved, is_left
 
     def annotation(self, annotation: Annotation) -> Annotation:
-        """What is annotated in the view: its size, boxes in its pixels, and interactions that the crop left.
+        """The annotation of the view: its size, boxes in its pixels, and the remaining interactions.
 
-        A box keeps its index, also when nothing is left of it. An interaction goes with either of its boxes, and so do
-        a person's actions with the person.
+        A box keeps its index, also when it is empty. An interaction is dropped with either of its boxes, and a person's
+        actions with the person.
 
-        Differs: UPT means the same, but its code compares the human's lower edges with the object's upper ones
-        (detr/datasets/transforms.py of its fork) and so drops pairs at random places, and keeps vanished humans.
+        Differs: UPT intends the same, but its code compares the human's lower edges with the object's upper ones
+        (detr/datasets/transforms.py of its fork), and so drops pairs at random places and keeps empty humans.
         """
         boxes, is_left = self.boxes(annotation.boxes)
         human, _, object_ = annotation.interactions.T
@@ -113,7 +113,7 @@ def draw_plan(
 def draw_plans(
     annotations: Sequence[Annotation], rule: Augment, *, seed: int, view: int, image: PictureSize | None = None
 ) -> list[Plan]:
-    """What happens to each of these photos."""
+    """The augmentation of each of these photos."""
     return [
         draw_plan(item.height, item.width, item.image_id, rule, seed=seed, view=view, image=image)
         for item in annotations
@@ -129,7 +129,7 @@ def load_augmented(
     view: int,
     image: PictureSize | None = None,
 ) -> tuple[ImageBatch, list[Annotation]]:
-    """One view of the photos of these records, padded, and what is annotated in it (`Plan.annotation`)."""
+    """One view of the photos of these records, padded, and its annotations (`Plan.annotation`)."""
     plans = draw_plans(annotations, rule, seed=seed, view=view, image=image)
     photos = [plan.photo(read_annotated(item, folder)) for plan, item in zip(plans, annotations, strict=True)]
     batch = pad(photos, [(photo.height, photo.width) for photo in photos])
@@ -139,7 +139,7 @@ def load_augmented(
 def load_view(
     annotations: Sequence[Annotation], folder: Path, image: PictureSize, rule: Augment | None, view: int
 ) -> ImageBatch:
-    """A cached view of the photos of these records, padded; the first is the photo as it is."""
+    """A cached view of the photos of these records, padded; the first is the original photo."""
     if rule is None or view == 0:
         return load_annotated(annotations, folder, image)
     return load_augmented(annotations, folder, rule, seed=CACHED_SEED, view=view, image=image)[0]
@@ -148,7 +148,7 @@ def load_view(
 def view_sizes(
     annotations: Sequence[Annotation], image: PictureSize, rule: Augment | None, view: int
 ) -> list[tuple[int, int]]:
-    """Height and width of each photo in a cached view, as the detector sees it."""
+    """Height and width of each photo in a cached view, as input of the detector."""
     if rule is None or view == 0:
         return [size_within(item.height, item.width, image) for item in annotations]
     return [plan.size for plan in draw_plans(annotations, rule, seed=CACHED_SEED, view=view, image=image)]
@@ -157,7 +157,7 @@ def view_sizes(
 def annotated_views(
     annotations: Sequence[Annotation], image: PictureSize, rule: Augment | None, view: int
 ) -> list[Annotation]:
-    """What is annotated in a cached view; the first is the photo as it is."""
+    """The annotations of a cached view; the first is the original photo."""
     if rule is None or view == 0:
         return list(annotations)
     plans = draw_plans(annotations, rule, seed=CACHED_SEED, view=view, image=image)

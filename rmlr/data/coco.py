@@ -1,6 +1,6 @@
-"""COCO's instances: which boxes an image has, and of what. Its category and annotation ids are read here.
+"""COCO's instances: the boxes of an image and their classes. Category and annotation ids are converted here.
 
-Annotations of people who do things are joined to them by `rmlr.data.vcoco`; a detector learns from them alone.
+`rmlr.data.vcoco` joins them with annotations of actions; a detector is trained on them alone.
 """
 
 from collections import Counter, defaultdict
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat
 from rmlr.hoi import NO_BOX, Annotation
 from rmlr.study.files import Int64, Name, PositiveInt, RelativeName, read_json
 
-PERSON = "person"  # COCO's name of it
+PERSON = "person"  # COCO's name
 MAX_JOIN_GAP = 0.01  # pixels between a pair's side and COCO's: both files have two decimals
 
 Box = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
@@ -66,14 +66,14 @@ class Coco:
 
     objects: tuple[str, ...]  # by ascending category id
     images: dict[int, CocoImage]
-    instances: dict[int, list[_Instance]]  # by image, in file order, without those that are no ground truth
+    instances: dict[int, list[_Instance]]  # by image, in file order, without those that are not ground truth
     place: dict[int, tuple[int, int]]  # annotation id -> image id, index among its instances or NO_BOX
     label_of: dict[int, int]  # category id -> index into `objects`
-    dropped: dict[int, int]  # by image: annotations that are no ground truth
+    dropped: dict[int, int]  # by image: annotations that are not ground truth
 
     @property
     def person(self) -> int:
-        """Which of `objects` is the person."""
+        """The index of the person in `objects`."""
         return self.objects.index(PERSON)
 
     def ground_truth(self, image_id: int) -> "GroundTruth":
@@ -90,7 +90,7 @@ class Coco:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The boxes of one image, before it is said what its people do."""
+    """The boxes of one image, without actions."""
 
     image: CocoImage
     boxes: Float[np.ndarray, "k 4"]
@@ -113,16 +113,16 @@ class GroundTruth:
         )
 
     def find(self, box: Box, label: int) -> int | None:
-        """Which of the boxes this one is, to the two decimals that the files have."""
+        """The index of this box, compared to the two decimals of the files."""
         is_same = (np.abs(self.boxes - np.array(box)) < MAX_JOIN_GAP).all(-1) & (self.labels == label)
         return int(is_same.argmax()) if is_same.any() else None
 
 
 def read_coco(folder: Path, wanted: Container[int]) -> Coco:
-    """The images of `wanted` that COCO's train2014 and val2014 instances hold. Either file may be absent, not both.
+    """The images of `wanted` in COCO's train2014 and val2014 instances. Either file may be missing, but not both.
 
     As the official tool does, annotations with `ignore` 1 or without area are left out (evaluation specification, 1.2).
-    Takes memory of about ten times the file.
+    Needs about ten times the memory of the file.
     """
     paths = [folder / f"instances_{name}2014.json" for name in ("train", "val")]
     paths = [path for path in paths if path.exists()]
@@ -180,7 +180,7 @@ def read_coco(folder: Path, wanted: Container[int]) -> Coco:
 
 
 class _AllBut:
-    """Every image but these; it remembers which of them it was asked about."""
+    """Every image except these; it records which of them were requested."""
 
     def __init__(self, excluded: Set[int]):
         self._excluded, self.met = excluded, set[int]()
@@ -193,14 +193,14 @@ class _AllBut:
 
 
 def read_coco_without(folder: Path, excluded: Set[int], objects: Sequence[str]) -> list[Annotation]:
-    """Every image of COCO's train2014 and val2014 but the `excluded` ones, with all its boxes, for a detector to learn.
+    """Every image of COCO's train2014 and val2014 except the `excluded` ones, with all boxes, to train a detector.
 
-    `objects` are the classes that it shall know. ValueError where a file is absent, where the classes are others, and
-    where an excluded image is none of COCO's: then nothing says that another number is not the same photo.
+    `objects` are its classes. ValueError if a file is missing, if the classes differ, or if an excluded image is not in
+    COCO: then the same photo might be included under another id.
     """
     for name in ("train", "val"):
         if not (path := folder / f"instances_{name}2014.json").exists():
-            raise ValueError(f"{path}: does not exist. All of COCO 2014 is asked for: put both of its files there")
+            raise ValueError(f"{path}: does not exist. All of COCO 2014 is required: put both of its files there")
     wanted = _AllBut(excluded)
     coco = read_coco(folder, wanted)
     if tuple(objects) != coco.objects:

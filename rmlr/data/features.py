@@ -1,10 +1,10 @@
-"""The cache of what the frozen networks saw: instances, tokens and maps, in shards; reading it gives batches.
+"""The cache of the frozen networks' outputs (instances, tokens and maps) in shards, which are read as batches.
 
-A shard is one safetensors file of `shard_images` images: instances concatenated, maps as rows of cells without
-padding, and how many of each belong to every image. index.json says which image is where and whose features these are.
-Beside a split's features may lie what a pose network saw: shards of the same images, maps with the same cells.
-Nothing is copied to read it: tensors of a shard are views of the file, paged in as they are used. Each is checked once
-(`rmlr.study.tensors`): the small ones when the cache is opened, a shard's maps when one of its images is first used.
+A shard is one safetensors file of `shard_images` images: instances concatenated, maps as rows of cells without padding,
+and the numbers of both for every image. index.json lists the images and describes the network. A pose network may have
+a cache for the same split: shards of the same images, maps with the same cells. Reading copies nothing: tensors of a
+shard are views of the memory-mapped file. Each is checked once (`rmlr.study.tensors`): small ones when the cache is
+opened, a shard's maps when one of its images is first used.
 """
 
 import logging
@@ -33,19 +33,19 @@ AnyIndex = TypeVar("AnyIndex", bound="Shards")
 
 
 class Shards(BaseModel):
-    """What every index.json says."""
+    """The common fields of every index.json."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     maker: ClassVar[str] = "rmlr features"  # the command that makes such a cache
 
     detector_digest: str  # SHA-256 of the detector's weights
-    view: View  # how it was made to see
+    view: View  # how it was applied
     channels: PositiveInt  # of a map
     map_dtype: Literal["float16", "float32"]
     shard_images: PositiveInt
     image_ids: list[Int64]  # in the order of the annotations; shard k of a view holds the k-th `shard_images` of them
-    views: PositiveInt  # of each image; the first is the photo as it is
-    augment: Augment | None  # how the others came of it (`rmlr.data.augment`, seed 0)
+    views: PositiveInt  # of each image; the first is the original photo
+    augment: Augment | None  # how the others were augmented (`rmlr.data.augment`, seed 0)
 
     @model_validator(mode="after")
     def _names_each_image_once(self) -> "Shards":
@@ -60,7 +60,7 @@ class Shards(BaseModel):
         return self.views * [ids[at : at + step] for at in range(0, len(ids), step)]
 
     def view_of(self, shard: int) -> int:
-        """The view that a shard holds."""
+        """The view of a shard."""
         return shard // -(-len(self.image_ids) // self.shard_images)
 
     @property
@@ -88,7 +88,7 @@ class Index(Shards):
         return self
 
     def forms(self, cells: int | str = "cells") -> dict[str, Form]:
-        """Maps and what else a shard holds of its images and of their instances."""
+        """Maps and all other tensors of a shard."""
         real, whole = torch.float32, torch.int64
         return super().forms(cells) | {
             "boxes": Form(real, ("instances", 4)),
@@ -103,7 +103,7 @@ class Index(Shards):
 
 
 class PoseIndex(Shards):
-    """index.json of what a pose network saw in one split: shards as those of the features, whose cells it shares."""
+    """index.json of a pose network's maps of one split: shards like those of the features, with the same cells."""
 
     maker: ClassVar[str] = "rmlr pose"
     pose_digest: str  # SHA-256 of the pose network's weights
@@ -127,7 +127,7 @@ class MapShardBuilder:
         self._images: dict[int, dict[str, Tensor]] = {}
 
     def add_map(self, image_id: int, cells: Float[Tensor, "c h w"]) -> None:
-        """Take over one image's map, which has no padding."""
+        """Add one image's map, which has no padding."""
         dtype = getattr(torch, self._index.map_dtype)
         rows = cells.permute(1, 2, 0).reshape(-1, self._index.channels).to(dtype)
         if not rows.isfinite().all():
@@ -138,7 +138,7 @@ class MapShardBuilder:
         self._images[image_id] = {"maps": rows.cpu()}
 
     def save(self, path: Path, image_ids: Sequence[int]) -> None:
-        """Write the shard, its images in the order given: aside, then renamed."""
+        """Write the shard atomically, its images in the order given."""
         images = [self._images[image_id] for image_id in image_ids]
         columns = {name: torch.cat([image[name] for image in images]).contiguous() for name in images[0]}
         save_tensors(path, columns | {"image_ids": torch.tensor(image_ids)}, {DIGEST: self._index.digest})
@@ -157,7 +157,7 @@ class ShardBuilder(MapShardBuilder):
         cell_sizes: Float[Tensor, "b 2"],
         image_sizes: Int[Tensor, "b 2"],
     ) -> None:
-        """Take over one batch; what of a map is padding is not kept."""
+        """Add one batch; the padding of maps is removed."""
         for position, image_id in enumerate(image_ids):
             is_own = instance_image == position
             is_cell = ~is_padding[position]
@@ -173,10 +173,10 @@ class ShardBuilder(MapShardBuilder):
 
 
 class FeatureWriter:
-    """Writes a cache shard by shard into `resume`, from where an interrupted run resumes; `finish` moves it whole.
+    """Writes a cache shard by shard into `resume`, from which an interrupted run resumes; `finish` moves all of it.
 
-    A shard that lies in `resume` is taken if it holds the wanted images as the same network saw them under the same
-    `identity` (a digest of all else that must be equal), else everything there is made anew.
+    A shard in `resume` is used if it has the expected images, from the same network and with the same `identity` (a
+    digest of all other inputs); otherwise everything there is computed again.
     """
 
     def __init__(self, index: Shards, resume: Path, identity: str) -> None:
@@ -189,11 +189,11 @@ class FeatureWriter:
             note.write_text(identity)
 
     def missing(self) -> list[tuple[int, list[int]]]:
-        """(shard, its image ids) of all that are still to be made."""
+        """(shard, its image ids) of all missing shards."""
         return [(shard, ids) for shard, ids in enumerate(self.index.shards) if not self._holds(shard, ids)]
 
     def write(self, shard: int, builder: MapShardBuilder) -> int:
-        """Keep a finished shard; gives its size in bytes."""
+        """Store a finished shard; returns its size in bytes."""
         path = self._resume / shard_name(shard)
         builder.save(path, self.index.shards[shard])
         return path.stat().st_size
@@ -218,7 +218,7 @@ class FeatureWriter:
 
 
 def check_space(folder: Path, size: int, written: int = 0) -> None:
-    """Say how large a cache will be, of which so much is there; ValueError where the disk has no room for the rest."""
+    """Log the size of a cache, of which `written` exists; ValueError if the disk has too little space for the rest."""
     left, free = size - written, shutil.disk_usage(folder).free
     told = f"about {size / 1e9:.3g} GB" + (f", {left / 1e9:.3g} of them still to be written" if written else "")
     log.info("%s: the features need %s; %.3g GB are free", folder, told, free / 1e9)
@@ -230,7 +230,7 @@ def check_space(folder: Path, size: int, written: int = 0) -> None:
 
 
 class Features:
-    """The cached features of a split, read as batches; with pose maps, if `poses` names a folder for each of theirs."""
+    """The cached features of a split, read as batches; with pose maps, if `poses` has a folder for each."""
 
     def __init__(self, folders: Sequence[Path], poses: Sequence[Path] = ()) -> None:
         self.indices = [_load_index(folder, Index) for folder in folders]
@@ -284,15 +284,15 @@ class Features:
 
     @classmethod
     def load(cls, parent: Path, split: str, pose: Path | None = None) -> "Features":
-        """The features of a split under the folder that holds those of all splits; `trainval` is train, then val.
+        """The features of a split, in the folder of all splits; `trainval` is train, then val.
 
-        `pose` is such a folder of what a pose network saw.
+        `pose` is such a folder with a pose network's maps.
         """
         names = ["train", "val"] if split == "trainval" else [split]
         return cls([parent / name for name in names], [pose / name for name in names] if pose else [])
 
     def _add_pose(self, pose: Path, folder: Path, index: Index) -> None:
-        """Take over the pose maps of one folder; ValueError where their cells are not those of its features."""
+        """Add the pose maps of one folder; ValueError if their cells differ from those of the features."""
         found = _load_index(pose, PoseIndex)
         shared = Shards.model_fields.keys() - {"channels", "map_dtype"}
         if differing := sorted(name for name in shared if getattr(found, name) != getattr(index, name)):
@@ -310,7 +310,7 @@ class Features:
         return len(self.image_ids)
 
     def annotated(self, annotations: Sequence[Annotation], where: Path) -> list[Annotation]:
-        """The records of the images that have features, in their order; ValueError names `where` if one lacks."""
+        """The records of the images that have features, in their order; ValueError names `where` if one is missing."""
         by_id = {annotation.image_id: annotation for annotation in annotations}
         if unknown := [image_id for image_id in self.image_ids if image_id not in by_id]:
             raise ValueError(
@@ -328,7 +328,7 @@ class Features:
 
     @property
     def pair_counts(self) -> Int[Tensor, " images"]:
-        """Candidate pairs of each image, as it is: every human with every other instance."""
+        """The number of candidate pairs of each image, without augmentation: every human with every other instance."""
         return self._pair_counts[0]
 
     @property
@@ -337,7 +337,7 @@ class Features:
         return (self._pair_counts > 0).any(0)
 
     def cells(self, index: int, view: int = 0) -> tuple[tuple[int, int], tuple[float, float]]:
-        """Of one image's map: height and width in cells, and those of a cell in pixels of the original image."""
+        """For one image's map: height and width in cells, and of a cell in pixels of the original image."""
         row = self._rows[view, index]
         height, width = self._map_sizes[row].tolist()
         cell_height, cell_width = self._cell_sizes[row].tolist()
@@ -383,11 +383,11 @@ class Features:
         return maps.permute(0, 3, 1, 2), is_padding
 
 
-_COMMON = ("detector_digest", "objects", "view", "views", "augment")  # to all splits that are read as one
+_COMMON = ("detector_digest", "objects", "view", "views", "augment")  # equal in all splits that are read together
 
 
 def _nothing(form: Form) -> Tensor:
-    """What stands in front of all shards, for there may be none."""
+    """Empty tensors for the case without shards."""
     return torch.zeros(0, *(size for size in form.shape[1:] if isinstance(size, int)), dtype=form.dtype)
 
 
@@ -396,7 +396,7 @@ def _load_index(folder: Path, form: type[AnyIndex]) -> AnyIndex:
 
 
 def _open_shard(folder: Path, number: int, index: Shards, cells: int | str = "cells") -> TensorFile:
-    """A shard that holds the images that its index names; ValueError says where it does not."""
+    """A shard with the images of its index; ValueError if they differ."""
     hint = f"Make it again with `{index.maker}`"
     shard = TensorFile(folder / shard_name(number), hint, index.forms(cells))
     if shard["image_ids"].tolist() != index.shards[number]:
@@ -407,7 +407,7 @@ def _open_shard(folder: Path, number: int, index: Shards, cells: int | str = "ce
 
 
 def _check_sizes(shard: TensorFile) -> None:
-    """ValueError where instances and cells are not as many as a shard's images have."""
+    """ValueError if the numbers of instances and cells do not match a shard's images."""
     for name, images, of in (("counts", shard["counts"].double(), "instances"),
                              ("map_sizes", shard["map_sizes"].double().prod(1), "cells")):  # fmt: skip
         if (total := int(images.sum())) != shard.sizes[of]:

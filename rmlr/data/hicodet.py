@@ -1,6 +1,6 @@
-"""HICO-DET, from the release's own anno_bbox.mat or in the JSON form of fredzzhang/hicodet, which say the same.
+"""HICO-DET, from the release's own anno_bbox.mat or the JSON form of fredzzhang/hicodet, which have the same content.
 
-The release's anno.mat, where it lies beside them, says besides which whole images hold an object.
+The release's anno.mat, if it exists, adds image-level labels of objects.
 """
 
 import logging
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 PERSON = "person"  # the file's name of it: object 49 of 80 in the release
 MAX_DIGITS = 18  # of an id that 64 bits hold
 FEW = 10  # a class with fewer visible rows in train is rare, as the official program counts
-RELEASE = "hico_20160224_det"  # the official archive, which holds anno.mat and anno_bbox.mat
+RELEASE = "hico_20160224_det"  # the official archive, which contains anno.mat and anno_bbox.mat
 
 Box = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]  # x1, y1, x2, y2, 1-based, both corners inside
 _STRICT = ConfigDict(strict=True)
@@ -42,7 +42,7 @@ class _Image(BaseModel):
 
 
 class _File(BaseModel):
-    """instances_*2015.json, or what anno_bbox.mat says of a split: parallel lists over the images, and the classes."""
+    """instances_*2015.json, or a split of anno_bbox.mat: parallel lists over the images, and the classes."""
 
     model_config = _STRICT
 
@@ -58,9 +58,8 @@ class _File(BaseModel):
 def read_hicodet(raw: Path, val_images: int) -> Corpus:
     """The HICO-DET-format dataset under `raw`/hicodet; the last `val_images` images of train become val.
 
-    A split comes from instances_{split}2015.json, else from anno_bbox.mat. Where both are there they must agree,
-    image by image, but for the order of an image's rows, which carries no meaning. With `image_objects` where anno.mat
-    is there.
+    A split is read from instances_{split}2015.json, or else from anno_bbox.mat. If both exist, they must agree, image
+    by image, except for the order of an image's rows, which is irrelevant. `image_objects` is read if anno.mat exists.
     """
     folder, notes, places = raw / "hicodet", {}, {}
     matrices, files = folder / "anno_bbox.mat", {}
@@ -131,11 +130,11 @@ def read_file(path: Path) -> _File:
 
 
 def read_boxes(path: Path) -> dict[str, tuple[_File, int]]:
-    """What anno_bbox.mat says of train and test, in the JSON form, and how many classes of images are invisible.
+    """Train and test of anno_bbox.mat, in the JSON form, and the number of invisible classes.
 
-    A class of an image is one entry of its `hoi`: boxes of people, boxes of things, and `connection`, which says which
-    (person, thing) are a row. An entry with `invis` 1 has no boxes; like the JSON form, we leave it out, and an image
-    whose entries are all invisible stays as one without rows. Objects and verbs are those of list_action, sorted.
+    A class of an image is one entry of its `hoi`: boxes of people, boxes of objects, and `connection`, which lists the
+    (person, object) of each row. An entry with `invis` 1 has no boxes; as in the JSON form, it is left out, and an
+    image whose entries are all invisible is kept without rows. Objects and verbs are those of list_action, sorted.
     Takes two seconds for 10,000 images.
     """
     content = read_variables(path, ["list_action", "bbox_train", "bbox_test"])
@@ -218,7 +217,7 @@ def _field(where: Path | str, name: str, struct: np.ndarray, key: str) -> np.nda
 
 
 def _one(where: str, key: str, field: np.ndarray) -> Any:
-    """What the field of a 1 x 1 struct holds."""
+    """The content of a field of a 1 x 1 struct."""
     if field.size != 1:
         raise ValueError(f"{where}: has {field.size} {key}, expected one")
     return field.item()
@@ -244,7 +243,7 @@ def _scalar(where: str, key: str, value: object) -> float:
 
 
 def _compare(path: Path, json: _File, matrices: Path, boxes: _File) -> None:
-    """Raises ValueError where the two forms say different things, with the first image."""
+    """Raises ValueError if the two forms differ, with the first image."""
 
     def rows(image: _Image) -> list[tuple]:
         return sorted(zip(image.hoi, image.verb, image.object, image.boxes_h, image.boxes_o, strict=True))
@@ -307,10 +306,10 @@ def read_classes(path: Path, content: _File) -> Vocabulary:
 
 
 def read_rows(path: Path, content: _File, vocabulary: Vocabulary) -> tuple[list[Annotation], int]:
-    """The records of a file's images, and how many rows were left out because a box of theirs has no pixel.
+    """The records of a file's images, and the number of rows left out because one of their boxes has no pixel.
 
-    All images count, those without a visible row as well (evaluation specification, 2.1). Each row has two boxes of its
-    own; 1 is subtracted from x1 and y1 only, which makes edges of 1-based corners that lie inside the box.
+    All images count, also those without a visible row (evaluation specification, 2.1). Each row has its own two boxes;
+    1 is subtracted from x1 and y1 only, which makes edges of 1-based corners that lie inside the box.
     """
     annotations, dropped, names = [], 0, {}
     for name, (width, height), image in zip(content.filenames, content.size, content.annotation, strict=True):
@@ -363,10 +362,10 @@ def read_rows(path: Path, content: _File, vocabulary: Vocabulary) -> tuple[list[
 def read_image_objects(
     path: Path, files: Mapping[str, _File], vocabulary: Vocabulary
 ) -> dict[str, Bool[np.ndarray, "b o"]]:
-    """Which objects each image of train and test holds by anno.mat: a class of the object is labelled 1 there.
+    """The objects of each image of train and test by anno.mat: those with a class that is labelled 1.
 
-    The other labels (-1 no, 0 uncertain, NaN unknown) say that it does not. Raises one ValueError with all that does
-    not fit the files beside it.
+    The other labels (-1 no, 0 uncertain, NaN unknown) do not count. Raises one ValueError with all mismatches with the
+    other files.
     """
     content = read_variables(path, ["list_action", *(f"{kind}_{name}" for kind in ("list", "anno") for name in files)])
     objects = [vocabulary.objects[object_] for _, object_ in vocabulary.hois]
@@ -389,7 +388,7 @@ def read_image_objects(
 
 
 def unlabelled_objects(annotations: Sequence[Annotation], labelled: Bool[np.ndarray, "b o"]) -> list[tuple[int, int]]:
-    """(image id, object) of every visible pair whose object its image is not labelled as holding."""
+    """(image id, object) of every visible pair whose object is not labelled for its image."""
     return [
         (annotation.image_id, int(object_))
         for annotation, row in zip(annotations, labelled, strict=True)
@@ -404,7 +403,7 @@ def _texts(cells: np.ndarray) -> list[str]:
 
 
 def _differences(name: str, found: list[str], expected: Sequence[str]) -> list[str]:
-    """What a list of names has otherwise than expected, in words; nothing where it is the same."""
+    """The differences of a list of names from the expected one, in words; empty if it is equal."""
     faults = [f"{len(found)} entries, expected {len(expected)}"] if len(found) != len(expected) else []
     pairs = zip(found, expected, strict=False)
     first = next((number for number, (one, other) in enumerate(pairs, start=1) if one != other), None)

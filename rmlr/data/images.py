@@ -1,4 +1,4 @@
-"""Photos as the detector sees them: decode, resize, normalise, pad."""
+"""Photos as input of the detector: decode, resize, normalise, pad."""
 
 import logging
 import stat
@@ -18,7 +18,7 @@ from rmlr.study.settings import ImageSize, PictureSize
 
 log = logging.getLogger(__name__)
 
-TURNS = {  # EXIF's orientations, and what undoes each
+TURNS = {  # EXIF orientations, and the transposition that undoes each
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -44,10 +44,10 @@ class ImageBatch:
 
 
 def _open(path: Path) -> Image.Image:
-    """A photo whose header is read; ValueError names it."""
+    """An opened photo, of which only the header is read; ValueError names it."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise ValueError("a folder, pipe, socket or device")  # a pipe would be waited for without end
+            raise ValueError("a folder, pipe, socket or device")  # reading a pipe might block forever
         return Image.open(path)
     except Exception as error:  # Pillow's decoders raise errors of any type
         raise ValueError(
@@ -76,10 +76,10 @@ def read_orientation(path: Path) -> int:
 
 
 def read_image(path: Path) -> Image.Image:
-    """A photo in RGB, whatever it is stored in. The pixels are as stored: an EXIF orientation is not applied.
+    """A photo in RGB, from any colour mode. The pixels are as stored: an EXIF orientation is not applied.
 
-    COCO's and HICO-DET's boxes refer to stored pixels, and DETR was trained so. The path may leave out the folder that
-    the photo was unpacked into (`find_photo`).
+    COCO's and HICO-DET's boxes refer to stored pixels, and DETR was trained in this way. The path may leave out the
+    folder that the photo was unpacked into (`find_photo`).
     """
     with _open(find_photo(path)) as image:
         return _decoded(image, path)
@@ -88,7 +88,7 @@ def read_image(path: Path) -> Image.Image:
 def as_people_see(picture: Path | Image.Image) -> Image.Image:
     """A photo in RGB and upright, as viewers show it: unlike in `read_image`, an EXIF orientation is applied.
 
-    Damaged EXIF data is reported and does not count: viewers show such a photo as it is stored.
+    Damaged EXIF data is reported and ignored: viewers show such a photo as stored.
     """
     if isinstance(picture, Image.Image):
         return _decoded(picture, "a Pillow image", upright=True)
@@ -97,19 +97,19 @@ def as_people_see(picture: Path | Image.Image) -> Image.Image:
 
 
 def _decoded(image: Image.Image, source: Path | str, *, upright: bool = False) -> Image.Image:
-    """The pixels of an opened photo in RGB, and nothing else of it; ValueError names `source`."""
+    """The pixels of an opened photo in RGB, without metadata; ValueError names `source`."""
     try:
         image.load()
         turn = _turn(image, source) if upright else None
         decoded = _in_rgb(image if turn is None else image.transpose(turn))
     except Exception as error:  # as in `_open`
         raise ValueError(f"{source}: not a readable image ({error}). Is the file cut off? Get it again") from error
-    decoded.info = {}  # or who reads the tag again would turn it again
+    decoded.info = {}  # otherwise a second reader would apply the rotation again
     return decoded
 
 
 def _turn(image: Image.Image, source: Path | str) -> Image.Transpose | None:
-    """What undoes the orientation that a photo's EXIF or XMP data says, if any."""
+    """The transposition that undoes the orientation in a photo's EXIF or XMP data, if any."""
     try:
         return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception as error:  # as in `_open`
@@ -129,7 +129,7 @@ def resized_size(height: int, width: int, shortest: int, longest: int | None) ->
     """Height and width after DETR's resize: the shortest side `shortest`, or less to keep the longest at `longest`.
 
     Rounded as in DETR: the shortest side to the nearest (halves to even), the other one down. So the longest side of a
-    long photo may end a few pixels off `longest`. No side falls below 1 pixel.
+    long photo may differ from `longest` by a few pixels. No side is below 1 pixel.
     """
     low, high = min(height, width), max(height, width)
     if longest is not None and high / low * shortest > longest:

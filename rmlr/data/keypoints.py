@@ -1,4 +1,4 @@
-"""People and their joints, in the layout of COCO's person files (person_keypoints_*.json), and crops around them."""
+"""People and their joints, in the format of COCO's person_keypoints_*.json, and crops around them."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class _Annotation:
     bbox: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]  # x, y, width, height
     iscrowd: int
     num_keypoints: int
-    keypoints: list[FiniteFloat]  # x, y, and 0: not annotated, 1: hidden, 2: seen; each joint in turn
+    keypoints: list[FiniteFloat]  # x, y, and 0: not annotated, 1: hidden, 2: visible; for each joint
 
 
 class _Category(BaseModel):
@@ -55,12 +55,12 @@ class Posed:
     height: int  # of the photo
     width: int
     box: Float[np.ndarray, "4"]  # xyxy
-    joints: Float[np.ndarray, "j 2"]  # x and y, pixels; anything where it is not known
+    joints: Float[np.ndarray, "j 2"]  # x and y, pixels; undefined if unknown
     is_known: Bool[np.ndarray, " j"]
 
 
 def load_people(path: Path) -> tuple[tuple[str, ...], list[Posed]]:
-    """The joints' names, and everybody with a known joint and a box, in file order; crowds are left out."""
+    """The joints' names, and all people with a known joint and a box, in file order, without crowds."""
     content = read_json(path, _File)
     names, images = tuple(content.categories[0].keypoints), {image.id: image for image in content.images}
     if len(images) < len(content.images):
@@ -93,7 +93,7 @@ def load_people(path: Path) -> tuple[tuple[str, ...], list[Posed]]:
 
 
 def mirrored(names: Sequence[str]) -> list[int]:
-    """For each joint, the one whose place it takes when a photo is flipped: left_wrist's is right_wrist."""
+    """For each joint, its counterpart in a flipped photo: that of left_wrist is right_wrist."""
 
     def twin(name: str) -> str:
         side = next((side for side in SIDES if name.startswith(side)), "")
@@ -105,7 +105,7 @@ def mirrored(names: Sequence[str]) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """A square of a photo, maybe beyond its edges, and how it is shown."""
+    """A square of a photo, which may extend beyond its edges, and its size as input."""
 
     left: float
     top: float
@@ -127,7 +127,7 @@ class Crop:
         return photo.transform((pixels, pixels), Image.Transform.EXTENT, corners, Image.Resampling.BILINEAR)
 
     def place(self, points: Float[np.ndarray, "j 2"]) -> Float[np.ndarray, "j 2"]:
-        """Points of the photo by where they are in the crop, in sides of it: 0 to 1 inside."""
+        """Points of the photo relative to the crop: 0 to 1 inside."""
         inside = (points - [self.left, self.top]) / self.side
         return np.stack([1 - inside[:, 0], inside[:, 1]], axis=1) if self.is_flipped else inside
 

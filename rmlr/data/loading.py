@@ -1,4 +1,4 @@
-"""What comes next is loaded while the caller works: by threads, and into memory from which a GPU fetches it."""
+"""Prefetching: items are loaded by threads while the caller works, into pinned memory for a GPU."""
 
 import os
 from collections import deque
@@ -16,9 +16,9 @@ VARIABLE = "RMLR_LOADERS"
 
 
 def loader_threads(device: torch.device) -> int:
-    """Threads that load: RMLR_LOADERS, else a process' share of the cores where a GPU waits, none where cores compute.
+    """Number of loader threads: RMLR_LOADERS, or a process' share of the cores with a GPU, none without one.
 
-    A matter of the machine, not of the study: what is loaded does not depend on it.
+    It depends on the machine and has no effect on results.
     """
     given = os.environ.get(VARIABLE)
     if given is not None:
@@ -30,10 +30,10 @@ def loader_threads(device: torch.device) -> int:
 
 
 def ahead(load: Callable[[Item], Loaded], items: Iterable[Item], threads: int) -> Iterator[Loaded]:
-    """`load` of every item, in order; up to `threads` + 1 of those to come are already asked for.
+    """`load` of every item, in order, with up to `threads` + 1 items in advance.
 
-    Photos are decoded, resized and recoloured outside of Python's lock, so threads do it side by side. What `load`
-    raises is raised here, at its item's turn.
+    Photos are decoded, resized and augmented outside of Python's global lock, so threads run in parallel. An error of
+    `load` is raised here, when its item is due.
     """
     if not threads:
         yield from map(load, items)
@@ -52,7 +52,7 @@ def ahead(load: Callable[[Item], Loaded], items: Iterable[Item], threads: int) -
 
 
 def pinned(record: Any) -> Any:
-    """The same record of tensors, in tuples and dataclasses, in memory that a GPU fetches while others compute."""
+    """The same record of tensors, in tuples and dataclasses, in pinned memory for asynchronous transfer to a GPU."""
     if isinstance(record, Tensor):
         return record.pin_memory()
     if isinstance(record, tuple):

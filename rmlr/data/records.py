@@ -1,6 +1,6 @@
-"""Our records on disk: vocabulary.json and one {split}.json per split, checked whenever they are read.
+"""Our records on disk: vocabulary.json and one {split}.json per split, validated whenever they are read.
 
-Beside them, where the release has labels of whole images (HICO-DET's anno.mat), image_objects.json.
+If the release has image-level labels (HICO-DET's anno.mat), also image_objects.json.
 """
 
 import json
@@ -19,12 +19,12 @@ from rmlr.study.files import Int64, Natural, PositiveInt, RelativeName, read_jso
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """One dataset as its reader understood it."""
+    """One dataset, as read by its reader."""
 
     vocabulary: Vocabulary
     splits: dict[str, list[Annotation]]  # train, val, test
-    notes: dict[str, int]  # what the reader left out or had to do without, counted
-    image_objects: dict[str, Bool[np.ndarray, "b o"]] | None = None  # by split: labelled as holding an object
+    notes: dict[str, int]  # counts of what the reader left out or found missing
+    image_objects: dict[str, Bool[np.ndarray, "b o"]] | None = None  # by split: image-level labels of objects
 
 
 def with_hois_of(vocabulary: Vocabulary, learnt: Sequence[Annotation]) -> Vocabulary:
@@ -77,7 +77,7 @@ class _Images(RootModel[list[_Image]]):
 
 
 class _ImageObjects(RootModel[dict[str, dict[int, list[Natural]]]]):
-    """image_objects.json: by split and image id, the objects that the image is labelled as holding."""
+    """image_objects.json: by split and image id, the objects of the image-level labels."""
 
     model_config = ConfigDict(strict=True)
 
@@ -99,7 +99,7 @@ def load_vocabulary(folder: Path) -> Vocabulary:
 
 
 def save_annotations(path: Path, annotations: Sequence[Annotation]) -> None:
-    """Write the records of one split, an image a line."""
+    """Write the records of one split, one image per line."""
     columns = ("boxes", "labels", "interactions", "is_crowd", "is_listed", "actions")
     lines = []
     for annotation in annotations:
@@ -111,7 +111,7 @@ def save_annotations(path: Path, annotations: Sequence[Annotation]) -> None:
 def load_annotations(folder: Path, split: str) -> list[Annotation]:
     """The records of a split of a prepared dataset; `trainval` is train, then val.
 
-    Raises ValueError where a record does not fit the vocabulary beside it, naming file and image.
+    Raises ValueError if a record does not fit the vocabulary, naming file and image.
     """
     if split == "trainval":
         return load_annotations(folder, "train") + load_annotations(folder, "val")
@@ -145,7 +145,7 @@ def load_annotations(folder: Path, split: str) -> list[Annotation]:
 def save_image_objects(
     path: Path, splits: Mapping[str, Sequence[Annotation]], tables: Mapping[str, Bool[np.ndarray, "b o"]]
 ) -> None:
-    """Write image_objects.json, a split a line; a row of a table is an image of the split."""
+    """Write image_objects.json, one split per line; a row of a table is an image of the split."""
     lines = []
     for split, annotations in splits.items():
         rows = zip(annotations, tables[split], strict=True)
@@ -155,9 +155,9 @@ def save_image_objects(
 
 
 def load_image_objects(folder: Path, split: str) -> dict[int, list[int]] | None:
-    """The objects that each image of a split is labelled as holding, by image id; `trainval` is train and val.
+    """The objects of the image-level labels of a split, by image id; `trainval` is train and val.
 
-    None where the release that was prepared has no labels of whole images.
+    None if the prepared release has no image-level labels.
     """
     path = folder / "image_objects.json"
     if not path.exists():
@@ -175,7 +175,7 @@ def load_image_objects(folder: Path, split: str) -> dict[int, list[int]] | None:
 
 
 def check_vocabulary(source: Path, vocabulary: Vocabulary) -> None:
-    """Every name stands once in its list, every number of a list points at something that exists; else ValueError."""
+    """ValueError unless names are unique in their lists, and all indices are in range."""
     verbs = vocabulary.verbs + vocabulary.unscored_verbs
     for what, names in (("object", vocabulary.objects), ("verb", verbs), ("action", vocabulary.actions)):
         if len(set(names)) < len(names):
@@ -197,7 +197,7 @@ def check_vocabulary(source: Path, vocabulary: Vocabulary) -> None:
 
 
 def check_annotations(source: Path, annotations: Sequence[Annotation], vocabulary: Vocabulary) -> None:
-    """Every image stands once, every index points at something, every box has its corners in order; else ValueError."""
+    """ValueError unless images are unique, indices are in range, and boxes have their corners in order."""
     if not annotations:
         return
     image_id, times = Counter(annotation.image_id for annotation in annotations).most_common(1)[0]
@@ -251,7 +251,7 @@ def check_annotations(source: Path, annotations: Sequence[Annotation], vocabular
 
 
 def count_annotations(annotations: Sequence[Annotation], vocabulary: Vocabulary) -> dict[str, int]:
-    """What a split holds, in numbers for its log."""
+    """The size of a split, in numbers for the log."""
     num_verbs = len(vocabulary.verbs)
     rows = [annotation.interactions for annotation in annotations]
     is_scored = [row[:, 1] < num_verbs for row in rows]

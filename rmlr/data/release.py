@@ -1,4 +1,4 @@
-"""Whether annotations are what they are said to be: a published release, by its counts; one's own, by strict rules."""
+"""Validation of annotations: a published release by its counts, the user's own data by strict rules."""
 
 import logging
 import re
@@ -18,14 +18,14 @@ from rmlr.study.settings import Folds
 log = logging.getLogger(__name__)
 
 MAX_OVERHANG = 1.0  # pixels: boxes are rounded, or drawn by hand
-FIRST_PIXEL = 0.5  # HICO-DET: how far a box may begin before the first pixel; one that counts from 0 does so by 1
-OWN_DROPPED = {  # what a reader leaves out of one's own data, by the end of a note's name
+FIRST_PIXEL = 0.5  # HICO-DET: how far a box may begin before the first pixel; with counting from 0 it does so by 1
+OWN_DROPPED = {  # what a reader leaves out of the user's own data, by the suffix of a note's name
     "dropped_boxes": "annotations of coco/ were left out: `area` is not above 0, or `ignore` is 1",
     "dropped_persons": "listed persons were left out with all they do: their annotations were left out",
     "dropped_rows": "rows were left out: a box of theirs has no pixel. Is it x1, y1, x2, y2, counted from 1?",
 }
 OF_VAL2017 = 579  # images of V-COCO
-SHOWN = 5  # of many alike, in a message
+SHOWN = 5  # of many similar ones, in a message
 
 # Counted in the files of s-gupta/v-coco (489cc4d), Neoutlier/v-coco (14ea82f: positives of test), fredzzhang/vcoco
 # (cb13e3d) and fredzzhang/hicodet (e4e2340). Pairs
@@ -86,7 +86,7 @@ COUNTS["vcoco-2015-rewritten"] = COUNTS["vcoco-2015"] | {
     "test_listed_persons": 7674,
 }
 
-# What a wrong number usually comes from.
+# The usual cause of a wrong number.
 CAUSES: dict[str, str] = {
     "verbs": "the literature scores 24 of V-COCO's 25 action-roles; `point instr` belongs under vcoco.unscored_roles, "
     "and a mean over all 25 is no published figure",
@@ -102,7 +102,7 @@ CAUSES: dict[str, str] = {
 
 
 def check_counts(raw: Path, release: str, corpus: Corpus) -> None:
-    """Raises one ValueError with every number of a published release that these annotations do not have."""
+    """Raises one ValueError with every count of a published release that these annotations do not match."""
     found, wrong = _count(corpus), []
     for name, expected in COUNTS[release].items():
         number = found.get(name)
@@ -160,7 +160,7 @@ def of_val2017(images: Path, corpus: Corpus) -> Corpus:
 
 
 def _count(corpus: Corpus) -> dict[str, int | list[int]]:
-    """What COUNTS names, of these annotations."""
+    """The counts named in COUNTS, for these annotations."""
     vocabulary = corpus.vocabulary
     found: dict[str, int | list[int]] = dict(corpus.notes)
     for name in ("actions", "verbs", "unscored_verbs", "objects", "hois", "rare"):
@@ -188,7 +188,7 @@ def _pairs(image: Annotation, num_verbs: int) -> list[tuple[int, int]]:
 
 
 def count_overhanging(splits: Mapping[str, Sequence[Annotation]]) -> dict[str, int]:
-    """How many boxes of each split leave their image; published releases have some, and they count as they are."""
+    """The numbers of boxes that extend beyond their image, by split; published releases have some, used unchanged."""
     return {split: sum(int(_overhangs(image).sum()) for image in images) for split, images in splits.items()}
 
 

@@ -1,4 +1,4 @@
-"""Annotated interactions as tensors, gathered once, so that a batch of them is a slice."""
+"""Annotated interactions as tensors, collected once, so that a batch is a slice."""
 
 from collections.abc import Sequence
 
@@ -12,10 +12,10 @@ from rmlr.hoi.batch import Truth
 
 
 class Truths:
-    """The true interactions of many images: those with both boxes whose verb is learnt."""
+    """The true interactions of many images: those with both boxes and a scored verb."""
 
     def __init__(self, annotations: Sequence[Annotation], image_ids: Sequence[int], vocabulary: Vocabulary):
-        """`image_ids` is the order in which images are asked for; each must be annotated."""
+        """`image_ids` is the order of images; each must be annotated."""
         by_id = {annotation.image_id: annotation for annotation in annotations}
         if missing := [image_id for image_id in image_ids if image_id not in by_id]:
             raise ValueError(

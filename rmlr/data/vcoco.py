@@ -26,7 +26,7 @@ MAX_DIGITS = 18  # of an id that 64 bits hold
 _STRICT = ConfigDict(strict=True)
 
 
-# ---- the files, as they are
+# ---- the files
 
 
 class _Action(BaseModel):
@@ -68,11 +68,11 @@ class _PairsFile(BaseModel):
 
 
 def read_vcoco(raw: Path, unscored_roles: Sequence[str]) -> Corpus:
-    """The V-COCO-format dataset under `raw`: coco/, vcoco/, and images/ where sizes are known nowhere else.
+    """The V-COCO-format dataset under `raw`: coco/, vcoco/, and images/ for sizes that are in no file.
 
-    A split comes from vcoco/vcoco_{split}.json, else from vcoco/instances_vcoco_{split}.json (`read_pairs` says what
-    that one lacks), for the images of vcoco/splits/vcoco_{split}.ids, in that order, which may be any.
-    The HOIs are the (verb, object) combinations with a box in train and val.
+    A split is read from vcoco/vcoco_{split}.json, or else from vcoco/instances_vcoco_{split}.json (`read_pairs` says
+    what is missing in it), for the images of vcoco/splits/vcoco_{split}.ids, in that order, which may be any. The HOIs
+    are the (verb, object) combinations with a box in train and val.
     """
     folder = raw / "vcoco"
     ids = {split: read_ids(folder / "splits" / f"vcoco_{split}.ids") for split in SPLITS}
@@ -161,8 +161,8 @@ def _join(path: Path, rows: list[_Action], ids: list[int], coco: Coco, vocabular
     """The records of the official rows of one split.
 
     Interactions stand in the order action, role, row. A positive counts for each role of its action, with or without an
-    object box. A person that is no ground truth in COCO takes its rows along, an object leaves NO_BOX, as it would
-    in the official tool (where the second is an assertion).
+    object box. The rows of a person that is not ground truth in COCO are dropped; such an object becomes NO_BOX, as in
+    the official tool (where it is an assertion).
     """
     _check_rows(path, rows)
     people, images = rows[0].ann_id, rows[0].image_id

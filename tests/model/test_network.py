@@ -166,7 +166,7 @@ def test_text_teaches_all_that_leads_to_o_but_not_the_classifier(small, form, na
     assert aligned_only(small, "wo_rm", form, [name]) == COMMON - {"reason.classify"} | {"describe.context"}
 
 
-def test_a_few_steps_learn_the_batch_by_heart(small):
+def test_a_few_steps_overfit_the_batch(small):
     network, objective = make(small, "rmlr")
     batch = small.batch([0, 0, 1, 2], [0, 2], [0, 1])
     certain = replace(batch.instances, scores=torch.ones(8))  # a prior below 1 bounds what can be learnt

@@ -333,7 +333,7 @@ def test_bfloat16_gives_the_same_to_its_precision(small):
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
 
 
-def test_a_few_steps_learn_the_batch_by_heart(small):
+def test_a_few_steps_overfit_the_batch(small):
     network = make(small).eval()  # no dropout
     alignment = Alignment(form="anchored", residual=False, whiten=True, stack=UNUSED)
     objective = build_objective(

@@ -105,7 +105,7 @@ def test_tables_of_the_profile_of_params_are_copied_to_results_and_others_beside
 def test_a_node_that_stands_on_what_the_profile_does_not_make_is_named(content):
     graph = graph_of(content)
     without = replace(graph, nodes={name: node for name, node in graph.nodes.items() if "text" not in name})
-    with pytest.raises(ValueError, match=r"runs/shared/rmlr/0/train: stands on vcoco/text/main, which profile demo"):
+    with pytest.raises(ValueError, match=r"runs/shared/rmlr/0/train: depends on vcoco/text/main, which profile demo"):
         without.before("runs/shared/rmlr/0/train")
 
 

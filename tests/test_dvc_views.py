@@ -111,7 +111,7 @@ def test_plots_are_table_2_as_bars_and_its_runs_curves(checkout):
     assert names == {run.split("/")[1] for run in runs_of_table2()}
 
 
-def test_a_number_stands_in_one_place_or_an_experiment_could_not_set_it():
+def test_every_number_is_in_one_place_so_that_an_experiment_can_set_it():
     """Where two sections are one object, DVC writes the new value and then the old one again."""
     places: dict[int, list[str]] = {}
 
@@ -143,7 +143,7 @@ def test_the_overrides_of_one_run_are_set_by_a_plus(tmp_path):
     assert Study.load(params).run("table2/plain", "here").overrides == {"train.epochs": 3}
 
 
-def test_the_page_on_the_pipeline_shows_the_milestones_that_dvc_knows(monkeypatch):
+def test_the_page_on_the_pipeline_shows_the_milestones_of_dvc(monkeypatch):
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(ROOT / "workflow")

@@ -448,7 +448,7 @@ def test_an_out_that_is_the_users_is_refused_by_every_stage(broken, stage):
     assert Path("/dev/null").is_char_device()
 
 
-def test_the_detections_that_were_read_and_code_beside_them_are_not_replaced(broken):
+def test_the_detections_that_were_read_and_code_next_to_them_are_not_replaced(broken):
     """`--out` above an input, given in other words."""
     Path("mine/code").mkdir(parents=True)
     Path("mine/code/a.py").write_text("mine")

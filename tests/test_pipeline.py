@@ -300,7 +300,7 @@ def test_point_3_one_number_redoes_one_run_and_its_table_whichever_engine_is_fir
     assert project.numbers() == tracked
 
 
-def test_point_4_a_clone_pulls_and_goes_on_from_there(committed, tmp_path):
+def test_point_4_a_clone_pulls_and_continues_from_there(committed, tmp_path):
     clone = Project(tmp_path / "clone")
     committed("git", "clone", "-q", ".", str(clone.folder))
     said = clone(sys.executable, "workflow/pull.py", "-q")
@@ -323,7 +323,7 @@ def test_point_4_a_clone_pulls_and_goes_on_from_there(committed, tmp_path):
     assert clone.numbers() == committed.numbers()
 
 
-def test_pulling_says_what_is_not_current_and_leaves_that_to_be_made(committed, tmp_path):
+def test_pulling_names_what_is_not_current_and_does_not_mark_it(committed, tmp_path):
     clone = Project(tmp_path / "clone")
     committed("git", "clone", "-q", ".", str(clone.folder))
     clone.epochs_of_plain(3)
@@ -343,7 +343,7 @@ def wait_until(happened, process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
-def test_point_5_what_was_killed_goes_on_where_it_was(committed, tmp_path):
+def test_point_5_a_killed_study_resumes_where_it_was(committed, tmp_path):
     project = committed.copy(tmp_path / "study")
     project.epochs_of_plain(1000)
     run = project.folder / "results/tiny/runs/table2/plain/0"

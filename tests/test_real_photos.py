@@ -141,7 +141,7 @@ def test_real_photos_pass_through_every_stage_at_the_papers_sizes(real_vcoco_raw
 
 
 def test_real_photos_can_be_overfitted(real_vcoco_raw, tmp_path):
-    """The detector from scratch, then the heads, trained and tested on the same eight photos: a sanity check, not a result.
+    """The detector from scratch, then the heads, trained and tested on the same eight photos: a sanity check.
 
     They are the first that carry a pair with two boxes, and go into `train` and `test` alike, there under other ids: a
     detector that would learn from test photos refuses. Roles without an object

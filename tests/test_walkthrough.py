@@ -53,7 +53,7 @@ def study(photo_run, tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_every_block_runs_and_says_something_where_the_page_does(walkthrough, study):
+def test_every_block_runs_and_prints_where_the_page_shows_output(walkthrough, study):
     printed = walkthrough.run(PAGE, "walkthrough.md")
     shown = [block[2] for block in walkthrough.BLOCK.finditer(PAGE)]
     assert len(printed) > 5

@@ -138,7 +138,7 @@ def test_pairs_are_every_human_with_every_other_instance(ragged):
     assert ragged.pair_counts.tolist() == [2, 0, 0]  # a human and two balls; nothing; a human alone
 
 
-def test_an_interrupted_writer_goes_on_with_the_shards_that_are_left(tmp_path):
+def test_an_interrupted_writer_resumes_with_the_missing_shards(tmp_path):
     sizes = dict.fromkeys((1, 2, 3), (1, 1))
     write_shard(FeatureWriter(make_index([1, 2, 3]), tmp_path / "resume", "same"), 0, [1, 2], sizes)
     again = FeatureWriter(make_index([1, 2, 3]), tmp_path / "resume", "same")
@@ -146,20 +146,20 @@ def test_an_interrupted_writer_goes_on_with_the_shards_that_are_left(tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"detector_digest": "other"}, {"image_ids": [2, 1, 3]}])
-def test_shards_of_another_detector_or_of_other_images_are_made_anew(tmp_path, change):
+def test_shards_of_another_detector_or_of_other_images_are_rebuilt(tmp_path, change):
     sizes = dict.fromkeys((1, 2, 3), (1, 1))
     write_shard(FeatureWriter(make_index([1, 2, 3]), tmp_path / "resume", "same"), 0, [1, 2], sizes)
     again = FeatureWriter(make_index([1, 2, 3]).model_copy(update=change), tmp_path / "resume", "same")
     assert [shard for shard, _ in again.missing()] == [0, 1]
 
 
-def test_shards_made_under_another_identity_are_made_anew(tmp_path):
+def test_shards_with_another_identity_are_rebuilt(tmp_path):
     sizes = {1: (1, 1), 2: (1, 1)}
     write_shard(FeatureWriter(make_index([1, 2]), tmp_path / "resume", "same"), 0, [1, 2], sizes)
     assert FeatureWriter(make_index([1, 2]), tmp_path / "resume", "other").missing() == [(0, [1, 2])]
 
 
-def test_a_truncated_shard_is_made_anew_while_writing(tmp_path):
+def test_a_truncated_shard_is_rebuilt_while_writing(tmp_path):
     sizes = {1: (1, 1), 2: (1, 1)}
     write_shard(FeatureWriter(make_index([1, 2]), tmp_path / "resume", "same"), 0, [1, 2], sizes)
     shard = tmp_path / "resume" / shard_name(0)

@@ -194,7 +194,7 @@ def test_both_forms_of_the_drawn_world_give_the_same_records(save_anno_bbox, tmp
     assert sum(len(image.interactions) for image in json_form.splits["test"]) > 6
 
 
-def test_one_form_may_stand_in_for_a_split_that_the_other_lacks(tiny_hicodet_raw, write_anno_bbox):
+def test_one_form_may_replace_a_missing_split_of_the_other(tiny_hicodet_raw, write_anno_bbox):
     both = read_hicodet(tiny_hicodet_raw, 2)
     write_anno_bbox()
     (tiny_hicodet_raw / "hicodet" / "instances_train2015.json").unlink()
@@ -366,7 +366,7 @@ def test_a_visible_pair_of_an_unlabelled_object_is_counted_in_train_and_refused_
         ),
     ],
 )
-def test_an_anno_mat_of_something_else_is_refused_with_all_that_differs(
+def test_an_anno_mat_with_other_content_is_refused_with_all_differences(
     tiny_hicodet_raw, write_tiny_anno, variables, message
 ):
     write_tiny_anno(**variables)

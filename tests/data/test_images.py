@@ -163,7 +163,7 @@ def test_a_turned_photo_gets_the_turned_size(height, width):
 
 
 @given(side, side)
-def test_the_shape_is_kept_to_a_pixel_and_no_limit_is_passed_but_by_rounding(height, width):
+def test_the_shape_is_kept_to_a_pixel_and_limits_are_exceeded_only_by_rounding(height, width):
     new = resized_size(height, width, 800, 1333)
     low, high, ratio = min(new), max(new), max(height, width) / min(height, width)
     assert low <= 800

@@ -71,7 +71,7 @@ def test_what_does_not_belong_together_is_an_error(tmp_path, annotation, said):
         load_people(path)
 
 
-def test_an_image_that_stands_twice_is_an_error(tmp_path):
+def test_a_duplicate_image_is_an_error(tmp_path):
     path = write(tmp_path / "file.json", [person(5, [1] * 9)])
     content = json.loads(path.read_text())
     content["images"] *= 2

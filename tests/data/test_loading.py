@@ -35,7 +35,7 @@ def test_what_loading_raises_is_raised_at_its_items_turn(threads):
         next(source)
 
 
-def test_threads_work_ahead_but_not_further_than_told():
+def test_threads_prefetch_no_more_than_requested():
     asked, release = [], threading.Event()
 
     def load(item):
@@ -59,7 +59,7 @@ def test_no_thread_is_left_behind():
     assert threading.active_count() == before
 
 
-def test_the_machine_says_how_many_threads_load(monkeypatch):
+def test_the_machine_determines_the_number_of_loader_threads(monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     assert loader_threads(CPU) == 0

@@ -165,7 +165,7 @@ def test_records_that_do_not_fit_are_refused_by_file_and_image(folder, edit, mes
         load_annotations(folder, "train")
 
 
-def test_an_image_that_stands_twice_is_refused(folder):
+def test_a_duplicate_image_is_refused(folder):
     change(folder / "train.json", lambda images: images.append(images[0]))
     with pytest.raises(ValueError, match=r"train\.json: image 7 stands 2 times\. Leave one of its records"):
         load_annotations(folder, "train")

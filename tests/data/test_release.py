@@ -58,7 +58,7 @@ def test_rare_classes_that_do_not_fit_the_rows_of_train_are_told(hicodet, tmp_pa
         check_counts(tmp_path, "hicodet-2016", wrong)
 
 
-def test_a_number_that_nobody_counted_is_told_as_none(hicodet, tmp_path):
+def test_a_number_that_was_not_counted_is_reported_as_none(hicodet, tmp_path):
     notes = {name: number for name, number in hicodet.notes.items() if name != "rare_against_rows"}
     with pytest.raises(ValueError, match="rare_against_rows: 0 expected, none found"):
         check_counts(tmp_path, "hicodet-2016", replace(hicodet, notes=notes))

@@ -330,7 +330,7 @@ def test_files_that_do_not_fit_are_refused_by_name_and_id(tiny_vcoco_raw, name, 
         read_vcoco(tiny_vcoco_raw, POINT)
 
 
-def test_an_image_of_the_split_that_coco_lacks_is_refused(tiny_vcoco_raw):
+def test_an_image_of_the_split_that_is_not_in_coco_is_refused(tiny_vcoco_raw):
     with (tiny_vcoco_raw / "vcoco" / "splits" / "vcoco_test.ids").open("a") as file:
         file.write("99\n")
     with pytest.raises(ValueError, match=r"vcoco_test.json: image 99 of the split is in no COCO instances file"):
@@ -357,7 +357,7 @@ def test_a_split_in_neither_form_is_refused(tiny_vcoco_raw):
         read_vcoco(tiny_vcoco_raw, POINT)
 
 
-def test_without_any_official_file_nobody_names_the_actions(tiny_vcoco_raw):
+def test_without_any_official_file_the_actions_are_unknown(tiny_vcoco_raw):
     for split in SPLITS:
         (tiny_vcoco_raw / "vcoco" / f"vcoco_{split}.json").unlink()
     with pytest.raises(ValueError, match=r"none of vcoco_train.json"):

@@ -210,7 +210,7 @@ def test_equal_scores_keep_their_order_in_a_cell_and_follow_the_images(tmp_path)
 
 
 @pytest.mark.parametrize("edge", [0.0, 1e-20, -1e-20, 1e-9])
-def test_a_box_without_extent_beside_zero_stays_a_box(tmp_path, edge):
+def test_a_box_without_extent_next_to_zero_stays_a_box(tmp_path, edge):
     found = table((7, CUP, HOLD, 0.5, (edge, edge, edge, edge), (edge, 0 * edge, edge, 1)))
     write_hicodet_results(tmp_path / "results", found, VOCABULARY, IMAGES)
     read = read_hicodet_results(tmp_path / "results", VOCABULARY, IMAGES)

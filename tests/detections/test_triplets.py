@@ -265,7 +265,7 @@ def test_numbers_that_do_not_fit_are_an_error_that_names_column_and_row(tmp_path
         load_triplets(path)
 
 
-def test_the_index_of_pandas_is_no_column_and_the_message_says_how_to_leave_it_out(tmp_path: Path):
+def test_the_index_of_pandas_is_not_a_column_and_the_message_says_how_to_leave_it_out(tmp_path: Path):
     path = write(tmp_path / "t.parquet")
     pd.read_parquet(path).iloc[[2, 0, 1]].to_parquet(path)
     with pytest.raises(ValueError, match=r"column '__index_level_0__' does not belong to this table .*index=False"):

@@ -417,7 +417,7 @@ STATE = b"N}X\x0c\x00\x00\x00__setstate__" + FUNCTION + b"s\x86"  # (None, {"__s
         ARRAY + b"(K\x01K\x01\x85" + FUNCTION + b"\x89X\x04\x00\x00\x00abcdtb",
     ],
 )
-def test_a_pickle_cannot_alter_what_it_may_call(tmp_path: Path, raw: bytes):
+def test_a_pickle_cannot_alter_the_functions_that_it_may_call(tmp_path: Path, raw: bytes):
     (tmp_path / "d.pkl").write_bytes(b"\x80\x02](" + raw + b"e.")
     with pytest.raises(ValueError, match=r"d\.pkl: (not a pickle of plain values|item 0: expected a dictionary)"):
         read(tmp_path / "d.pkl")

@@ -65,7 +65,7 @@ def test_perfect_detections_give_one(interpolation):
 
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
-def test_no_detection_gives_zero_and_no_positive_nan(interpolation):
+def test_no_detection_means_zero_and_no_positive_nan(interpolation):
     nothing = np.zeros(0), np.zeros(0, dtype=bool)
     assert average_precision(*nothing, 3, interpolation) == 0
     assert math.isnan(average_precision(*nothing, 0, interpolation))

@@ -128,14 +128,14 @@ def vcoco_program():
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_the_official_vcoco_program_says_what_is_recorded(vcoco_cases, vcoco_program, tmp_path, split):
+def test_the_official_vcoco_program_prints_the_recorded_results(vcoco_cases, vcoco_program, tmp_path, split):
     record, checkout = vcoco_program
     write_vcoco_results(tmp_path / "d.pkl", *load_vcoco(vcoco_cases, split), vcoco_cases.vocabulary)
     said = record.run_official(checkout, GOLDEN / "vcoco", split, tmp_path / "d.pkl")
     assert {name: pytest.approx(ap, abs=1e-9) for name, ap in said.items()} == official("vcoco")[split]
 
 
-def test_the_official_vcoco_program_says_what_is_recorded_of_equal_scores_in_any_order(
+def test_the_official_vcoco_program_prints_the_recorded_results_for_equal_scores_in_any_order(
     vcoco_cases, vcoco_program, tmp_path
 ):
     record, checkout = vcoco_program
@@ -267,7 +267,7 @@ def test_labels_of_images_without_a_visible_pair_lower_known_object(hicodet_case
 
 
 @pytest.mark.parametrize("case", HICODET_CASES)
-def test_the_official_hicodet_program_says_what_is_recorded(case, tmp_path):
+def test_the_official_hicodet_program_prints_the_recorded_results(case, tmp_path):
     """It reads our files of results; RMLR_PEERS is a folder that holds a checkout of ywchao/ho-rcnn as ho-rcnn/."""
     peers = os.environ.get("RMLR_PEERS")
     if peers is None or shutil.which("octave-cli") is None:

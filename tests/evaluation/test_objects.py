@@ -148,7 +148,7 @@ def draw_objects(seed: int, decimals: int) -> tuple[np.ndarray, list[Annotation]
 
 @pytest.mark.parametrize("decimals", [0, 1, 9])
 @pytest.mark.parametrize("seed", range(3))
-def test_either_program_gives_the_same_figures(seed, decimals):
+def test_both_programs_return_the_same_values(seed, decimals):
     rows, annotations = draw_objects(seed, decimals)
     found = {name: score(rows, annotations, name) for name in SCORERS}
     assert found["pycocotools"] == pytest.approx(found["faster-coco-eval"], abs=1e-9)

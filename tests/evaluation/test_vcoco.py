@@ -235,7 +235,7 @@ def test_one_person_is_found_once_for_each_action(standing):
     assert [agent_ap([standing], table, action) for action in (SIT, STAND)] == [1, 0.5]
 
 
-def test_a_person_who_does_something_else_makes_an_agent_wrong(standing):
+def test_an_agent_is_wrong_if_the_person_does_something_else(standing):
     assert agent_ap([standing], people(stands(0.9, ANNA, action=SIT), stands(0.8, BEN, action=SIT)), SIT) == 0.5
 
 

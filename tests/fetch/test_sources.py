@@ -83,7 +83,7 @@ def test_the_drawn_profiles_need_nothing(profile):
     assert needed(TABLE, STUDY, profile, RAW) == {}
 
 
-def test_no_sources_serve_nobody():
+def test_without_sources_nothing_is_needed():
     assert needed({}, STUDY, "paper", RAW) == {}
 
 
@@ -132,7 +132,7 @@ def test_measuring_counts_what_is_below_and_not_what_is_hidden(tmp_path):
         measure(tmp_path / "no")
 
 
-def test_a_receipt_that_cannot_be_read_is_none(tmp_path):
+def test_an_unreadable_receipt_counts_as_missing(tmp_path):
     place = Place(tmp_path)
     assert place.trouble("vcoco", TABLE["vcoco"]) == "not fetched"
     place.receipt("vcoco").parent.mkdir()

@@ -104,7 +104,7 @@ def test_traces_are_drawn_with_one_row_for_each_pair():
         (Image.new("RGB", (0, 5)), r"picture 3 is a Pillow image of 5 x 0 pixels"),
     ],
 )
-def test_what_is_no_picture_is_refused_with_what_it_is(wrong, message):
+def test_an_input_that_is_not_a_picture_is_refused_and_described(wrong, message):
     with pytest.raises(ValueError, match=message):
         upright(wrong, "picture 3")
 

@@ -37,7 +37,7 @@ def numbers(triplets) -> np.ndarray:
 # ---- what it says
 
 
-def test_a_photo_gives_what_predict_wrote_for_it(photo_run, model):
+def test_the_answer_for_a_photo_equals_the_output_of_predict(photo_run, model):
     table, vocabulary = load_triplets(photo_run.run / "predict" / "triplets.parquet"), model.card.vocabulary
     assert len(table.score)
     for path in photo_run.photos:
@@ -59,7 +59,7 @@ def test_triplets_come_strongest_first_and_no_more_than_asked_for(photo_run, mod
     assert model(photo_run.photos[0], min_score=0.0, top=3) == everything[:3]
 
 
-def test_what_else_is_in_a_batch_changes_nothing(photo_run, model):
+def test_other_items_of_a_batch_change_nothing(photo_run, model):
     whole = [Image.open(path).convert("RGB") for path in photo_run.photos]
     pictures = [whole[0], whole[1].crop((0, 0, 128, 80)), whole[2], whole[3].crop((0, 0, 90, 128))]
     alone = [model(picture, min_score=0.0) for picture in pictures]

@@ -213,7 +213,7 @@ def test_an_epoch_shows_every_image_and_fills_its_last_batch_from_its_start(tmp_
     assert first != second
 
 
-def test_frozen_parameters_stay_as_they_are_and_take_no_part(tmp_path):
+def test_frozen_parameters_do_not_change_and_are_not_optimised(tmp_path):
     network, objective = make_modules()
     frozen = network.reason.classify.requires_grad_(False)
     before = frozen.weight.clone()
@@ -244,7 +244,7 @@ def test_numbers_are_the_same_every_time_on_several_threads_too():
         torch.set_num_threads(threads)
 
 
-def test_training_asks_for_reproducible_numbers_and_leaves_torch_as_it_was(tmp_path):
+def test_training_uses_deterministic_algorithms_and_restores_torchs_setting(tmp_path):
     asked, world = [], World()
 
     def load(positions, epoch):

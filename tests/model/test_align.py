@@ -65,7 +65,7 @@ def test_equal_states_are_whitened_to_zero_and_not_to_nan(small):
     assert torch.equal(targets_of(text).words, torch.zeros(4, small.text_dim))
 
 
-def test_a_residual_says_nothing_of_the_object(small):
+def test_a_residual_does_not_contain_the_object(small):
     text = small.text()
     words, residual = targets_of(text).words, targets_of(text, residual=True).words
     for phrases in ([0, 1], [2, 3]):  # of the ball, of the kite
@@ -172,7 +172,7 @@ def test_attention_over_the_vocabulary_finds_a_word(small):
     torch.testing.assert_close(words(rows, vocabulary), vocabulary[2:3])
 
 
-def test_spread_tells_constant_rows_from_rows_that_differ_between_images_only(small):
+def test_spread_distinguishes_constant_rows_from_rows_that_differ_only_between_images(small):
     targets = targets_of(small.text())
     align = level(small, "anchored", sentence=False)
     layout = Layout.of_rows(torch.tensor([0, 0, 1, 1]), 2)

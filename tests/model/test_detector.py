@@ -306,7 +306,7 @@ def kept(boxes: list, scores: list, labels: list, **changes) -> list[int]:
 APART = [[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 70, 10], [80, 0, 90, 10]]
 
 
-def test_people_come_first_then_all_else_each_by_falling_score():
+def test_people_come_first_then_others_each_by_descending_score():
     assert kept(APART, [0.3, 0.9, 0.5, 0.8, 0.4], [0, 1, 0, 2, 1], max_instances=5) == [2, 0, 1, 3, 4]
 
 
@@ -330,7 +330,7 @@ def test_of_two_boxes_of_a_class_on_one_spot_the_stronger_stays_and_other_classe
     assert kept(boxes, [0.6, 0.8, 0.7], [0, 0, 1], min_instances=2) == [1, 2]  # what is suppressed fills nothing
 
 
-def test_each_instance_says_its_image():
+def test_each_instance_has_its_image():
     both = [detections(APART, [0.3, 0.9, 0.5, 0.8, 0.4], labels) for labels in ([0, 1, 1, 1, 1], [0, 0, 0, 0, 0])]
     together = Detections(*(torch.cat([getattr(one, name) for one in both]) for name in Detections.__slots__))
     chosen, image = select_instances(together, 0, RULE)

@@ -60,7 +60,7 @@ def test_its_boxes_are_brought_to_the_original_image_and_its_classes_go_by_name(
     assert seen.cell_sizes.tolist() == [[32.0, 32.0]]
 
 
-def test_what_it_finds_does_not_depend_on_the_other_pictures_of_a_batch(weights):
+def test_detections_do_not_depend_on_the_other_pictures_of_a_batch(weights):
     frozen = FrozenDetector(make("Grid", weights), NAMES)
     sizes = [(48, 64), (64, 40), (48, 64)]
     pixels, is_padding, resized, original = photos(*sizes)

@@ -99,7 +99,7 @@ def test_the_focal_loss_and_its_gradient_stay_finite(logit, prior, is_true):
     assert gradient.abs() <= 1.1 * max(1.0, loss.item())
 
 
-def test_an_entry_without_a_prior_gives_neither_loss_nor_gradient():
+def test_an_entry_without_a_prior_has_neither_loss_nor_gradient():
     logits = torch.tensor([[1.0, 2.0]], requires_grad=True)
     is_true = torch.tensor([[False, True]])
     loss = focal_loss(logits, torch.tensor([[0.5, 0.0]]), is_true, 0.5, 0.2)
@@ -200,7 +200,7 @@ def test_an_interaction_without_a_phrase_is_an_error_that_names_it(small):
         objective(small)(output_of(small, batch, torch.randn(2, DIM)), batch, truth, None)
 
 
-def test_literal_word_alignment_asks_for_the_text(small):
+def test_literal_word_alignment_requires_the_text(small):
     batch = small.batch([0, 1])
     truth, output = small.truth(batch, (0, 0, 1)), output_of(small, batch, torch.randn(2, DIM))
     with pytest.raises(ValueError, match="give the text embeddings"):

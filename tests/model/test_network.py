@@ -80,7 +80,7 @@ def test_a_variant_has_the_modules_that_its_switches_name_and_no_other(small, va
     assert parts(make(small, variant, "literal")[1]) == heads | literal
 
 
-def test_each_switch_of_the_table_adds_to_the_input_of_h_what_it_says(small):
+def test_each_switch_of_the_table_adds_its_input_to_h(small):
     widths = [make(small, name)[0].describe.fuse[0].in_features for name in ("plain_tokens", "plain", "wo_cl")]
     assert [b - a for a, b in pairwise(widths)] == [NETWORK.feature_dim, NETWORK.feature_dim]
 
@@ -161,7 +161,7 @@ def test_text_teaches_the_cues_and_nothing_behind_them(small, form, name):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", ["irm_sentence", "irm_word"])
-def test_text_teaches_all_that_leads_to_o_but_not_the_classifier(small, form, name):
+def test_text_trains_all_modules_before_o_but_not_the_classifier(small, form, name):
     assert aligned_only(small, "wo_ire_kt", form, [name]) == WHOLE - {"reason.classify"}
     assert aligned_only(small, "wo_rm", form, [name]) == COMMON - {"reason.classify"} | {"describe.context"}
 
@@ -186,7 +186,7 @@ def test_a_few_steps_overfit_the_batch(small):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("is_exact_objective", [True, False])
-def test_bfloat16_gives_the_same_to_its_precision(small, form, is_exact_objective):
+def test_bfloat16_gives_equal_results_up_to_its_precision(small, form, is_exact_objective):
     network, objective = make(small, "rmlr", form)
     batch = small.batch([0, 0, 1, 2], [], [0, 1])
     truth = small.truth(batch, (0, 0, 2), (4, 1, 5))
@@ -213,7 +213,7 @@ def test_prediction_needs_no_text_and_no_alignment_head(small, variant):
     assert torch.equal(other(batch).logits, network(batch).logits)
 
 
-def test_a_variant_that_learns_from_text_asks_for_it(small):
+def test_a_variant_trained_with_text_requires_it(small):
     alignment = Alignment(form="anchored", residual=False, whiten=True, stack=SIZES)
     with pytest.raises(ValueError, match="give the text embeddings"):
         build_objective(VARIANTS["rmlr"], NETWORK, alignment, LOSSES, vocabulary=small.vocabulary, text=None,

@@ -188,7 +188,7 @@ def onto_cells():
         return PoseNetwork(BasicBlock, [1] * 4, [8] * 3).onto_cells
 
 
-def test_a_cell_of_the_detector_holds_the_mean_of_what_it_covers(onto_cells):
+def test_a_cell_of_the_detector_has_the_mean_of_the_cells_that_it_covers(onto_cells):
     maps = torch.arange(48.0).view(1, 1, 6, 8)
     found = onto_cells(maps, 8, 3, 4)
     blocks = [[maps[0, 0, y : y + 2, x : x + 2].mean() for x in (0, 2, 4, 6)] for y in (0, 2, 4)]

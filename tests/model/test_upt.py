@@ -187,7 +187,7 @@ def test_the_verbs_of_hicodet_are_alphabetical(small, head, write):
         "comp_layer.attention.attention.key.weight",
     ],
 )
-def test_a_checkpoint_in_which_a_tensor_lacks_is_refused(small, head, write, name):
+def test_a_checkpoint_with_a_missing_tensor_is_refused(small, head, write, name):
     path = write({other: tensor for other, tensor in head.items() if other != name})
     with pytest.raises(ValueError, match=rf"upt\.pt: .*1 tensor\(s\) lack \({name}\)"):
         load_upt_weights(path, vcoco_vocabulary(small))
@@ -278,7 +278,7 @@ def test_the_order_of_the_instances_does_not_matter(small):
         assert after[pair] == pytest.approx(row, abs=1e-5)
 
 
-def test_what_else_is_in_the_image_changes_what_is_said_of_a_pair(small):
+def test_other_instances_of_the_image_change_the_logits_of_a_pair(small):
     network = make(small).eval()
     batch = small.batch([0, 1, 2])
     tokens = batch.instances.tokens.clone()
@@ -321,7 +321,7 @@ def test_dropout_acts_in_training_only(small):
     assert torch.equal(network(batch).logits, network(batch).logits)
 
 
-def test_bfloat16_gives_the_same_to_its_precision(small):
+def test_bfloat16_gives_equal_results_up_to_its_precision(small):
     network = make(small).eval()
     batch = small.batch([0, 0, 1, 2], [], [0, 1])
     exact = network(batch).logits
@@ -367,7 +367,7 @@ def test_the_fusion_starts_as_wide_as_its_sixteen_branches(small):
     assert mix.bias.std().item() == pytest.approx((16 / 3 * 16 / 256) ** 0.5, rel=0.2)
 
 
-def test_the_competitive_layer_is_torchs_encoder_layer_but_for_its_epsilon():
+def test_the_competitive_layer_is_torchs_encoder_layer_except_for_its_epsilon():
     torch.manual_seed(0)
     ours = CompetitiveLayer(8, 2, 12, 0.0)
     theirs = torch.nn.TransformerEncoderLayer(8, 2, 12, 0.0, "gelu", layer_norm_eps=1e-12, batch_first=True)

@@ -66,7 +66,7 @@ def test_the_literature_is_reported_and_the_papers_own_methods_are_measured():
     assert [len(measured[f"table{number}"]) for number in (4, 7, 8, 9)] == [6, 10, 4, 4]
 
 
-def test_every_note_stands_in_a_table_of_the_paper():
+def test_every_note_belongs_to_a_table_of_the_paper():
     for note in Notes.load(ROOT / "paper/notes.yaml").notes:
         rows = read_paper(ROOT / "paper" / f"{note.table}.csv")
         fitting = [row for row in rows if row.items() >= note.row.items()]

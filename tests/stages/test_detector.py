@@ -281,7 +281,7 @@ def photos_of(corner, split="train", **changes) -> Photos:
     return Photos(records, corner.root / "images", corner.scratch().model_copy(update=changes))
 
 
-def test_a_mirrored_photo_has_mirrored_boxes_also_beside_a_larger_one(corner):
+def test_a_mirrored_photo_has_mirrored_boxes_also_in_a_batch_with_a_larger_one(corner):
     photos = photos_of(corner)
     seen, plain = photos.mirrored([0, 1], torch.tensor([True, False])), photos.load([0, 1])
     assert torch.equal(seen.pixels[0, :, :64, :48], plain.pixels[0, :, :64, :48].flip(-1))
@@ -400,7 +400,7 @@ def test_epochs_are_passes_over_the_photos_and_rates_may_stay(corner, monkeypatc
 
 
 @pytest.mark.parametrize("augment", [None, AUGMENT], ids=["mirrored", "augmented"])
-def test_micro_batches_add_up_and_a_killed_fine_tuning_goes_on(corner, monkeypatch, augment):
+def test_micro_batches_add_up_and_a_killed_fine_tuning_resumes(corner, monkeypatch, augment):
     sizes = []
     loss = learning.detection_loss
     monkeypatch.setattr(learning, "detection_loss", lambda *given: sizes.append(len(given[1])) or loss(*given))
@@ -471,7 +471,7 @@ def write_coco(corner) -> Path:
     return folder
 
 
-def test_a_detector_learns_from_all_of_coco_but_the_test_photos(corner, monkeypatch):
+def test_a_detector_is_trained_on_all_of_coco_except_the_test_photos(corner, monkeypatch):
     learnt = set()
     mirrored = Photos.mirrored
 
@@ -506,7 +506,7 @@ def test_half_of_coco_and_other_classes_are_errors(corner):
         read_coco_without(folder, set(), ["person", "ball"])
 
 
-def test_all_of_coco_needs_its_folder_and_nothing_else_takes_it(corner):
+def test_only_all_of_coco_takes_its_folder_and_requires_it(corner):
     chosen = corner.scratch().model_copy(update={"all_of_coco": True})
     with pytest.raises(ValueError, match=r"is trained on all of COCO: give --coco"):
         corner.run("refused", detector_=chosen)

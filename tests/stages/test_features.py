@@ -92,7 +92,7 @@ def corner(tmp_path) -> Corner:
     return Corner(tmp_path)
 
 
-def test_what_is_cached_is_what_the_detector_says_of_each_photo(corner):
+def test_the_cache_equals_the_detectors_output_for_each_photo(corner):
     corner.run(batch_size=1)
     cache = corner.load()
     assert cache.image_ids == list(PHOTOS)
@@ -149,7 +149,7 @@ def test_looking_changes_nothing_in_the_detector(corner, monkeypatch):
     assert all(p.grad is None and not p.requires_grad for p in watched.parameters())
 
 
-def test_the_cache_says_whose_features_it_holds(corner):
+def test_the_cache_names_the_detector_of_its_features(corner):
     corner.run()
     cache = corner.load()
     assert cache.detector_digest == weights_digest(corner.root / "detector")
@@ -162,7 +162,7 @@ def test_a_split_without_images_has_a_cache_without_images(corner):
     assert len(corner.load("val")) == 0
 
 
-def test_a_killed_run_goes_on_from_its_last_whole_shard(corner, monkeypatch):
+def test_a_killed_run_resumes_after_its_last_complete_shard(corner, monkeypatch):
     class Killed(Exception):
         pass
 

@@ -188,7 +188,7 @@ def test_a_file_that_changed_meanwhile_is_not_mixed_with_the_old_one(world, serv
     assert world.photo_files == PHOTOS
 
 
-def test_a_part_without_anything_to_know_it_by_is_begun_anew(world, server):
+def test_a_part_that_cannot_be_identified_is_downloaded_from_the_start(world, server):
     body = zipped(PHOTOS)
     world.photos(server.put("/p.zip", body, "drop", etag=None))
     world.fetch()
@@ -302,7 +302,7 @@ def test_the_first_checksum_seen_counts_ever_after(world, server):
     assert not (world.raw / "images").exists()
 
 
-def test_nothing_is_remembered_of_an_archive_that_has_not_what_it_should(world, server):
+def test_nothing_is_recorded_of_an_archive_with_the_wrong_content(world, server):
     world.photos(server.put("/p.zip", zipped(PHOTOS)), count=6)
     with pytest.raises(ValueError, match="6 files expected, 5 found"):
         world.fetch()
@@ -364,7 +364,7 @@ def test_a_receipt_that_a_workflow_removed_comes_back_as_it_was(world, server):
 # ---- power cuts, and two at once
 
 
-def test_a_download_killed_half_way_goes_on(world, server):
+def test_a_killed_download_resumes(world, server):
     body = zipped({name: os.urandom(400_000) for name in PHOTOS})
     world.photos(server.put("/p.zip", body, "slow 20000"), **facts(body))
     part = world.raw / ".fetch/photos/p.zip.part"
@@ -675,7 +675,7 @@ def test_a_tree_that_the_user_has_is_counted_and_linked(world, server, tmp_path,
     assert not server.asked
 
 
-def test_what_lies_in_its_place_is_counted_and_taken(world, server):
+def test_files_at_their_path_are_counted_and_used(world, server):
     world.photos(server.url + "/p.zip")
     (world.raw / "images/p").mkdir(parents=True)
     for name, content in PHOTOS.items():

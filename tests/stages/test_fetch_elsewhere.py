@@ -72,7 +72,7 @@ def test_a_file_of_drive_is_taken_and_its_checksum_remembered(server, drive):
     assert kept["from"] == "drive:ID"
 
 
-def test_behind_the_virus_scan_page_lies_the_file(server, drive):
+def test_the_file_after_the_virus_scan_page_is_downloaded(server, drive):
     server.put("/uc", SCAN, headers={"Content-Type": "text/html; charset=utf-8"})
     server.put("/download", WEIGHTS, headers=NAMED)
     drive()

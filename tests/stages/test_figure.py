@@ -259,7 +259,7 @@ def test_a_split_without_an_image_gives_figures_that_say_so(draw, results, tmp_p
     assert len(words) == 3
 
 
-def test_what_nobody_does_is_no_example_of_hicodet(draw, results, tmp_path, words):
+def test_no_interaction_is_not_an_example_of_hicodet(draw, results, tmp_path, words):
     prepare = tmp_path / "prepare"
     prepare.mkdir()
     vocabulary = Vocabulary(

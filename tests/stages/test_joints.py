@@ -66,7 +66,7 @@ def change(path: Path, edit) -> None:
     path.write_text(json.dumps(content))
 
 
-def test_its_file_is_read_as_mmposes_is_and_says_the_same(learn):
+def test_its_file_is_read_like_mmposes_with_equal_results(learn):
     state = torch.load(learn() / "weights.pth", weights_only=True)["state_dict"]
     assert state["keypoint_head.final_layer.weight"].shape == (len(CROWDPOSE), 16, 1, 1)
     trained = JointNetwork(len(CROWDPOSE), **ARCHITECTURE.model_dump()).eval()
@@ -133,7 +133,7 @@ def test_a_perfect_network_has_a_perfect_score(world, tmp_path, monkeypatch):
     assert measure(network, people, nobody, world / "images", SCHEDULE) == {}
 
 
-def test_nobody_to_learn_from_is_an_error(learn, copied):
+def test_no_person_to_train_on_is_an_error(learn, copied):
     change(copied / TRAIN, lambda content: content.update(annotations=[]))
     with pytest.raises(ValueError, match=rf"{TRAIN}: no person with a known joint"):
         learn(annotations=copied)

@@ -124,7 +124,7 @@ def other_network(pose_weights: Path, path: Path) -> Path:
     return path
 
 
-def test_each_cell_holds_what_the_pose_network_says_of_it(corner, pose_weights):
+def test_each_cell_has_the_pose_networks_mean_over_it(corner, pose_weights):
     corner.run()
     cached, network = corner.load(), load_pose_network(pose_weights)
     assert (cached.pose_channels, cached.pose_digest) == (8, pose_digest(pose_weights))
@@ -165,7 +165,7 @@ def test_a_split_without_images_has_a_cache_without_images(corner):
     assert len(corner.load("trainval")) == len(PHOTOS)
 
 
-def test_a_killed_run_goes_on_from_its_last_whole_shard(corner, monkeypatch):
+def test_a_killed_run_resumes_after_its_last_complete_shard(corner, monkeypatch):
     class Killed(Exception):
         pass
 
@@ -205,7 +205,7 @@ def test_maps_of_other_features_or_of_two_pose_networks_are_not_joined(corner, t
         corner.load("trainval")
 
 
-def test_features_made_anew_with_other_cells_are_refused(corner, tmp_path, monkeypatch):
+def test_features_made_again_with_other_cells_are_refused(corner, tmp_path, monkeypatch):
     corner.run()
     monkeypatch.setitem(PHOTOS, 5, (64, 64))
     write_features(tmp_path / "other" / "train", list(PHOTOS))

@@ -41,7 +41,7 @@ def test_every_two_interactions_at_one_place_are_compared(made, study):
     assert np.allclose(pairs["place_iou"], 1)
 
 
-def test_a_vector_that_knows_the_verb_tells_all_and_the_boxes_tell_nothing(made, study, tmp_path):
+def test_a_vector_of_the_verb_separates_all_pairs_and_the_boxes_none(made, study, tmp_path):
     prepare = tmp_path / "prepare"
     prepare.mkdir()
     save_vocabulary(prepare / "vocabulary.json", VOCABULARY)

@@ -90,7 +90,7 @@ def evaluated(tmp_path):
     return write
 
 
-def test_means_deviations_and_differences_stand_beside_the_papers_points(study):
+def test_means_deviations_and_differences_are_next_to_the_papers_points(study):
     rows, _ = study([0, 1])
     plain = rows[0]
     assert plain["variant"] == "Plain model"
@@ -110,14 +110,14 @@ def test_one_seed_has_no_deviation(study):
     assert "one seed" in said
 
 
-def test_controls_stand_last_and_beside_no_number_of_the_paper(study):
+def test_controls_come_last_without_numbers_of_the_paper(study):
     rows, said = study([0])
     assert [row["variant"] for row in rows] == ["Plain model", "RmLR", "control: boxes only"]
     assert (rows[2]["paper_vcoco_ap_role_1"], rows[2]["vcoco_ap_role_1_difference"], rows[2]["ire"]) == ("", "", "")
     assert said.index("RmLR") < said.index("Controls") < said.index("boxes only")
 
 
-def test_what_nobody_printed_or_measured_is_empty(study):
+def test_numbers_neither_printed_nor_measured_are_empty(study):
     rows, _ = study([0])
     assert rows[1]["paper_vcoco_ap_role_2"] == ""
     assert rows[1]["vcoco_ap_role_2"] == "60.00"
@@ -321,7 +321,7 @@ NOTE = """notes:
 """
 
 
-def test_a_note_stands_at_its_cells_and_under_the_table(study, tmp_path):
+def test_a_note_is_marked_at_its_cells_and_printed_below_the_table(study, tmp_path):
     (tmp_path / "notes.yaml").write_text(NOTE)
     rows, said = study([0])
     assert [row["notes"] for row in rows] == ["", "50% & more_or_less.; A name.", ""]
@@ -388,7 +388,7 @@ def own(study, tmp_path):
     return make
 
 
-def test_a_table_of_ones_own_has_its_rows_and_metrics_and_nothing_of_the_paper(own):
+def test_a_custom_table_has_its_rows_and_metrics_and_nothing_of_the_paper(own):
     rows = fed("g/plain", variant="plain", rate="0.1"), fed("shared/rmlr", variant="rmlr")
     folder = own(rows, [fed("g/boxes", variant="boxes")])
     with (folder / "mine.csv").open() as file:
@@ -412,7 +412,7 @@ def test_a_table_of_ones_own_has_its_rows_and_metrics_and_nothing_of_the_paper(o
     assert json.loads((folder / "metrics.json").read_text())["g/plain"]["vcoco_ap_role_1"] == pytest.approx(0.35)
 
 
-def test_a_table_of_ones_own_without_a_row_says_so(own):
+def test_a_custom_table_without_a_row_says_so(own):
     folder = own([])
     assert (folder / "mine.csv").read_text().startswith("row,source,runs,")
     for name in ("mine.md", "mine.html", "mine.tex"):
@@ -420,7 +420,7 @@ def test_a_table_of_ones_own_without_a_row_says_so(own):
     must_be_whole((folder / "mine.tex").read_text())
 
 
-def test_rows_of_ones_own_that_nothing_names_are_refused(own, study, tmp_path):
+def test_custom_rows_without_a_name_are_refused(own, study, tmp_path):
     with pytest.raises(ValueError, match="'A trial': expected rows that are named by their cells"):
         own([fed("g/plain")])
     with pytest.raises(ValueError, match="column 'fps' is measured and cannot name a row"):

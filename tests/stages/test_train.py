@@ -135,14 +135,14 @@ def test_the_same_seed_gives_the_same_files_and_another_seed_does_not(run_train)
         assert first == second != third
 
 
-def test_what_a_token_tells_is_learnt(run_train, study):
+def test_information_in_a_token_is_learnt(run_train, study):
     network = load_checkpoint(run_train(node(epochs=12)))
     cached = Features.load(study.features, "test")
     logits = network(cached.batch(list(range(5)))).logits
     assert logits.argmax(1).tolist() == [image_id % 2 for image_id in study.image_ids["test"][:5]]
 
 
-def test_changed_settings_train_anew_and_tags_do_not(run_train, tmp_path):
+def test_changed_settings_train_again_and_tags_do_not(run_train, tmp_path):
     run_train(node())
     state = tmp_path / ".train.resume" / "epoch.pt"
     before = torch.load(state, weights_only=True)["identity"]
@@ -211,7 +211,7 @@ def test_held_out_features_of_another_detector_are_refused(run_train, study, tmp
 
 
 @pytest.mark.parametrize("share", [0.0, 1.5, -0.1, float("nan")])
-def test_a_share_that_is_none_is_refused(share):
+def test_an_invalid_share_is_refused(share):
     with pytest.raises(ValueError, match="share"):
         node(share=share)
 
@@ -312,9 +312,7 @@ finally:
 """
 
 
-def test_a_killed_stage_goes_on_in_a_fresh_process_to_the_same_bytes(
-    run_train, study, embeddings, settings_of, tmp_path
-):
+def test_a_killed_stage_resumes_in_a_new_process_to_the_same_bytes(run_train, study, embeddings, settings_of, tmp_path):
     """Of three epochs of five steps, two micro-batches each, the last one is killed and done again."""
     chosen = node(epochs=3)
     whole = run_train(chosen, "whole")

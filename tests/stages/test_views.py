@@ -179,7 +179,7 @@ def frozen(corner, **more) -> FrozenDetector:
 # ---- cached views
 
 
-def test_each_view_is_what_the_detector_says_of_that_view(corner):
+def test_each_view_equals_the_detectors_output_for_it(corner):
     cache = corner.cache(views=3, augment=AUGMENT, batch_size=1)
     assert (cache.views, cache.augment, len(cache)) == (3, AUGMENT, len(PHOTOS))
     detector = frozen(corner)
@@ -217,7 +217,7 @@ def test_a_split_without_images_has_views_without_images(corner):
     assert len(corner.cache("val", views=2, augment=AUGMENT).batch([], 1).maps) == 0
 
 
-def test_a_killed_run_of_several_views_goes_on_from_its_last_whole_shard(corner, monkeypatch):
+def test_a_killed_run_of_several_views_resumes_after_its_last_complete_shard(corner, monkeypatch):
     seen = []
 
     def load(items, *given):
@@ -273,7 +273,7 @@ def test_a_process_killed_outright_leaves_whole_shards_that_the_next_one_takes(c
     assert torch.equal(Cache.load(corner.root / "features", "train").batch(range(6), 1).maps, expected.maps)
 
 
-def test_other_augmentation_makes_the_cache_anew(corner):
+def test_another_augmentation_rebuilds_the_cache(corner):
     corner.cache(views=2, augment=AUGMENT)
     corner.cache(views=2, augment=AUGMENT.model_copy(update={"flip": 1.0}))
     index = Cache.load(corner.root / "features", "train").indices[0]
@@ -281,7 +281,7 @@ def test_other_augmentation_makes_the_cache_anew(corner):
     assert index.augment.flip == 1.0
 
 
-def test_epochs_take_the_views_in_turn_and_the_truth_goes_with_them(corner, monkeypatch):
+def test_epochs_use_the_views_in_turn_with_their_truth(corner, monkeypatch):
     corner.cache(views=2, augment=AUGMENT)
     taken, whole = [], Cache.batch
 
@@ -393,7 +393,7 @@ def test_truth_that_a_crop_took_is_not_asked_for(corner):
     assert lost
 
 
-def test_an_interrupted_run_on_photos_ends_with_the_same_bytes_whoever_loads(corner, monkeypatch):
+def test_an_interrupted_run_on_photos_has_the_same_bytes_with_any_loader(corner, monkeypatch):
     whole = corner.train("whole")
     calls, see = [], Photos.see
 
@@ -437,7 +437,7 @@ def test_the_detector_stays_as_it_was(corner, monkeypatch):
     assert not any("detr" in name for name in torch.load(folder.parent / ".online.resume/epoch.pt")["task"])
 
 
-def test_the_checkpoint_of_a_run_on_photos_says_how_the_detector_sees(corner):
+def test_the_checkpoint_of_a_run_on_photos_describes_the_detectors_view(corner):
     folder = corner.train("online")
     card = load_card(folder)
     assert card.view == View(image=IMAGE, selection=SELECTION, map="backbone")
@@ -445,7 +445,7 @@ def test_the_checkpoint_of_a_run_on_photos_says_how_the_detector_sees(corner):
     assert model(corner.root / "images" / "5.png", min_score=0.0)
 
 
-def test_a_run_says_what_it_must_be_given(corner):
+def test_a_run_names_its_missing_inputs(corner):
     with pytest.raises(ValueError, match=r"is trained on photos .*: --detector"):
         corner.train("online", images=corner.root / "images")
     with pytest.raises(ValueError, match=r"is trained on cached features.*: --features"):

@@ -30,7 +30,7 @@ def graph_of(content, **config) -> Graph:
 
 
 @pytest.mark.parametrize("profile", ["demo", "tiny", "paper", "paper_cached", "paper_tiny"])
-def test_every_node_of_every_profile_stands_on_nodes_of_it_and_the_order_has_no_circle(content, profile):
+def test_every_node_of_every_profile_depends_on_nodes_of_it_without_a_cycle(content, profile):
     graph = graph_of(content, profile=profile)
     done: set[str] = set()
     while len(done) < len(graph.nodes):
@@ -41,7 +41,7 @@ def test_every_node_of_every_profile_stands_on_nodes_of_it_and_the_order_has_no_
         assert all(path.startswith(("results/", "data/raw/")) for path in graph.inputs_of(node))
 
 
-def test_a_run_stands_on_its_detectors_features_its_text_and_its_data(content):
+def test_a_run_depends_on_its_detectors_features_its_text_and_its_data(content):
     graph = graph_of(content)
     assert graph.before("runs/table1/upt_medium/0/train") == [
         "vcoco/prepare",
@@ -61,7 +61,7 @@ def test_a_run_stands_on_its_detectors_features_its_text_and_its_data(content):
     )
 
 
-def test_a_run_with_the_pose_cue_stands_on_what_the_pose_network_saw(content):
+def test_a_run_with_the_pose_cue_depends_on_the_pose_networks_maps(content):
     graph = graph_of(content)
     assert "pose/hicodet/base/test" in graph.before("runs/table9_hicodet/pose/0/predict")
     assert "pose/joints" in graph.before("pose/hicodet/base/test")
@@ -69,7 +69,7 @@ def test_a_run_with_the_pose_cue_stands_on_what_the_pose_network_saw(content):
     assert not any("pose/" in name for name in graph.before("runs/shared/rmlr/0/train"))
 
 
-def test_a_run_on_photos_stands_on_the_detector_and_on_receipts_of_photos(content):
+def test_a_run_on_photos_depends_on_the_detector_and_on_receipts_of_photos(content):
     graph = graph_of(content, profile="paper")
     node = "runs/shared/rmlr/0/train"
     assert graph.before(node) == ["vcoco/prepare", "detector/base/vcoco", "vcoco/text/main"]
@@ -93,7 +93,7 @@ def test_what_a_name_of_the_hub_means_is_part_of_a_nodes_identity(content):
     assert fetched.code.startswith(f"{own.code}-")
 
 
-def test_tables_of_the_profile_of_params_are_copied_to_results_and_others_beside_their_results(content):
+def test_tables_of_the_profile_of_params_are_copied_to_results_and_others_to_their_own_results(content):
     assert graph_of(content).copies("table2") == ["results/table2.csv", "results/table2.md", "results/table2.tex"]
     other = graph_of(content, profile="tiny")
     assert other.copies("table2")[0] == "results/tiny/table2.csv"
@@ -102,14 +102,14 @@ def test_tables_of_the_profile_of_params_are_copied_to_results_and_others_beside
         other.refuse(SimpleNamespace(place="table2.csv"))
 
 
-def test_a_node_that_stands_on_what_the_profile_does_not_make_is_named(content):
+def test_a_node_with_a_dependency_outside_of_the_profile_is_named(content):
     graph = graph_of(content)
     without = replace(graph, nodes={name: node for name, node in graph.nodes.items() if "text" not in name})
     with pytest.raises(ValueError, match=r"runs/shared/rmlr/0/train: depends on vcoco/text/main, which profile demo"):
         without.before("runs/shared/rmlr/0/train")
 
 
-def test_a_wanted_file_is_old_where_what_it_asks_for_is_made_and_new_where_not(tmp_path):
+def test_a_wanted_file_is_old_if_its_output_is_current_and_new_otherwise(tmp_path):
     path = tmp_path / "deeper/settings.yaml"
     want(path, "epochs: 3\n", made=True)
     assert path.stat().st_mtime == LONG_AGO

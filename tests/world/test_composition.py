@@ -87,7 +87,7 @@ def test_the_world_is_the_one_that_was_published(tmp_path):
     ("seed", "told"),
     [(0, "94cd19dd3f15a81e"), (1, "fd303248e350fd3b"), (7, "aa38dc7d9f4a79bc"), (2023, "b9faab560511bf03")],
 )
-def test_every_seed_gives_the_same_files_and_pixels_as_ever(tmp_path, elsewhere, seed, told):
+def test_every_seed_gives_the_recorded_files_and_pixels(tmp_path, elsewhere, seed, told):
     sizes = {"train": 128, "val": 64, "test": 96}
     pictures = [
         picture
@@ -229,7 +229,7 @@ def test_boxes_of_all_verbs_share_one_distribution(scenes, kinds):
         assert (np.abs(rows.std(axis=0) - everything.std(axis=0)) < 0.02).all()
 
 
-def test_no_kind_of_thing_gives_its_verb_away():
+def test_no_kind_of_thing_reveals_its_verb():
     for kind, deeds in CUSTOMS.items():
         assert sum(deeds.values()) == pytest.approx(1)
         assert max(deeds.values()) < 0.7, kind

@@ -95,7 +95,7 @@ def test_person_files_hold_the_people_of_the_instances_with_joints_of_crowdpose(
             assert not any(flags) or not annotation["iscrowd"]
 
 
-def test_a_person_file_without_pictures_knows_its_joints():
+def test_a_person_file_without_pictures_has_its_joints():
     file = person_keypoints([])
     assert (file["images"], file["annotations"]) == ([], [])
     assert file["categories"][0]["keypoints"] == list(CROWDPOSE)
@@ -161,7 +161,7 @@ def test_hicodet_boxes_are_one_based_and_inclusive(pictures):
             assert 1 <= box[1] < box[3] <= SIZE
 
 
-def test_hicodet_rows_are_drawn_anew(pictures):
+def test_hicodet_rows_have_their_own_boxes(pictures):
     humans = Counter()
     for picture in pictures["train"]:
         rows = hicodet_rows(picture)

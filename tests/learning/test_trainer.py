@@ -395,7 +395,7 @@ def interrupt():
     raise Interrupted
 
 
-def test_an_interrupted_run_goes_on_from_its_last_epoch_and_ends_byte_for_byte_where_it_would_have(tmp_path):
+def test_an_interrupted_run_resumes_after_its_last_epoch_to_the_same_bytes(tmp_path):
     rows, weights = train(tmp_path / "whole")
     with pytest.raises(Interrupted):
         train(tmp_path / "broken", load=interrupting(7, interrupt))  # three steps an epoch: in the third

@@ -71,7 +71,7 @@ def test_what_has_not_changed_is_read_once_and_never_again(tmp_path, counted):
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", "null"])
-def test_a_damaged_list_of_digests_is_made_anew(tmp_path, damage):
+def test_a_damaged_list_of_digests_is_rebuilt(tmp_path, damage):
     (tmp_path / "file").write_text("content")
     (tmp_path / "known.json").write_text(damage)
     known = Known(tmp_path / "known.json")

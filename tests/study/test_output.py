@@ -228,7 +228,7 @@ def test_a_link_that_is_an_input_is_not_lost_though_it_leads_out(tmp_path):
 
 def test_a_parent_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write anywhere
-    assert f"{tmp_path} cannot be written" in refused(tmp_path, tmp_path / "deep" / "out")
+    assert f"{tmp_path} is not writable" in refused(tmp_path, tmp_path / "deep" / "out")
 
 
 def test_a_read_only_file_system_is_refused(tmp_path):
@@ -236,7 +236,7 @@ def test_a_read_only_file_system_is_refused(tmp_path):
     if mounted.returncode:
         pytest.skip("no file system can be mounted here")
     try:
-        assert f"{tmp_path} cannot be written" in refused(tmp_path, tmp_path / "out")
+        assert f"{tmp_path} is not writable" in refused(tmp_path, tmp_path / "out")
     finally:
         subprocess.run(["umount", "-l", tmp_path], check=True)
 

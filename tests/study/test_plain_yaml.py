@@ -17,7 +17,7 @@ def test_plain_yaml_is_read_as_ever():
         ("a: 1\nb: 2\na: 3\n", "here, line 3: key 'a' is a duplicate of line 1"),
         ("a:\n  b: {c: 1, c: 1}\n", "here, line 2: key 'c' is a duplicate of line 2"),
         ("a: &x {p: 1}\nb: {<<: *x, <<: *x}\n", "here, line 2: merge '<<' is a duplicate"),
-        ("[" * 1000 + "]" * 1000, "expected at most 50 levels of nesting, got"),
+        ("[" * 1000 + "]" * 1000, "expected at most 50 levels of nesting, found"),
         ("[" * 60 + "]" * 60, "expected at most 50 levels of nesting, found more"),
         ("a: &a [*a]\n", "here, line 1: an alias refers to a value that contains it"),
         ("a: 2024-13-45\n", r"here: a value cannot be read \(month must be in 1..12.*quotes"),

@@ -38,8 +38,8 @@ STAGES = {
 
 COMMANDS: dict[str, str] = {
     "doctor": "A profile -> what is present and what is missing: data, mirrors, disk, time, GPUs, packages.",
-    "photo": "Photos and a trained run -> what people do in them: a table, and pictures with boxes.",
-    "export": "A trained run and its detector -> one portable folder, an MLflow model that can be served.",
+    "photo": "Photos or videos and a trained run -> what people do in them: tables, and pictures with boxes.",
+    "export": "A trained run and its detector -> one folder to share, or to serve with MLflow.",
     "adopt": "A published UPT's weights -> a run's folder, for photo, export and predict.",
     "accept": "A change of code that alters no result -> results marked as current, with name, time and reason.",
     "compare": "Two evaluations -> is one better, or is it noise?",

@@ -1,13 +1,14 @@
-"""Exports a trained run with its detector as one portable folder, which can be served and registered in MLflow.
+"""Exports a trained run with its detector as one portable folder, which can be shared, served and registered in MLflow.
 
-The folder is an MLflow model (flavour `pyfunc`) whose data has the layout of a run's folder, including the detector. So
-`rmlr photo --run FOLDER` and `rmlr.load` can read it, too, without MLflow.
+The folder, or the data of an MLflow model (flavour `pyfunc`), has the layout of a run's folder, including the detector.
+So `rmlr photo --run FOLDER` and `rmlr.load` can read either, without MLflow.
 """
 
 import importlib.metadata
 import io
 import re
-import tempfile
+import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,67 +16,116 @@ import pandas as pd
 from PIL import Image
 
 from rmlr.learning.answers import COLUMNS, MIN_SCORE
-from rmlr.learning.inference import find_parts, load
-from rmlr.model.checkpoint import CARD_FILE, WEIGHTS_FILE
+from rmlr.learning.inference import load
+from rmlr.learning.model_card import model_card
+from rmlr.learning.parts import POSE_FILE, PREDICTION, SHARED, Parts, exported_run, find_parts
+from rmlr.model.checkpoint import WEIGHTS_FILE, load_card, save_card
 from rmlr.model.detector import detector_files
+from rmlr.model.pose import pose_digest, read_pose
+from rmlr.study.files import write_whole
 from rmlr.study.folder import new_folder
 from rmlr.study.output import claim_new
 from rmlr.study.store import tracking_uri
+from rmlr.study.tensors import save_tensors
 
 INPUT = "image"  # the column of a request
 ROW = "row"  # of the request, from 0: the first column of an answer
 
 
 def export(
-    *, run: Path, out: Path, detector: Path | None = None, pose: Path | None = None, register: str | None = None
+    run: Path,
+    *,
+    out: Path,
+    license: str = "unknown",
+    detector: Path | None = None,
+    pose: Path | None = None,
+    without_detector: bool = False,
+    as_mlflow: bool = False,
+    register: str | None = None,
 ) -> None:
-    """Write a trained run and its detector as one folder, an MLflow model, that works on any machine.
+    """Write a trained run and its detector as one folder that works on any machine: to share, or to serve.
 
-    Its input is the bytes of image files, its output the table that `rmlr photo` writes. Requires MLflow.
+    The folder has the weights as safetensors, the settings and the vocabulary, and a model card, README.md: no pickle
+    and no code. `rmlr.load` and `rmlr photo --run` take it, as a path or from the Hugging Face hub.
 
     Args:
         run: a run's folder, such as results/demo/runs/shared/rmlr/0, with train/ and predict/.
         out: folder to write; must not exist.
+        license: licence of the weights for the model card, as the hub abbreviates it, such as mit.
         detector: folder of the detector that the run was trained with, if it is not found from the run.
         pose: weights file of the pose network, likewise, for a run that uses one.
-        register: name for MLflow's registry, at MLFLOW_TRACKING_URI or in `mlflow.db`.
+        without_detector: leave out the detector, for readers who have it; the model card has its digest.
+        as_mlflow: write the folder as an MLflow model (flavour `pyfunc`), with this package's code. Its input is the
+            bytes of image files, its output the table that `rmlr photo` writes. Requires MLflow.
+        register: also register such a model in MLflow under this name, at MLFLOW_TRACKING_URI or in `mlflow.db`.
+            Requires MLflow.
     """
     claim_new(out, "export")  # before any work
     uri = tracking_uri()  # before mlflow is imported, since it also turns telemetry off
-    try:
-        import mlflow.pyfunc
-    except ImportError as error:
-        raise ValueError("MLflow is not installed, but the export is an MLflow model. `pip install mlflow`") from error
+    if as_mlflow or register is not None:
+        if without_detector:
+            raise ValueError("--without-detector: an MLflow model is served as it is, so it needs its detector")
+        if find_spec("mlflow") is None:
+            raise ValueError("--as-mlflow and --register need MLflow: pip install 'rmlr[study]'")
     parts = find_parts(run, detector, pose)
     if parts.prediction is None:
         raise ValueError(f"{run}: has no predict/settings.yaml, which has the settings of scores. Run `rmlr predict`")
     load(run, detector=detector, pose=pose)  # errors are raised before anything is written
-    with tempfile.TemporaryDirectory() as scratch:
-        wanted = {f"train/{name}": parts.checkpoint / name for name in (CARD_FILE, WEIGHTS_FILE)}
-        files = detector_files(parts.detector)
-        wanted |= {f"detector/{path.relative_to(parts.detector)}": path for path in files}
-        wanted |= {"predict/settings.yaml": parts.prediction}
-        wanted |= {f"pose/{parts.pose.name}": parts.pose} if parts.pose else {}
-        for name, path in wanted.items():
-            link = Path(scratch, "run", name)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(path.resolve())
-        model: dict[str, Any] = {
-            "loader_module": __name__,
-            "data_path": str(Path(scratch, "run")),
-            "code_paths": [str(Path(__file__).parents[1])],
-            "pip_requirements": _requirements(),
-            "signature": _signature(),
-            "input_example": pd.DataFrame({INPUT: [_blank()]}),
-        }
-        with new_folder(out, "export") as folder:
-            mlflow.pyfunc.save_model(path=str(folder), **model)
-        if register is not None:
-            mlflow.set_tracking_uri(uri)
-            try:
-                mlflow.pyfunc.log_model(name=register, registered_model_name=register, **model)
-            except mlflow.MlflowException as error:
-                raise ValueError(f"{uri}: did not take the model, which is in {out}: {error}") from error
+    with new_folder(out, "export") as folder:
+        data = folder.parent / "run" if as_mlflow else folder
+        _write_run(data, parts, license, without_detector=without_detector, with_code=as_mlflow)
+        if as_mlflow:
+            import mlflow.pyfunc
+
+            mlflow.pyfunc.save_model(path=str(folder), **_served(data))
+    if register is not None:
+        _register(exported_run(out), register, uri, out)
+
+
+def _write_run(folder: Path, parts: Parts, license: str, *, without_detector: bool, with_code: bool) -> None:
+    """Write the parts of a run in the layout that `find_parts` reads, with a model card."""
+    assert parts.prediction is not None
+    card = load_card(parts.checkpoint)
+    files = {f"train/{WEIGHTS_FILE}": parts.checkpoint / WEIGHTS_FILE, PREDICTION: parts.prediction}
+    if not without_detector:
+        found = detector_files(parts.detector)
+        files |= {f"detector/{path.relative_to(parts.detector)}": path for path in found}
+    if not with_code and (more := sorted(files.keys() - set(SHARED))):
+        raise ValueError(
+            f"{parts.detector}: is a detector of your own class, with {', '.join(more)}: code is not shared. Leave it "
+            "out (--without-detector) and publish the detector separately, or write an MLflow model (--as-mlflow)"
+        )
+    for name, path in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / name)
+    if parts.pose is not None:
+        (folder / POSE_FILE).parent.mkdir()
+        save_tensors(folder / POSE_FILE, read_pose(parts.pose))
+        card = card.model_copy(update={"pose_digest": pose_digest(folder / POSE_FILE)})
+    save_card(folder / "train", card)
+    write_whole(folder / "README.md", model_card(folder, card, parts.checkpoint, license))
+
+
+def _served(run: Path) -> dict[str, Any]:
+    """The arguments of MLflow's functions for an exported run."""
+    return {
+        "loader_module": __name__,
+        "data_path": str(run),
+        "code_paths": [str(Path(__file__).parents[1])],
+        "pip_requirements": _requirements(),
+        "signature": _signature(),
+        "input_example": pd.DataFrame({INPUT: [_blank()]}),
+    }
+
+
+def _register(run: Path, name: str, uri: str, out: Path) -> None:
+    import mlflow.pyfunc
+
+    mlflow.set_tracking_uri(uri)
+    try:
+        mlflow.pyfunc.log_model(name=name, registered_model_name=name, **_served(run))
+    except mlflow.MlflowException as error:
+        raise ValueError(f"{uri}: did not take the model, which is in {out}: {error}") from error
 
 
 def _signature():

@@ -1,4 +1,4 @@
-"""Predictions of a trained run on photos: a table and drawings."""
+"""Predictions of a trained run on photos and videos: tables and drawings."""
 
 import csv
 import fcntl
@@ -9,7 +9,7 @@ import logging
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
@@ -19,8 +19,10 @@ from typing import Any
 from PIL import Image
 
 from rmlr.data.images import as_people_see
+from rmlr.data.video import VIDEOS, about_frames, frames_of_file, frames_of_pictures
 from rmlr.learning.answers import COLUMNS, MIN_SCORE, SHOWN, Answer, check_limits
-from rmlr.learning.inference import BATCH_SIZE, load
+from rmlr.learning.films import watch
+from rmlr.learning.inference import BATCH_SIZE, Model, load
 from rmlr.study.files import FULL, LONGEST_NAME, disk_full, printable
 from rmlr.study.made import Made
 from rmlr.study.output import claim_shared
@@ -43,6 +45,8 @@ SUFFIXES = (
 MAKER = "photo"
 TABLE, RECORDS = "triplets.csv", "triplets.json"
 DRAWING, TRACE = "-triplets.png", "-trace.png"  # suffixes of a picture's name
+FRAMES, FILM = "-triplets.csv", "-triplets.mp4"  # suffixes of a video's name
+MAX_RATE = 1000  # frames a second
 LONGEST = LONGEST_NAME - len(f".{DRAWING}.part")  # bytes of a picture's name in the names of its results
 
 
@@ -50,43 +54,92 @@ def photo(
     *pictures: str,
     run: Path,
     out: Path,
+    revision: str | None = None,
     detector: Path | None = None,
     pose: Path | None = None,
     prior_power: float | None = None,
     min_score: float = MIN_SCORE,
     top: int = SHOWN,
     trace: bool = False,
+    batch_size: int = BATCH_SIZE,
+    device: str | None = None,
+    frames_per_second: float | None = None,
 ) -> None:
-    """Detect human-object interactions in photos: boxes, phrases and scores.
+    """Detect human-object interactions in photos and videos: boxes, phrases and scores.
 
     A picture that cannot be read does not stop the others. It is listed at the end, with exit status 1.
 
     Args:
-        pictures: photos, folders of photos, or quoted patterns such as "holiday/**/*.jpg".
-        run: a run's folder (such as results/demo/runs/shared/rmlr/0), or a folder from `rmlr export`.
+        pictures: photos, folders of photos, videos, or quoted patterns such as "holiday/**/*.jpg".
+        run: a run's folder (such as results/demo/runs/shared/rmlr/0), a folder from `rmlr export`, or a model of
+            the Hugging Face hub, OWNER/NAME.
         out: folder for the results; created if needed. Gets triplets.csv, triplets.json, and for each picture
-            NAME-triplets.png. Files of these names are replaced only if an earlier call wrote them.
+            NAME-triplets.png; for each video NAME-triplets.csv, with numbers and times of frames, and
+            NAME-triplets.mp4. Files of these names are replaced only if an earlier call wrote them.
+        revision: commit of a model of the hub.
         detector: folder of the detector that the run was trained with, if it is not found from the run.
         pose: weights file of the pose network, likewise, for a run that uses one.
         prior_power: exponent of the detector's scores, if the run has no predict/settings.yaml.
         min_score: triplets with lower scores are neither written nor drawn.
         top: number of triplets drawn on each picture; the tables have all.
         trace: also draw where the re-mined cue and the detector looked for each of these: NAME-trace.png.
+        batch_size: number of pictures in memory at once; those of one size are processed together.
+        device: as named by torch, such as cpu or cuda:1; by default a GPU if there is one.
+        frames_per_second: makes each folder a video, whose frames are the folder's pictures, sorted by name.
     """
-    check_limits(min_score=min_score, top=top, prior_power=prior_power)
+    check_limits(min_score=min_score, top=top, prior_power=prior_power, batch_size=batch_size)
     made = claim_shared(out, MAKER)
-    paths = find_pictures(pictures)
-    names = result_names(paths)
-    endings = (DRAWING, TRACE) if trace else (DRAWING,)
-    made.refuse([TABLE, RECORDS, *(name + ending for name in names.values() for ending in endings)])
-    model = load(run, detector=detector, pose=pose, prior_power=prior_power)
+    photos, films = find_videos(pictures, frames_per_second)
+    if trace and films:
+        raise ValueError(f"--trace: draws only photos, and {films[0]} is a video. Leave out one of the two")
+    names = result_names([*photos, *films])
+    wanted = dict.fromkeys(photos, (DRAWING, TRACE) if trace else (DRAWING,))
+    wanted |= dict.fromkeys(films, (FRAMES, FILM))
+    tables = [TABLE, RECORDS] if photos else []
+    made.refuse([*tables, *(names[path] + ending for path, endings in wanted.items() for ending in endings)])
+    model = load(run, revision=revision, detector=detector, pose=pose, prior_power=prior_power, device=device)
     out.mkdir(parents=True, exist_ok=True)
     faults: list[str] = []
-    progress, found = Progress(len(paths), "pictures"), 0
-    with _only_writer(made.folder), _tables(made) as add:
-        readable = _readable(paths, faults)
-        while chunk := list(islice(readable, BATCH_SIZE)):
-            answers = model.many([picture for _, picture in chunk], min_score=min_score)
+    chosen = {"min_score": min_score, "top": top, "batch_size": batch_size}
+    with _only_writer(made.folder):
+        for film in films:
+            try:
+                _draw_film(made, model, film, names[film], frames_per_second, **chosen)
+            except ValueError as error:
+                faults.append(printable(str(error)))
+                log.warning("%s", faults[-1])
+        if photos:
+            faults = _draw_photos(made, model, {path: names[path] for path in photos}, faults, trace=trace, **chosen)
+    if len(faults) == len(names):
+        raise ValueError("\n".join(faults))
+    if faults:
+        raise ValueError(
+            f"{len(faults)} of {len(names)} {'pictures and videos' if films else 'pictures'} could not be read, the "
+            f"others are in {out}:\n  " + "\n  ".join(faults)
+        )
+
+
+def _draw_photos(
+    made: Made,
+    model: Model,
+    names: Mapping[Path, str],
+    faults: list[str],
+    *,
+    min_score: float,
+    top: int,
+    trace: bool,
+    batch_size: int,
+) -> list[str]:
+    """Write the tables and drawings of photos, named by `names`. Returns `faults` and those of photos.
+
+    ValueError with all faults if no photo can be read; then no table is written.
+    """
+    progress, found, unreadable = Progress(len(names), "pictures"), 0, list[str]()
+    with _tables(made) as add:
+        readable = _readable(list(names), unreadable)
+        while chunk := list(islice(readable, batch_size)):
+            batch = [picture for _, picture in chunk]
+            answers = model.many(batch, min_score=min_score, batch_size=batch_size)
             for (path, picture), answer in zip(chunk, answers, strict=True):
                 pages = {names[path] + DRAWING: answer.draw(top, title=printable(path.name))}
                 if trace and answer:
@@ -97,17 +150,65 @@ def photo(
                 add(path, picture, answer, list(pages))
                 found += len(answer)
             progress.advance(len(chunk))
-        if len(faults) == len(paths):
-            raise ValueError("\n".join(faults))
-    log.info("%d triplets of %d pictures: %s", found, len(paths) - len(faults), out / TABLE)
-    if faults:
-        raise ValueError(
-            f"{len(faults)} of {len(paths)} pictures could not be read, the others are in {out}:\n  "
-            + "\n  ".join(faults)
+        if len(unreadable) == len(names):
+            raise ValueError("\n".join([*faults, *unreadable]))
+    log.info("%d triplets of %d pictures: %s", found, len(names) - len(unreadable), made.folder / TABLE)
+    return [*faults, *unreadable]
+
+
+def _draw_film(
+    made: Made,
+    model: Model,
+    film: Path,
+    name: str,
+    frames_per_second: float | None,
+    *,
+    min_score: float,
+    top: int,
+    batch_size: int,
+) -> None:
+    """Write the table of a video's frames, and the annotated video; both get their names at the end."""
+    if film.is_dir():
+        assert frames_per_second is not None
+        paths = find_pictures([str(film)])
+        count, frames = len(paths), frames_of_pictures(paths, frames_per_second)
+    else:
+        count, frames = about_frames(film), frames_of_file(film)
+    with _aside(made, name + FRAMES) as table, _aside(made, name + FILM) as drawn:
+        found = watch(
+            model,
+            frames,
+            table,
+            drawn,
+            title=printable(film.name),
+            min_score=min_score,
+            top=top,
+            batch_size=batch_size,
+            rounded=_rounded,
+            advance=Progress(count, f"frames of {printable(film.name)}").advance,
         )
+        made.put(table, name + FRAMES)
+        made.put(drawn, name + FILM)
+    log.info("%d triplets of %s: %s", found, printable(film), made.folder / (name + FRAMES))
 
 
 # ---- pictures in
+
+
+def find_videos(given: Sequence[str], frames_per_second: float | None) -> tuple[list[Path], list[Path]]:
+    """The photos and the videos: files with a video's suffix and, with `frames_per_second`, the given folders."""
+    if frames_per_second is not None and not 0 < frames_per_second <= MAX_RATE:
+        raise ValueError(
+            f"frames_per_second (--frames-per-second) is {frames_per_second}: expected above 0 and at most {MAX_RATE}"
+        )
+    folders = [name for name in given if frames_per_second is not None and Path(name).is_dir()]
+    for name in folders:
+        find_pictures([name])  # ValueError where it holds none
+    rest = [name for name in given if name not in folders]
+    paths = find_pictures(rest) if rest or not folders else []
+    films = [path for path in paths if path.suffix.lower() in VIDEOS]
+    named = (Path(name) if Path(name).name not in ("", "..") else Path(name).resolve() for name in folders)
+    return [path for path in paths if path not in films], [*films, *{_place(path): path for path in named}.values()]
 
 
 def find_pictures(given: Sequence[str]) -> list[Path]:

@@ -47,11 +47,13 @@ class HoiScores:
     known_object_detections: Int[np.ndarray, " h"]
     dropped: int  # rows whose verb and object class are not an HOI of the dataset
     is_image_level: bool  # Known Object uses HICO's image-level labels, not visible pairs
+    is_unseen: Bool[np.ndarray, " h"]  # by a zero-shot split; False everywhere without one
 
     def metrics(self) -> dict[str, float]:
         """Plain means over all, rare and other classes, and the numbers of classes; NaN for an empty set.
 
-        They use the official recall grid, `step`, unless a key ends in `_linspace`.
+        With a zero-shot split, also over its seen and its unseen classes. They use the official recall grid, `step`,
+        unless a key ends in `_linspace`.
         """
         metrics = {}
         rare_classes = int(self.is_rare.sum())
@@ -63,9 +65,14 @@ class HoiScores:
                 metrics[f"hicodet_{setting}_full{grid}"] = full
                 metrics[f"hicodet_{setting}_rare{grid}"] = rare
                 metrics[f"hicodet_{setting}_nonrare{grid}"] = nonrare
+                if self.is_unseen.any():
+                    metrics[f"hicodet_{setting}_seen{grid}"] = known_mean(ap[~self.is_unseen])
+                    metrics[f"hicodet_{setting}_unseen{grid}"] = known_mean(ap[self.is_unseen])
         metrics["hicodet_known_object_image_level"] = float(self.is_image_level)
         metrics["hicodet_classes"] = float(len(self.names))
         metrics["hicodet_rare_classes"] = float(rare_classes)
+        if self.is_unseen.any():
+            metrics["hicodet_unseen_classes"] = float(self.is_unseen.sum())
         metrics["hicodet_classes_with_positives"] = float((self.positives > 0).sum())
         metrics["hicodet_dropped_rows"] = float(self.dropped)
         return metrics
@@ -81,6 +88,13 @@ class HoiScores:
             f"{metrics[f'hicodet_{setting}_nonrare']:.2%} non-rare"
             for title, setting in (("Default", "default"), (f"Known Object (by {images})", "known_object"))
         ]
+        if self.is_unseen.any():
+            lines += [
+                f"{title}: {metrics[f'hicodet_{setting}_full']:.2%} full, "
+                f"{metrics[f'hicodet_{setting}_seen']:.2%} seen, "
+                f"{metrics[f'hicodet_{setting}_unseen']:.2%} unseen ({self.is_unseen.sum()} classes)"
+                for title, setting in (("Zero-shot, Default", "default"), ("Zero-shot, Known Object", "known_object"))
+            ]
         return (
             f"11-point AP on the official recall grid ('step'), mean over {len(self.names)} classes, of which "
             f"{metrics['hicodet_classes_with_positives']:.0f} have a positive; {'; '.join(lines)}. "
@@ -93,6 +107,7 @@ class HoiScores:
         return {
             "hoi": self.names,
             "is_rare": self.is_rare.tolist(),
+            **({"is_unseen": self.is_unseen.tolist()} if self.is_unseen.any() else {}),
             "default": self.default.tolist(),
             "known_object": self.known_object.tolist(),
             "default_linspace": self.default_linspace.tolist(),
@@ -119,13 +134,15 @@ def evaluate(
     vocabulary: Vocabulary,
     triplets: Triplets,
     image_objects: Mapping[int, Sequence[int]] | None = None,
+    unseen: Sequence[int] = (),
 ) -> HoiScores:
     """Scores of a table of triplets in both settings, over all images of `annotations`.
 
     `image_objects` has the objects of each image by HICO's image-level labels. As in the official program, a class
-    without a positive has AP 0 and is included in the means; the test set has no such class.
+    without a positive has AP 0 and is included in the means; the test set has no such class. `unseen` has the classes
+    that a zero-shot split excludes from training.
     """
-    default, known_object = rank(annotations, vocabulary, triplets, image_objects)
+    default, known_object = rank(annotations, vocabulary, triplets, image_objects, unseen)
     return HoiScores(
         names=default.names,
         is_rare=np.isin(np.arange(len(default.names)), vocabulary.rare),
@@ -138,6 +155,7 @@ def evaluate(
         known_object_detections=known_object.detections(),
         dropped=len(triplets.verb) - len(default.row_class),
         is_image_level=image_objects is not None,
+        is_unseen=np.isin(np.arange(len(default.names)), unseen),
     )
 
 
@@ -146,6 +164,7 @@ def rank(
     vocabulary: Vocabulary,
     triplets: Triplets,
     image_objects: Mapping[int, Sequence[int]] | None = None,
+    unseen: Sequence[int] = (),
 ) -> tuple[Ranking, Ranking]:
     """The matched rankings of Default and Known Object, for AP and for resampling. Rows of no class are dropped."""
     image, truth = image_of_rows(triplets, annotations), gather_pairs(annotations, vocabulary, image_objects)
@@ -156,8 +175,9 @@ def rank(
     is_hit = _judge(truth, hoi * len(annotations) + image, triplets, ranked)
     is_known = truth.holds_object[image, triplets.object_category[ranked]]
     positive_class, positive_image = np.divmod(truth.group, max(len(annotations), 1))
-    is_rare = np.isin(np.arange(len(vocabulary.hois)), vocabulary.rare)
+    is_rare, is_unseen = (np.isin(np.arange(len(vocabulary.hois)), some) for some in (vocabulary.rare, unseen))
     sets = {"full": np.ones_like(is_rare), "rare": is_rare, "nonrare": ~is_rare}
+    sets |= {"seen": ~is_unseen, "unseen": is_unseen} if len(unseen) else {}
 
     def setting(name: str, title: str, counts: np.ndarray) -> Ranking:
         return Ranking(

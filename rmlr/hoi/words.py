@@ -5,7 +5,8 @@ tensors: scoring needs no torch. A box is `xyxy`, float, 0-based edges in pixels
 width). All indices are contiguous from 0; foreign numberings stay inside the reader that knows them.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -60,6 +61,13 @@ class Vocabulary:
     def is_valid_verb(self) -> Bool[np.ndarray, "o v"]:
         """True if an object class can occur with a verb."""
         return self.hoi_of >= 0
+
+    def without(self, hois: Sequence[int]) -> "Vocabulary":
+        """The same verbs and objects with fewer combinations, to learn from; itself where none is left out."""
+        if not hois:
+            return self
+        kept = tuple(hoi for number, hoi in enumerate(self.hois) if number not in set(hois))
+        return replace(self, hois=kept, rare=())
 
     def phrase(self, verb: int, object_: int | None) -> Phrase:
         """An interaction in words: `person <verb> <object>`, instruments of V-COCO `person <verb> with <object>`."""

@@ -99,10 +99,11 @@ class _OfPicture(list[Item], Generic[Item]):
 class Answer(_OfPicture[Triplet]):
     """The triplets of one picture, highest score first: a list that can be drawn, printed, or converted to a table."""
 
-    def draw(self, top: int = SHOWN, title: str | None = None) -> Image.Image:
+    def draw(self, top: int = SHOWN, title: str | None = None, *, lines: int = 0) -> Image.Image:
         """The picture with its `top` highest-scoring triplets: numbered boxes, and their phrases below.
 
-        The title is `title`, or the name of the file that the picture was read from.
+        The title is `title`, or the name of the file that the picture was read from. There is space for `lines` phrases
+        at least.
         """
         check_limits(top=top)
         if title is None:
@@ -115,7 +116,7 @@ class Answer(_OfPicture[Triplet]):
             for name in ("human_box", "object_box")
         )
         texts = [f"{triplet.phrase} {triplet.score:.2f}" for triplet in shown]
-        return draw_phrases(upright(self.picture), human_boxes, object_boxes, texts, title)
+        return draw_phrases(upright(self.picture), human_boxes, object_boxes, texts, title, lines=lines)
 
     def frame(self) -> "pd.DataFrame":
         """A table with a row for each triplet and the columns of `COLUMNS`; empty without triplets."""
@@ -174,12 +175,20 @@ def upright(picture: object, where: str = "the picture") -> Image.Image:
     return as_people_see(picture)
 
 
-def check_limits(*, min_score: float = MIN_SCORE, top: int | None = None, prior_power: float | None = None) -> None:
+def check_limits(
+    *,
+    min_score: float = MIN_SCORE,
+    top: int | None = None,
+    prior_power: float | None = None,
+    batch_size: int | None = None,
+) -> None:
     """ValueError if a number given by the user is out of range."""
     if not 0 <= min_score <= 1:
         raise ValueError(f"min_score (--min-score) is {min_score}: expected a number from 0 to 1")
     if top is not None and top < 1:
         raise ValueError(f"top (--top) is {top}: expected a whole number of at least 1")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size (--batch-size) is {batch_size}: expected a whole number of at least 1")
     if prior_power is not None and not 0 < prior_power < math.inf:
         raise ValueError(
             f"prior_power (--prior-power) is {prior_power}: expected a number above 0, such as 2.8. Scores contain the "

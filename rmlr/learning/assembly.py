@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from rmlr.data.records import load_annotations, load_vocabulary
+from rmlr.data.zero_shot import only_classes, unseen_classes
 from rmlr.hoi import Vocabulary
 from rmlr.learning.examples import Cached, Examples
 from rmlr.model.checkpoint import Card
@@ -66,7 +67,8 @@ class Assembly:
 def assemble(chosen: TrainNode, given: Given, seed: int) -> Assembly:
     """Load a run's inputs and build its modules; ValueError if parts do not fit together."""
     vocabulary = load_vocabulary(given.annotations)
-    examples = _examples(chosen, given, vocabulary, seed)
+    learnt = vocabulary.without(unseen_classes(chosen.train.zero_shot, given.annotations, vocabulary))
+    examples = _examples(chosen, given, vocabulary, learnt, seed)
     text = TextEmbeddings.load(given.text) if chosen.variant.aligns else None
     if text is not None:
         text.must_fit(given.text, vocabulary)
@@ -106,7 +108,7 @@ def assemble(chosen: TrainNode, given: Given, seed: int) -> Assembly:
         chosen.network,
         chosen.alignment,
         chosen.losses,
-        vocabulary=vocabulary,
+        vocabulary=learnt,
         text=text,
         phrase_counts=text and text.count_phrases(labels.verbs, labels.objects),
     )
@@ -121,8 +123,11 @@ def logged(sums: Mapping[str, float], weights: Losses) -> dict[str, float]:
     return {"loss": total, **terms, "positives": sums["positives"], "rows": sums["rows"]}
 
 
-def _examples(chosen: TrainNode, given: Given, vocabulary: Vocabulary, seed: int) -> Examples:
+def _examples(chosen: TrainNode, given: Given, vocabulary: Vocabulary, learnt: Vocabulary, seed: int) -> Examples:
+    """What is learnt from: of the annotations only rows of the classes that `learnt` has."""
     annotated, train = load_annotations(given.annotations, chosen.train.split), chosen.train
+    if learnt is not vocabulary:
+        annotated = [only_classes(annotation, learnt) for annotation in annotated]
     if given.features is not None:
         return Cached(given.features, annotated, train.split, train.share, vocabulary, given.pose)
     from rmlr.learning.photos import Photos  # takes seconds, not needed for training from caches

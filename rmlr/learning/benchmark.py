@@ -12,12 +12,13 @@ import pyarrow as pa
 from jaxtyping import Float, Int
 
 from rmlr.data.records import load_annotations, load_image_objects, load_vocabulary
+from rmlr.data.zero_shot import unseen_classes
 from rmlr.detections.files import load_detections
 from rmlr.evaluation import hicodet, vcoco
 from rmlr.evaluation.matching import Ranking
 from rmlr.evaluation.resampling import known_means, resampled_precision
 from rmlr.hoi import Agents, Annotation, Triplets, Vocabulary
-from rmlr.study.section import Split
+from rmlr.study.section import Split, ZeroShot
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,13 +35,15 @@ class Benchmark:
     vocabulary: Vocabulary
     images: list[Annotation]
     image_objects: Mapping[int, Sequence[int]] | None  # HICO-DET's image-level labels, if there are any
+    unseen: tuple[int, ...] = ()  # HICO-DET's classes that a zero-shot split excludes from training
 
     @classmethod
-    def load(cls, annotations: Path, split: str) -> "Benchmark":
+    def load(cls, annotations: Path, split: str, zero_shot: ZeroShot | None = None) -> "Benchmark":
         """A split of a folder that was made by `prepare`."""
         vocabulary, images = load_vocabulary(annotations), load_annotations(annotations, split)
+        unseen = unseen_classes(zero_shot, annotations, vocabulary)
         is_hicodet = vocabulary.dataset == "hicodet"
-        return cls(vocabulary, images, load_image_objects(annotations, split) if is_hicodet else None)
+        return cls(vocabulary, images, load_image_objects(annotations, split) if is_hicodet else None, unseen)
 
     @property
     def image_ids(self) -> list[int]:
@@ -56,7 +59,8 @@ class Benchmark:
     def evaluate(self, triplets: Triplets, agents: Agents | None = None) -> dict[str, Scores]:
         """Scores by the official protocol, keyed by the table that `evaluate` writes for each part."""
         if self.vocabulary.dataset == "hicodet":
-            return {"per_class.csv": hicodet.evaluate(self.images, self.vocabulary, triplets, self.image_objects)}
+            given = (self.images, self.vocabulary, triplets, self.image_objects, self.unseen)
+            return {"per_class.csv": hicodet.evaluate(*given)}
         scores: dict[str, Scores] = {"per_verb.csv": vcoco.evaluate(self.images, self.vocabulary, triplets)}
         if agents is not None and len(agents.score):
             scores["per_action.csv"] = vcoco.evaluate_agents(self.images, self.vocabulary, agents)
@@ -66,7 +70,7 @@ class Benchmark:
         """Predictions of a file, matched by the protocol under each of its settings."""
         triplets, _ = self.read(path)
         if self.vocabulary.dataset == "hicodet":
-            return hicodet.rank(self.images, self.vocabulary, triplets, self.image_objects)
+            return hicodet.rank(self.images, self.vocabulary, triplets, self.image_objects, self.unseen)
         return vcoco.rank(self.images, self.vocabulary, triplets)
 
 
@@ -106,12 +110,13 @@ class Metrics(Mapping[str, float]):
         return pd.DataFrame(self.parts[name].columns())
 
 
-def read_annotations(folder: str | Path, split: Split = "test") -> Benchmark:
+def read_annotations(folder: str | Path, split: Split = "test", *, zero_shot: ZeroShot | None = None) -> Benchmark:
     """One split of a folder that `rmlr prepare` wrote: its classes (`vocabulary`) and annotations (`images`).
 
-    ValueError names the file that is missing or invalid.
+    With `zero_shot`, scores also include the seen and the unseen classes of that split of HICO-DET. ValueError names
+    the file that is missing or invalid.
     """
-    return Benchmark.load(Path(folder), split)
+    return Benchmark.load(Path(folder), split, zero_shot)
 
 
 def evaluate(

@@ -17,6 +17,7 @@ from rmlr.learning.benchmark import Benchmark, resample
 from rmlr.report.pages import aligned
 from rmlr.study.content import digest
 from rmlr.study.files import read_json
+from rmlr.study.section import ZeroShot
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +31,7 @@ SHOWN = 5  # classes in each direction
 
 class _Split(BaseModel):
     split: str
+    zero_shot: ZeroShot | None = None
 
 
 class _Digest(BaseModel):
@@ -51,6 +53,7 @@ class Evaluation:
 
     folder: Path
     split: str
+    zero_shot: ZeroShot | None
     annotations: Path
     annotations_sha256: str
     triplets: Path
@@ -168,7 +171,8 @@ def compare(a: str | Path, b: str | Path, *, samples: int = SAMPLES, seed: int =
     side_a, side_b = map(find_evaluations, folders)
     refuse_incomparable(side_a, side_b)
     first = side_a[0]
-    benchmark = Benchmark.load(first.annotations, first.split)
+    zero_shot = {evaluation.zero_shot for evaluation in (*side_a, *side_b)}
+    benchmark = Benchmark.load(first.annotations, first.split, zero_shot.pop() if len(zero_shot) == 1 else None)
     weights = draw_images(len(benchmark.images), samples, seed)
     rankings: tuple[Ranking, ...] = ()
     scored: list[list[list[np.ndarray]]] = [[], []]  # side, run, setting: c s
@@ -218,6 +222,7 @@ def read_evaluation(folder: Path) -> Evaluation:
     return Evaluation(
         folder=folder,
         split=about.settings.split,
+        zero_shot=about.settings.zero_shot,
         annotations=locate(folder, annotations, truth.sha256),
         annotations_sha256=truth.sha256,
         triplets=locate(folder, triplets, table.sha256),

@@ -4,41 +4,35 @@
     for triplet in model("photo.jpg"):
         print(triplet)
 
-A run's folder has the checkpoint in train/, and in predict/settings.yaml the exponent of the detector's scores. Its
-detector is found by the digest in the checkpoint: in detector/ of the run's folder (the layout of `rmlr export`), or at
-the paths in run.json of the training and of its features. The same holds for the pose network, if the run uses one.
+`rmlr.learning.parts` says where its parts are found.
 """
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import overload
 
 import torch
-import yaml
 from jaxtyping import Float, Int
 from PIL import Image
-from pydantic import BaseModel
 from torch import Tensor
 
 from rmlr.data.images import ImageBatch, size_within, stack
 from rmlr.hoi.batch import Batch, Instances
 from rmlr.learning.answers import MIN_SCORE, Answer, Picture, Trace, Traces, Triplet, check_limits, upright
-from rmlr.model.checkpoint import CARD_FILE, Card, load_card, load_checkpoint
-from rmlr.model.detector import FrozenDetector, holds_detector, load_detector, select_queries, weights_digest
+from rmlr.learning.parts import PREDICTION, find_parts, find_run
+from rmlr.model.checkpoint import Card, load_card, load_checkpoint
+from rmlr.model.detector import FrozenDetector, load_detector, select_queries
 from rmlr.model.network import InteractionNetwork
 from rmlr.model.pairs import Pairs
-from rmlr.model.pose import PoseNetwork, load_pose_network, pose_digest
+from rmlr.model.pose import PoseNetwork, load_pose_network
 from rmlr.model.remine import InteractiveRelationEncoder
 from rmlr.model.scoring import ScoredVerbs, score_verbs
 from rmlr.model.transformer import Layout
-from rmlr.study.files import RelativeName, check_form, read_text
 from rmlr.study.nodes import PredictNode
 
 BATCH_SIZE = 4  # pictures at once
-PREDICTION = "predict/settings.yaml"  # of a run
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +101,7 @@ class Model:
         Only pictures of one size are batched: padding affects a detector's output at a picture's edges, so the triplets
         of a picture would depend on the others in its batch.
         """
-        check_limits(min_score=min_score, top=top)
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}: expected a whole number of at least 1")
+        check_limits(min_score=min_score, top=top, batch_size=batch_size)
         return self._answers(pictures, min_score, top, batch_size)
 
     def _answers(
@@ -205,6 +197,7 @@ class Model:
 def load(
     run: str | Path,
     *,
+    revision: str | None = None,
     detector: str | Path | None = None,
     pose: str | Path | None = None,
     prior_power: float | None = None,
@@ -213,7 +206,9 @@ def load(
     """Load a trained run for inference.
 
     Args:
-        run: a run's folder (which contains train/), the folder that `rmlr train` wrote, or one from `rmlr export`.
+        run: a run's folder (which contains train/), the folder that `rmlr train` wrote, one from `rmlr export`, or a
+            model of the Hugging Face hub, OWNER/NAME, that is such a folder.
+        revision: commit of a model of the hub, 40 hexadecimal digits.
         detector: folder of the detector that it was trained with, if it is not found from the run.
         pose: weights file of the pose network that it was trained with, likewise, if it uses one.
         prior_power: exponent of the detector's scores, if predict/settings.yaml is missing or to be overridden.
@@ -223,7 +218,7 @@ def load(
     """
     check_limits(prior_power=prior_power)
     given = (None if path is None else Path(path) for path in (detector, pose))
-    parts = find_parts(Path(run), *given)
+    parts = find_parts(find_run(run, revision), *given)
     card = load_card(parts.checkpoint)
     if prior_power is None:
         if parts.prediction is None:
@@ -240,118 +235,6 @@ def load(
         _device(device),
         None if parts.pose is None else load_pose_network(parts.pose),
     )
-
-
-# ---- the paths of a run's parts
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """The paths of a run's parts."""
-
-    checkpoint: Path  # folder
-    detector: Path  # folder
-    pose: Path | None  # weights file, if the run uses a pose network's map
-    prediction: Path | None  # settings file
-
-
-def find_parts(run: Path, detector: Path | None = None, pose: Path | None = None) -> Parts:
-    """The parts of a run for `load`; ValueError if one is not found, or is not the one used in training.
-
-    `detector` and `pose` are given by the user.
-    """
-    if (model := run / "MLmodel").is_file():
-        run = run / _exported_data(model)
-    checkpoint = next((folder for folder in (run, run / "train") if (folder / CARD_FILE).is_file()), None)
-    if checkpoint is None:
-        raise ValueError(
-            f"{run}: has no trained network: expected {CARD_FILE}, train/{CARD_FILE} or an exported model. "
-            "Give a run's folder, such as results/demo/runs/shared/rmlr/0"
-        )
-    card, beside, prediction = load_card(checkpoint), checkpoint.parent, checkpoint.parent / PREDICTION
-    named = list(_named_inputs(checkpoint))
-    detectors = [beside / "detector", *(path for path in named if holds_detector(path))]
-    found = _find("detector", card.detector_digest, checkpoint, detector, detectors, _detector_digest)
-    found_pose = None
-    if card.pose_digest is not None:
-        poses = [path for path in (*sorted(beside.glob("pose/*")), *named) if path.is_file()]
-        found_pose = _find("pose", card.pose_digest, checkpoint, pose, poses, _pose_digest)
-    return Parts(checkpoint, found, found_pose, prediction if prediction.is_file() else None)
-
-
-class _Flavor(BaseModel):
-    data: RelativeName  # folder
-
-
-class _Flavors(BaseModel):
-    python_function: _Flavor
-
-
-class _MLmodel(BaseModel):
-    """The fields of an exported model's description that are read."""
-
-    flavors: _Flavors
-
-
-def _exported_data(model: Path) -> str:
-    """The folder of the run in an exported model."""
-    try:
-        content = yaml.safe_load(read_text(model))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{model}: not YAML ({error}). Is the file damaged? Export the run again") from error
-    return check_form(str(model), content, _MLmodel).flavors.python_function.data
-
-
-def _find(
-    what: str,
-    digest: str,
-    checkpoint: Path,
-    given: Path | None,
-    candidates: Sequence[Path],
-    digest_of: Callable[[Path], str | None],
-) -> Path:
-    """The frozen network with this digest: the one given by the user, or the first candidate that matches."""
-    if given is not None:
-        if (other := digest_of(given)) is None:
-            raise ValueError(f"{given}: has no weights. Is it the right folder or file for --{what}?")
-        if other != digest:
-            raise ValueError(
-                f"{given}: is not the {what} network that {checkpoint} was trained with: the SHA-256 of its weights is "
-                f"{other[:12]}..., expected {digest[:12]}..."
-            )
-        return given
-    if (found := next((path for path in candidates if digest_of(path) == digest), None)) is not None:
-        return found
-    raise ValueError(
-        f"{checkpoint}: the {what} network that it was trained with (SHA-256 of the weights {digest[:12]}...) was not "
-        f"found in {', '.join(map(str, candidates)) or 'the paths of run.json'}. Give its path: --{what}, or {what}="
-    )
-
-
-def _detector_digest(folder: Path) -> str | None:
-    return weights_digest(folder) if holds_detector(folder) else None
-
-
-def _pose_digest(path: Path) -> str | None:
-    return pose_digest(path) if path.is_file() else None
-
-
-def _named_inputs(checkpoint: Path) -> Iterator[Path]:
-    """The inputs of training, and those of the stages that made them (in older runs, one folder for all splits)."""
-    for given in _inputs(checkpoint):
-        yield given
-        for made in [*given.glob("run.json"), *sorted(given.glob("*/run.json"))]:
-            yield from _inputs(made.parent)
-
-
-def _inputs(folder: Path) -> list[Path]:
-    """The inputs of a stage that still exist: paths of run.json, relative to the folder in which it was run."""
-    try:
-        names = list(json.loads((folder / "run.json").read_text())["inputs"])
-    except (OSError, ValueError, KeyError, TypeError):  # TypeError: valid JSON, but not a stage's
-        return []
-    places = (Path(), *folder.resolve().parents)
-    return [path for name in names for place in places if (path := place / name).exists()]
 
 
 # ---- small things

@@ -99,6 +99,11 @@ def save_checkpoint(folder: Path, card: Card, network: nn.Module, heads: nn.Modu
     save_tensors(folder / WEIGHTS_FILE, network.state_dict())
     if alignment := heads.state_dict():
         save_tensors(folder / ALIGNMENT_FILE, alignment)
+    save_card(folder, card)
+
+
+def save_card(folder: Path, card: Card) -> None:
+    """Write the card."""
     write_whole(folder / CARD_FILE, card.model_dump_json(indent=1) + "\n")
 
 

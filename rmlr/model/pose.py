@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from rmlr.study.tensors import check_finite, load_pickled
+from rmlr.study.tensors import TensorFile, check_finite, load_pickled
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")  # of the ResNet, in torchvision's names and MMPose's
 BACKBONE_STRIDE = 32
@@ -165,7 +165,7 @@ def load_pose_network(path: Path) -> PoseNetwork:
     Every tensor must match, or the file is refused. Those of the last layer, which makes heat maps, must exist and fit,
     but are not kept.
     """
-    trunk, head = _split(_read(path), path)
+    trunk, head = _split(read_pose(path), path)
     expected = "Expected is a ResNet with deconvolutions and one last layer, such as MMPose's res50_crowdpose_256x192"
     blocks = [len({name.split(".")[1] for name in trunk if name.startswith(f"{stage}.")}) for stage in STAGES]
     widths = [head[name].shape[1] for name in _deconvolutions(head)]
@@ -208,8 +208,8 @@ def pose_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read(path: Path) -> State:
-    """The tensors of the file by name; a hash in its file name is checked."""
+def read_pose(path: Path) -> State:
+    """The tensors of a weights file by name, MMPose's or ours; a hash in its file name is checked."""
     hint = "Download them, or correct the path: `pose.weights` of the profile in params.yaml"
     try:
         told, found = PUBLISHED_HASH.search(path.name), pose_digest(path)
@@ -220,6 +220,8 @@ def _read(path: Path) -> State:
             f"{path}: its SHA-256 begins with {found[: len(told[1])]}, its name says {told[1]}. Was it cut off, or "
             "changed? Download it again"
         )
+    if path.suffix == ".safetensors":  # as `rmlr export` writes it
+        return dict(TensorFile(path, hint))
     content = load_pickled(path, hint)
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

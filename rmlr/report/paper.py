@@ -27,6 +27,7 @@ class Metric:
     name: str
     measures: Literal["vcoco", "hicodet", "cost"]  # by which source of a row
     unit: float  # of the table, in that of what is measured
+    is_zero_shot: bool = False  # of the seen or the unseen classes of a zero-shot split
 
     @property
     def head(self) -> str:
@@ -41,9 +42,13 @@ METRICS = {
     "hicodet_default_full": Metric("Default", "Full", "hicodet", POINT),
     "hicodet_default_rare": Metric("Default", "Rare", "hicodet", POINT),
     "hicodet_default_nonrare": Metric("Default", "Non-rare", "hicodet", POINT),
+    "hicodet_default_seen": Metric("Default", "Seen", "hicodet", POINT, is_zero_shot=True),
+    "hicodet_default_unseen": Metric("Default", "Unseen", "hicodet", POINT, is_zero_shot=True),
     "hicodet_known_object_full": Metric("Known Object", "Full", "hicodet", POINT),
     "hicodet_known_object_rare": Metric("Known Object", "Rare", "hicodet", POINT),
     "hicodet_known_object_nonrare": Metric("Known Object", "Non-rare", "hicodet", POINT),
+    "hicodet_known_object_seen": Metric("Known Object", "Seen", "hicodet", POINT, is_zero_shot=True),
+    "hicodet_known_object_unseen": Metric("Known Object", "Unseen", "hicodet", POINT, is_zero_shot=True),
     "macs_g": Metric("", "MACs, G", "cost", 1.0),
     "params_m": Metric("", "Parameters, M", "cost", 1.0),
     "fps": Metric("", "Photos a second", "cost", 1.0),
@@ -159,8 +164,13 @@ def _own_rows(chosen: TableNode) -> list[Row]:
         raise ValueError(f"table '{chosen.title}': expected rows that are named by their cells, got {every[0].row}")
     if unnamed := [name for name in names if name in METRICS]:
         raise ValueError(f"table '{chosen.title}': column '{unnamed[0]}' is measured and cannot name a row")
-    measured = {source.measures for row in every for source in row.sources}
-    metrics = [name for name, metric in METRICS.items() if metric.measures in measured]
+    sources = [source for row in every for source in row.sources]
+    measured, has_unseen = {source.measures for source in sources}, any(source.is_zero_shot for source in sources)
+    metrics = [
+        name
+        for name, metric in METRICS.items()
+        if metric.measures in measured and (has_unseen or not metric.is_zero_shot)
+    ]
     return [
         *(_of_settings(row, names, metrics, is_control=False) for row in chosen.rows),
         *(_of_settings(row, names, metrics, is_control=True) for row in chosen.controls),

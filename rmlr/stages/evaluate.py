@@ -11,7 +11,7 @@ from rmlr.detections.files import save_official, save_tables
 from rmlr.learning.benchmark import Benchmark
 from rmlr.study.nodes import EvaluateNode
 from rmlr.study.run import run
-from rmlr.study.section import Split
+from rmlr.study.section import Split, ZeroShot
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ def evaluate(
     agents: Path | None = None,
     settings: Path | None = None,
     split: Split | None = None,
+    zero_shot: ZeroShot | None = None,
     export: Literal["tables", "official"] | None = None,
 ) -> None:
     """Score detections, of any method, over all images of a split.
@@ -38,16 +39,19 @@ def evaluate(
             headlines, with the protocol in words) and tables: per_verb.csv of V-COCO's action-roles and per_action.csv
             of its agents, or per_class.csv of HICO-DET's HOIs.
         agents: V-COCO's agent scores (Parquet), if the triplets are a table; a pickle has its own.
-        settings: this node's settings file, which names the split. Only the study needs one.
+        settings: this node's settings file, which names the splits. Only the study needs one.
         split: the split, if no settings are given; test if left out.
+        zero_shot: zero-shot split of HICO-DET, likewise; metrics then include its seen and unseen classes.
         export: also write the detections to `out`, as our tables or in the format of the dataset's official program.
     """
-    if settings is not None and split is not None:
-        raise ValueError(f"--split {split}: {settings} names the split. Give only one of the two")
-    chosen = EvaluateNode.load(settings) if settings else EvaluateNode(code="", split=split or OFFICIAL_SPLIT)
+    for flag, given in (("--split", split), ("--zero-shot", zero_shot)):
+        if settings is not None and given is not None:
+            raise ValueError(f"{flag} {given}: {settings} names the split. Give only one of the two")
+    named = EvaluateNode(code="", split=split or OFFICIAL_SPLIT, zero_shot=zero_shot)
+    chosen = EvaluateNode.load(settings) if settings else named
     inputs = [annotations, triplets, *([agents] if agents else [])]
     with run("evaluate", chosen, settings=settings, out=out, inputs=inputs) as record:
-        benchmark = Benchmark.load(annotations, chosen.split)
+        benchmark = Benchmark.load(annotations, chosen.split, chosen.zero_shot)
         vocabulary, count = benchmark.vocabulary, len(benchmark.images)
         table, people = benchmark.read(triplets, agents)
         log.info("%d triplets on %d images of %s %s", len(table.score), count, vocabulary.dataset, chosen.split)

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from rmlr.study.figures import (
     Figure,
 )
-from rmlr.study.section import DatasetName, NaturalInt, Section, Split
+from rmlr.study.section import DatasetName, NaturalInt, Section, Split, ZeroShot
 from rmlr.study.settings import (
     Alignment,
     Claim,
@@ -99,6 +99,15 @@ class TrainNode(Section):
         return self
 
     @model_validator(mode="after")
+    def _unseen_classes_stay_unseen(self) -> "TrainNode":
+        if self.train.zero_shot is not None and self.alignment.form == "literal":
+            raise ValueError(
+                "train.zero_shot needs another alignment.form than literal, which reads the text of whole images: it "
+                "names their unseen interactions"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _held_out_is_not_learnt_from(self) -> "TrainNode":
         if (self.train.validate_every > 0) != (self.held_out is not None):
             raise ValueError("train.validate_every and held_out go together: give both, or 0 and null")
@@ -116,6 +125,7 @@ class PredictNode(Section):
 class EvaluateNode(Section):
     code: str
     split: Split
+    zero_shot: ZeroShot | None = None  # HICO-DET: whose seen and unseen classes are scored apart as well
 
 
 class CostNode(Section):
@@ -135,6 +145,7 @@ class Source(Section):
     detector: str  # as printed; empty for `cost`
     encoder: str  # likewise; empty where nothing is learnt from text
     leaks: bool  # its detector was trained on the test photos
+    is_zero_shot: bool = False  # it has seen and unseen classes
 
 
 class MeasuredRow(Section):

@@ -94,7 +94,9 @@ class Study(Section):
                 folder = f"runs/{name}/{seed}"
                 nodes[f"{folder}/train"] = train
                 nodes[f"{folder}/predict"] = PredictNode(code=code["predict"], prediction=chosen.prediction)
-                nodes[f"{folder}/evaluate"] = EvaluateNode(code=code["evaluate"], split=chosen.prediction.split)
+                nodes[f"{folder}/evaluate"] = EvaluateNode(
+                    code=code["evaluate"], split=chosen.prediction.split, zero_shot=train.train.zero_shot
+                )
         self._check_tables()
         nodes["cost"] = self.cost_node(chosen.cost, code["cost"], f"profiles.{profile}.cost.sizes")
         for name, table in self.tables_in(profile).items():
@@ -288,13 +290,14 @@ class Study(Section):
         if name == "cost":
             return Source(run=name, measures="cost", detector="", encoder="", leaks=False)
         run, chosen = self.run(name, ""), self.profiles[profile]
-        aligns = self.variants[run.variant].aligns
+        aligns, numbers = self.variants[run.variant].aligns, run.overrides | run.point
         return Source(
             run=name,
             measures=run.dataset,
             detector=chosen.backbones[run.backbone].name,
             encoder=chosen.encoders[run.encoder].name if aligns else "",
             leaks=chosen.has_seen_test(run),
+            is_zero_shot=numbers.get("train.zero_shot", chosen.train[run.dataset].zero_shot) is not None,
         )
 
     def _train_node(self, profile: Profile, profile_name: str, full_name: str, run: Run, code: str) -> TrainNode:
@@ -333,6 +336,11 @@ class Study(Section):
         if content["train"]["validate_every"]:
             content["held_out"] = profile.prediction.model_dump() | {"split": "val"}
         node = TrainNode.check(content, f"{where}, with its overrides")
+        if node.train.zero_shot is not None and run.dataset != "hicodet":
+            raise ValueError(
+                f"{where}: train.zero_shot is {node.train.zero_shot}, but the run is on {run.dataset}: only HICO-DET "
+                "has zero-shot splits"
+            )
         if node.variant.pose and profile.pose is None:
             raise ValueError(
                 f"{where}: its variant reads a pose network, and profile {profile_name} has none. Give profiles."

@@ -40,6 +40,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 Split = Literal["train", "val", "trainval", "test"]  # trainval: train, then val
 DatasetName = Literal["vcoco", "hicodet"]
+ZeroShot = Literal["rare_first", "non_rare_first", "unseen_object", "unseen_verb"]  # splits of HICO-DET's classes
 
 
 S = TypeVar("S", bound="Section")  # not Self: beartype's import hook does not understand it

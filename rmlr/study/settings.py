@@ -18,6 +18,7 @@ from rmlr.study.section import (
     Section,
     Seed,
     Split,
+    ZeroShot,
 )
 
 
@@ -165,6 +166,7 @@ class Train(Section):
     clip_norm: Positive
     precision: Literal["fp32", "bf16"]
     validate_every: NaturalInt = 0  # epochs between two evaluations on val; 0: never. Requires split: train
+    zero_shot: ZeroShot | None = None  # HICO-DET: excludes the unseen classes of this split; null: none
 
     @model_validator(mode="after")
     def _micro_batches_fit(self) -> "Train":

@@ -17,7 +17,7 @@ EVERY = "runs"  # the saved view of all runs
 LONGEST_NOTE = 8000  # characters that MLflow allows in a tag's value
 COMPARED = 10  # runs on a page that compares them
 CURVE, HELD_OUT = "train/", "val/"  # sections of what training logs on MLflow's charts
-PAPER = r"vcoco_ap_role_[12]|hicodet_(default|known_object)_(full|rare|nonrare)"
+PAPER = r"vcoco_ap_role_[12]|hicodet_(default|known_object)_(full|rare|nonrare|seen|unseen)"
 CONSTANT = (
     r"vcoco_(all_)?roles|vcoco_actions|hicodet_(rare_)?classes(_with_positives)?|hicodet_known_object_image_level"
 )

@@ -16,6 +16,7 @@ from PIL import Image
 
 from rmlr.__main__ import main
 from rmlr.commands.photo import LONGEST, find_pictures, photo, result_names
+from rmlr.data.video import frames_of_file, video_writer
 from rmlr.learning.answers import COLUMNS
 from rmlr.learning.inference import load
 from rmlr.study.made import MADE
@@ -345,3 +346,67 @@ def test_what_names_no_photo_is_refused(folder, name, message):
 def test_no_photo_at_all_is_refused():
     with pytest.raises(ValueError, match="no picture was given"):
         find_pictures([])
+
+
+# ---- videos
+
+
+@pytest.fixture
+def film(photo_run, tmp_path) -> Path:
+    """Five frames from photos, five a second."""
+    pytest.importorskip("av")
+    path = tmp_path / "film.mp4"
+    with video_writer(path) as add:
+        for number in range(5):
+            add(number / 5, Image.open(photo_run.photos[number % 3]).convert("RGB"))
+    return path
+
+
+def test_a_video_gets_a_table_of_its_frames_and_a_video_of_its_drawings(photo_run, film, tmp_path):
+    out = tmp_path / "out"
+    photo(str(film), run=photo_run.run, out=out, top=2, batch_size=2, **EVERYTHING)
+    assert {path.name for path in out.iterdir()} == {"film-triplets.csv", "film-triplets.mp4", MADE}
+    with (out / "film-triplets.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    assert list(found[0]) == ["frame", "seconds", *COLUMNS]
+    model, frames = load(photo_run.run), list(frames_of_file(film))
+    assert {(int(row["frame"]), float(row["seconds"])) for row in found} <= {
+        (frame.number, frame.seconds) for frame in frames
+    }
+    for frame in frames:
+        expected = [triplet.phrase for triplet in model(frame.picture, **EVERYTHING)]
+        assert [row["phrase"] for row in found if int(row["frame"]) == frame.number] == expected
+    drawn = list(frames_of_file(out / "film-triplets.mp4"))
+    assert [frame.seconds for frame in drawn] == pytest.approx([frame.seconds for frame in frames])
+    assert len({frame.picture.size for frame in drawn}) == 1
+    assert drawn[0].picture.width >= 360
+
+
+def test_a_folder_of_frames_is_a_video_where_its_rate_is_given(photo_run, folder, tmp_path):
+    pytest.importorskip("av")
+    out = tmp_path / "out"
+    photo(str(folder), run=photo_run.run, out=out, frames_per_second=4.0, **EVERYTHING)
+    assert {path.name for path in out.iterdir()} == {"photos-triplets.csv", "photos-triplets.mp4", MADE}
+    assert [frame.seconds for frame in frames_of_file(out / "photos-triplets.mp4")] == pytest.approx([0, 0.25, 0.5])
+
+
+def test_a_damaged_video_leaves_nothing_and_stops_no_photo(photo_run, film, tmp_path):
+    film.write_bytes(film.read_bytes()[:-300])
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match=r"1 of 2 pictures and videos could not be read.*(?s:.*)film\.mp4: cannot"):
+        photo(str(film), str(photo_run.photos[0]), run=photo_run.run, out=out)
+    assert not [path.name for path in out.iterdir() if "film" in path.name]
+    assert (out / "triplets.csv").is_file()
+    with pytest.raises(ValueError, match=r"^[^\n]*film\.mp4: cannot be read as a video"):
+        photo(str(film), run=photo_run.run, out=tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [({"trace": True}, "--trace: draws only photos"), ({"frames_per_second": 0.0}, "frames-per-second.* is 0.0"),
+     ({"batch_size": 0}, "batch_size .* is 0")],
+)  # fmt: skip
+def test_what_a_video_cannot_have_is_refused_at_once(photo_run, film, tmp_path, asked, message):
+    with pytest.raises(ValueError, match=message):
+        photo(str(film), run=photo_run.run, out=tmp_path / "out", **asked)
+    assert not (tmp_path / "out").exists()

@@ -245,3 +245,23 @@ def test_both_settings_are_the_specification_word_by_word(pairs, build_table: Ta
             assert getattr(scores, name.split()[0] + suffix) == pytest.approx(expected, abs=1e-12)
     assert (by_pairs.known_object >= by_labels.known_object - 1e-12).all()
     assert (by_labels.known_object >= by_labels.default - 1e-12).all()
+
+
+def test_seen_and_unseen_classes_are_means_of_their_own(scene, build_table: Table):
+    table = build_table(hold(0.9), hold(0.8, BEN, CAN))
+    scores = hicodet.evaluate([scene], VOCABULARY, table, unseen=(2,))
+    metrics = scores.metrics()
+    assert metrics["hicodet_default_unseen"] == metrics["hicodet_known_object_unseen_linspace"] == pytest.approx(1)
+    assert metrics["hicodet_default_seen"] == 0  # classes without a positive, as officially
+    assert metrics["hicodet_default_full"] == pytest.approx((metrics["hicodet_default_unseen"] + 0 + 0) / 3)
+    assert metrics["hicodet_unseen_classes"] == 1
+    assert "Zero-shot, Default: 33.33% full, 0.00% seen, 100.00% unseen (1 classes)" in scores.summary()
+    assert scores.columns()["is_unseen"] == [False, False, True]
+    default, _ = hicodet.rank([scene], VOCABULARY, table, unseen=(2,))
+    assert [headline.metric.rpartition("_")[2] for headline in default.headlines][-2:] == ["seen", "unseen"]
+
+
+def test_without_a_zero_shot_split_nothing_is_said_of_unseen_classes(scene, build_table: Table):
+    scores = hicodet.evaluate([scene], VOCABULARY, build_table(hold(0.9)))
+    assert not any("seen" in name for name in [*scores.metrics(), *scores.columns()])
+    assert "Zero-shot" not in scores.summary()

@@ -128,7 +128,11 @@ def test_paths_images_arrays_and_lists_of_them_are_all_taken(photo_run, model):
 
 @pytest.mark.parametrize(
     ("asked", "message"),
-    [({"min_score": float("nan")}, "min_score"), ({"top": 0}, "top"), ({"batch_size": 0}, "batch_size is 0")],
+    [
+        ({"min_score": float("nan")}, "min_score"),
+        ({"top": 0}, "top"),
+        ({"batch_size": 0}, r"batch_size \(--batch-size\) is 0"),
+    ],
 )
 def test_numbers_out_of_range_are_refused_at_once(photo_run, model, asked, message):
     with pytest.raises(ValueError, match=message):

@@ -12,6 +12,7 @@ import torch
 import yaml
 from PIL import Image
 
+from rmlr.commands.export import export
 from rmlr.data.augment import load_view
 from rmlr.data.features import Features, FeatureWriter, Index, ShardBuilder
 from rmlr.data.images import load_batch, resized_size
@@ -358,7 +359,7 @@ def test_a_photo_is_shown_to_the_pose_network_that_was_trained_with(trained, pho
         load(trained.root / "train", pose=other_network(pose_weights, trained.root / "another.pth"))
     with pytest.raises(ValueError, match=r"lost\.pth: has no weights"):
         load(trained.root / "train", pose=trained.root / "lost.pth")
-    carried = trained.root / "carried"  # as `rmlr export` lays a run out
+    carried = trained.root / "carried"
     shutil.copytree(photo_run.detector, carried / "detector")
     for name in ("train/checkpoint.json", "train/weights.safetensors", "predict/settings.yaml"):
         (carried / name).parent.mkdir(exist_ok=True)
@@ -366,3 +367,7 @@ def test_a_photo_is_shown_to_the_pose_network_that_was_trained_with(trained, pho
     (carried / "pose").mkdir()
     shutil.copy(pose_weights, carried / "pose")
     assert load(carried)(photo_run.photos[0]) == model(photo_run.photos[0])
+    export(carried, out=trained.root / "exported")
+    assert (trained.root / "exported" / "pose" / "weights.safetensors").is_file()
+    assert not list((trained.root / "exported").rglob("*.pth"))
+    assert load(trained.root / "exported")(photo_run.photos[0]) == model(photo_run.photos[0])

@@ -10,6 +10,8 @@ import pytest
 
 from rmlr.detections.triplets import load_agents, load_triplets, save_agents, save_triplets
 from rmlr.hoi import Agents, Triplets
+from rmlr.learning.benchmark import evaluate as score
+from rmlr.learning.benchmark import read_annotations
 from rmlr.stages.evaluate import evaluate
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -131,7 +133,26 @@ def test_detections_in_the_form_of_the_other_benchmark_are_refused(vcoco_records
     assert not out.exists()
 
 
+def test_a_zero_shot_split_has_metrics_of_seen_and_unseen_classes(hicodet_records, tmp_path):
+    out, table = tmp_path / "evaluate", GOLDEN / "hicodet" / "clean" / "triplets.parquet"
+    evaluate(annotations=hicodet_records, triplets=table, zero_shot="rare_first", out=out)
+    metrics = json.loads((out / "metrics.json").read_text())
+    rows = read_rows(out / "per_class.csv")
+    unseen = [row["is_unseen"] == "True" for row in rows]
+    assert sum(unseen) == metrics["hicodet_unseen_classes"] == 2
+    of_unseen = [float(row["default"]) for row, is_unseen in zip(rows, unseen, strict=True) if is_unseen]
+    assert metrics["hicodet_default_unseen"] == pytest.approx(sum(of_unseen) / 2)
+    full = 2 * metrics["hicodet_default_unseen"] + 8 * metrics["hicodet_default_seen"]
+    assert metrics["hicodet_default_full"] == pytest.approx(full / 10)
+    assert "unseen (2 classes)" in (out / "summary.txt").read_text()
+    again = read_annotations(hicodet_records, zero_shot="rare_first")
+    assert score(table, again)["hicodet_default_unseen"] == metrics["hicodet_default_unseen"]
+
+
 def test_a_split_is_named_once(vcoco_records, settings, tmp_path):
     table = GOLDEN / "vcoco" / "triplets_val.parquet"
     with pytest.raises(ValueError, match=r"--split val: .*evaluate\.yaml names the split"):
         evaluate(annotations=vcoco_records, triplets=table, settings=settings("val"), split="val", out=tmp_path / "out")
+    given = {"settings": settings("val"), "zero_shot": "rare_first"}
+    with pytest.raises(ValueError, match=r"--zero-shot rare_first: .*evaluate\.yaml names the split"):
+        evaluate(annotations=vcoco_records, triplets=table, out=tmp_path / "out", **given)

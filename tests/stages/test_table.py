@@ -10,7 +10,7 @@ from typing import Literal
 import pytest
 import yaml
 
-from rmlr.report.paper import METRICS, read_paper
+from rmlr.report.paper import HICODET, METRICS, read_paper
 from rmlr.stages.table import table
 from rmlr.study.nodes import MeasuredRow, Source, TableNode
 from rmlr.study.params import PAPER_TABLES
@@ -410,6 +410,24 @@ def test_a_custom_table_has_its_rows_and_metrics_and_nothing_of_the_paper(own):
     assert r"\multicolumn{2}{c}{AP\_role}" in lines[0]
     assert "35.00 ± 7.07" in (folder / "mine.html").read_text()
     assert json.loads((folder / "metrics.json").read_text())["g/plain"]["vcoco_ap_role_1"] == pytest.approx(0.35)
+
+
+def test_a_custom_table_of_zero_shot_runs_has_seen_and_unseen_beside_full(own, tmp_path):
+    folder = tmp_path / "runs" / "zero" / "rf" / "0" / "evaluate"
+    folder.mkdir(parents=True)
+    parts = {"full": 0.3, "rare": 0.3, "nonrare": 0.3, "seen": 0.35, "unseen": 0.1}
+    metrics = {f"{name}_{part}": value for name in HICODET for part, value in parts.items()}
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"hicodet_classes": 5, "hicodet_rare_classes": 2}))
+    run = source("zero/rf", "hicodet")
+    for is_zero_shot in (False, True):
+        row = fed(run.model_copy(update={"is_zero_shot": is_zero_shot}), split="RF-UC")
+        made = own([row], seeds=[0])
+        with (made / "mine.csv").open() as file:
+            (cells,) = csv.DictReader(file)
+        shown = {column: cells.get(column) for column in ("hicodet_default_seen", "hicodet_known_object_unseen")}
+        assert list(shown.values()) == (["35.00", "10.00"] if is_zero_shot else [None, None])
+    lines = must_be_whole((made / "mine.tex").read_text())
+    assert r"\multicolumn{5}{c}{Default} & \multicolumn{5}{c}{Known Object}" in lines[0]
 
 
 def test_a_custom_table_without_a_row_says_so(own):

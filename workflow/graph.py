@@ -42,7 +42,7 @@ class Given:
 
 def _given(node: Section) -> Given | None:
     if isinstance(node, TextNode):
-        return Given(node.encoder.model, node.encoder.revision, node.code)
+        return Given(node.encoder.weights, node.encoder.revision, node.code)
     if isinstance(node, DetectorNode) and node.detector.weights:
         return Given(node.detector.weights, node.detector.revision, node.code)
     return None
@@ -92,6 +92,8 @@ class Graph:
     def readable(self) -> list[str]:
         """All paths that nodes may read besides the outputs of other nodes."""
         given = [one.name for node in self.nodes.values() if (one := _given(node)) is not None]
+        given += [node.encoder.descriptions for node in self.nodes.values()
+                  if isinstance(node, TextNode) and node.encoder.descriptions]  # fmt: skip
         pose = self.chosen.pose.weights if self.chosen.pose else None
         own = [section.python for section in self.chosen.detectors.values() if section.python]
         sources = [str(class_file(python)) for python in own if has_class_file(python)]
@@ -299,7 +301,8 @@ class Graph:
                 return list(dict.fromkeys([*fetched, *photos])) or self.real_files(dataset)
             case ["vcoco" | "hicodet", "text", encoder]:
                 section = self.chosen.encoders[encoder]
-                return self.weights(section.model, section.revision)
+                described = [section.descriptions] if section.descriptions else []
+                return [*self.weights(section.weights, section.revision), *described]
             case ["detector", *name]:
                 section = self.chosen.detectors["/".join(name)]
                 given = self.weights(section.weights, section.revision) if section.weights else []

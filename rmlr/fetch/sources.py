@@ -198,7 +198,7 @@ def named_weights(study: Study, profile: str) -> dict[tuple[str, str | None], st
         detector, encoder = chosen.detectors[key], chosen.encoders[run.encoder]
         if detector.weights and not detector.python:
             named[detector.weights, detector.revision] = f"detector {key}"
-        named[encoder.model, encoder.revision] = f"text encoder {run.encoder}"
+        named[encoder.weights, encoder.revision] = f"text encoder {run.encoder}"
         if chosen.pose and chosen.pose.weights and study.variants[run.variant].pose:
             named[chosen.pose.weights, None] = f"pose cue of {name}"
     return named

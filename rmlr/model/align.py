@@ -27,7 +27,8 @@ class PhraseTargets(nn.Module):
 
     phrase_of: Int[Tensor, "v o"]
     words: Float[Tensor, "s d"]
-    sentences: Float[Tensor, "s d"]
+    sentences: Float[Tensor, "s k e"]  # as many targets of each phrase as the one with most sentences has
+    sentence_weights: Float[Tensor, "s k"]  # 1 / a phrase's sentences; 0 where it has no more
     vocabulary: Float[Tensor, "w d"]  # whitened states of all phrases' words
     word_floor: Float[Tensor, " s"]
     word_object_floor: Float[Tensor, " s"]
@@ -47,18 +48,17 @@ def phrase_targets(
 
     The words of a phrase are whitened over all phrases, and those of the verb and the object are averaged. With
     `residual`, the mean over the phrases of that object is subtracted, so that only the verb remains. `whiten` whitens
-    sentences, too. `phrase_counts` is how often each phrase is annotated in training: the floors' constants are medians
-    with these weights.
+    sentences, too. If each of several sentences of a phrase is a target, the distance to the phrase is their mean.
+    `phrase_counts` is how often each phrase is annotated in training: the floors' constants are medians with these
+    weights.
 
     Differs: the paper attends to the image's words instead, see `LiteralWords`.
     """
-    phrases = len(text.sentences)
+    phrases = len(text.phrases)
     vocabulary = _whitened(text.phrase_words.float())
     phrase = torch.arange(phrases).repeat_interleave(text.phrase_offsets.diff())
     is_said = text.phrase_parts != SUBJECT
     words = _group_means(vocabulary[is_said], phrase[is_said], phrases)
-    sentences = _whitened(text.sentences.float()) if whiten else text.sentences.float()
-
     num_objects = text.phrase_of.shape[1]
     object_of = torch.full((phrases,), num_objects)  # phrases without an object form one group
     has_phrase = text.phrase_of >= 0
@@ -69,13 +69,34 @@ def phrase_targets(
     return PhraseTargets(
         phrase_of=text.phrase_of,
         words=words,
-        sentences=sentences,
         vocabulary=vocabulary,
         word_floor=_floor(words, everything, phrase_counts),
         word_object_floor=_floor(words, object_of, phrase_counts),
-        sentence_floor=_floor(sentences, everything, phrase_counts),
-        sentence_object_floor=_floor(sentences, object_of, phrase_counts),
+        **_sentence_targets(text, phrase_counts, object_of, whiten=whiten),
     )
+
+
+def _sentence_targets(
+    text: TextEmbeddings, phrase_counts: Int[Tensor, " s"], object_of: Int[Tensor, " s"], *, whiten: bool
+) -> dict[str, Tensor]:
+    """The sentences of every phrase, padded to as many as one of them has, their weights and their floors."""
+    sentences = _whitened(text.sentences.float()) if whiten else text.sentences.float()
+    phrases, several = len(text.phrases), text.sentence_counts
+    counts = torch.ones(phrases, dtype=torch.long) if several is None else torch.tensor(several)
+    owner = torch.arange(phrases).repeat_interleave(counts)  # the phrase of each sentence
+    place = torch.arange(len(owner)) - (counts.cumsum(0) - counts)[owner]
+    padded = sentences.new_zeros(phrases, int(place.max()) + 1 if phrases else 1, sentences.shape[1])
+    weights = padded.new_zeros(padded.shape[:2])
+    padded[owner, place], weights[owner, place] = sentences, 1 / counts[owner]
+    occurs = phrase_counts if several is None else phrase_counts[owner] / counts[owner]
+    floors = (_floor(sentences, group[owner], occurs) for group in (torch.zeros_like(object_of), object_of))
+    floor, object_floor = (_group_means(each[:, None], owner, phrases)[:, 0] for each in floors)
+    return {
+        "sentences": padded,
+        "sentence_weights": weights,
+        "sentence_floor": floor,
+        "sentence_object_floor": object_floor,
+    }
 
 
 def _whitened(states: Tensor) -> Tensor:
@@ -238,18 +259,23 @@ class Alignment(nn.Module):
         sentence = word = None
         if self.sentence is not None:
             floors = targets.sentence_floor[phrase], targets.sentence_object_floor[phrase]
-            sentence = _term(self.sentence(rows), targets.sentences[phrase], matched.image, floors)
+            predicted = self.sentence(rows)
+            distance = (predicted.float()[:, None] - targets.sentences[phrase]).abs().mean(2)  # r k
+            distance = (distance * targets.sentence_weights[phrase]).sum(1)
+            sentence = _term(predicted, distance, matched.image, floors)
         if isinstance(self.word, LiteralWords):
             assert image_words is not None
-            word = _term(rows, self.word(rows, matched.image, *image_words), matched.image, None)
+            attended = self.word(rows, matched.image, *image_words)
+            word = _term(rows, (rows.float() - attended).abs().mean(1), matched.image, None)
         elif self.word is not None:
             floors = targets.word_floor[phrase], targets.word_object_floor[phrase]
-            word = _term(self.word(rows, targets.vocabulary), targets.words[phrase], matched.image, floors)
+            predicted = self.word(rows, targets.vocabulary)
+            word = _term(predicted, (predicted.float() - targets.words[phrase]).abs().mean(1), matched.image, floors)
         return sentence, word
 
 
-def _term(rows: Tensor, targets: Tensor, image: Tensor, floors: tuple[Tensor, Tensor] | None) -> AlignmentTerm:
-    """L1 distance (paper, equation 15), and the values for the log."""
+def _term(rows: Tensor, distances: Tensor, image: Tensor, floors: tuple[Tensor, Tensor] | None) -> AlignmentTerm:
+    """The L1 distances of the rows (paper, equation 15), summed, and the diagnostics that are logged."""
     rows = rows.float()
     with torch.no_grad():
         number = len(rows)
@@ -258,7 +284,7 @@ def _term(rows: Tensor, targets: Tensor, image: Tensor, floors: tuple[Tensor, Te
         within = rows - _group_means(rows, image, images)[image]
         spread, spread_within = (x.square().sum().mul(number / rows.shape[1]).sqrt() for x in (deviation, within))
     return AlignmentTerm(
-        loss=(rows - targets).abs().mean(1).sum(),
+        loss=distances.sum(),
         floor=None if floors is None else floors[0].sum(),
         object_floor=None if floors is None else floors[1].sum(),
         spread=spread,

@@ -180,7 +180,7 @@ def build_objective(
         }
         for level, (dim, sentence, word) in switches.items():
             if sentence or word:
-                levels[level] = _build_alignment(alignment, dim, text.dim, sentence=sentence, word=word)
+                levels[level] = _build_alignment(alignment, dim, text, sentence=sentence, word=word)
     return Objective(
         person=vocabulary.person,
         is_valid_verb=torch.from_numpy(vocabulary.is_valid_verb),
@@ -192,17 +192,19 @@ def build_objective(
     )
 
 
-def _build_alignment(alignment: AlignmentSettings, dim: int, text_dim: int, *, sentence: bool, word: bool) -> Alignment:
+def _build_alignment(
+    alignment: AlignmentSettings, dim: int, text: TextEmbeddings, *, sentence: bool, word: bool
+) -> Alignment:
     """The heads of one level, whose vectors have width `dim`."""
     hidden_dim, project, stack, words = alignment.stack.dim, None, None, None
     if alignment.form == "literal":
         project = nn.Linear(dim, hidden_dim) if dim != hidden_dim else None
         stack = Encoder(activation="relu", **_numbers(alignment.stack))
-        words = LiteralWords(hidden_dim, alignment.stack.heads, text_dim)
+        words = LiteralWords(hidden_dim, alignment.stack.heads, text.word_dim)
         dim = hidden_dim
     else:
-        words = AnchoredWords(dim, text_dim, attends=alignment.form == "anchored_attention")
-    sentences = SentenceAlignment(dim, hidden_dim, text_dim)
+        words = AnchoredWords(dim, text.word_dim, attends=alignment.form == "anchored_attention")
+    sentences = SentenceAlignment(dim, hidden_dim, text.sentence_dim)
     return Alignment(project, stack, words if word else None, sentences if sentence else None)
 
 

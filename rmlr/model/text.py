@@ -1,10 +1,11 @@
 """Sentences and words of every interaction, through a frozen text encoder (paper, section 3.3, equations 7 and 8).
 
 Text is encoded once, used in training, and never needed for prediction. `collect` converts annotations to phrases,
-`embed` encodes them, `TextEmbeddings` stores the result.
+`embed` encodes them, `TextEmbeddings` stores the result. A sentence may differ from its phrase (`rmlr.model.prompts`);
+words are always those of the phrase.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -14,18 +15,19 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from pydantic import model_validator
 from torch import Tensor
 
 from rmlr.hoi import NO_BOX, Annotation, Phrase, Vocabulary
-from rmlr.model.encoders import TextEncoder, Token
+from rmlr.model.encoders import Pooling, TextEncoder, Token
 from rmlr.study.files import read_json, write_whole
-from rmlr.study.section import NaturalInt, Section
+from rmlr.study.section import NaturalInt, PositiveInt, Section
 from rmlr.study.tensors import Form, TensorFile, save_tensors
 
 INDEX_FILE, EMBEDDINGS_FILE = "index.json", "embeddings.safetensors"
 SUBJECT, VERB, OBJECT = range(3)  # part of a phrase that a word belongs to; "with" of an instrument is the verb's
 
-Pooling = Literal["cls", "mean"]
+Several = Literal["average", "each"]
 
 
 # ---- stored embeddings
@@ -40,12 +42,12 @@ class TextEmbeddings:
     """
 
     encoder: str  # as printed in tables
-    model: str  # hub id, folder, package, or `random:DIM`
+    model: str  # hub id, folder, package, or a control (`random:DIM`, `shuffled:ENCODER`)
     revision: str | None
     digest: str  # sha256 of the encoder's weights
     cut: int  # phrases of image texts that did not fit into the encoder's length, over all images
     phrases: list[str]  # distinct, those of the vocabulary's HOIs first
-    sentences: Float[Tensor, "s d"]  # each phrase encoded alone, pooled: E_cls
+    sentences: Float[Tensor, "m e"]  # what is said of each phrase, encoded alone and pooled: E_cls
     phrase_of: Int[Tensor, "v o"]  # phrase of a verb and an object class, -1 if there is none
     phrase_words: Float[Tensor, "w d"]
     phrase_offsets: Int[Tensor, " s1"]  # one more than phrases
@@ -54,10 +56,16 @@ class TextEmbeddings:
     text_offsets: Int[Tensor, " x1"]  # one more than distinct texts
     image_ids: Int[Tensor, " i"]  # ascending
     text_of_image: Int[Tensor, " i"]  # -1: nothing was annotated
+    sentence_counts: list[int] | None = None  # sentences of each phrase, in order; None: one of each
 
     @property
-    def dim(self) -> int:
+    def word_dim(self) -> int:
         """Width of the encoder's states."""
+        return self.phrase_words.shape[1]
+
+    @property
+    def sentence_dim(self) -> int:
+        """Width of a sentence's vector."""
         return self.sentences.shape[1]
 
     def count_phrases(self, verbs: Int[Tensor, " g"], objects: Int[Tensor, " g"]) -> Int[Tensor, " s"]:
@@ -90,7 +98,8 @@ class TextEmbeddings:
         tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
         save_tensors(folder / EMBEDDINGS_FILE, tensors)
         index = TextIndex(**{name: value for name, value in values.items() if name not in tensors})
-        write_whole(folder / INDEX_FILE, index.model_dump_json(indent=1) + "\n")
+        unused = {"sentence_counts"} if index.sentence_counts is None else set()
+        write_whole(folder / INDEX_FILE, index.model_dump_json(indent=1, exclude=unused) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> "TextEmbeddings":
@@ -133,12 +142,22 @@ class TextIndex(Section):
     digest: str
     cut: NaturalInt
     phrases: list[str]
+    sentence_counts: list[PositiveInt] | None = None
+
+    @model_validator(mode="after")
+    def _every_phrase_has_sentences(self) -> "TextIndex":
+        if self.sentence_counts is not None and len(self.sentence_counts) != len(self.phrases):
+            raise ValueError(
+                f"{len(self.phrases)} phrases, but sentence_counts has {len(self.sentence_counts)} entries"
+            )
+        return self
 
     def forms(self) -> dict[str, Form]:
         """The tensors of embeddings.safetensors."""
         real, whole, phrases = torch.float32, torch.int64, len(self.phrases)
+        sentences = phrases if self.sentence_counts is None else sum(self.sentence_counts)
         return {
-            "sentences": Form(real, (phrases, "dim")),
+            "sentences": Form(real, (sentences, "sentence_dim")),
             "phrase_of": Form(whole, ("verbs", "objects"), low=-1, high=phrases - 1),
             "phrase_words": Form(real, ("words", "dim")),
             "phrase_offsets": Form(whole, (phrases + 1,)),
@@ -199,54 +218,51 @@ def embed(
     name: str,
     model: str,
     revision: str | None,
-    pooling: Pooling,
     progress: Callable[[int, str], AbstractContextManager],
+    sentences: Sequence[Sequence[str]] | None = None,
+    several: Several = "average",
+    said: Mapping[Phrase, Phrase] | None = None,
 ) -> TextEmbeddings:
     """Encode each distinct text once.
 
     Words are last hidden states without special and separating tokens. Phrases of an image are joined by the encoder's
-    separator as far as they fit. `progress` is a record's.
+    separator as far as they fit. `sentences` are what is said of each phrase (None: the phrase itself); of several, the
+    vectors are averaged, or kept as so many targets. `said` has what is read in a phrase's place (None: the phrase).
+    `progress` is a record's.
 
-    Differs: the paper has one [CLS] per interaction; here it is that of the phrase encoded alone, or the mean of
-    its states.
+    Differs: the paper has one [CLS] per interaction; here it is that of the phrase encoded alone, or another vector of
+    it, as the encoder pools it.
     """
-    tokens = {
-        phrase: encoder.tokens(phrase) for phrase in {*texts.phrases, *(p for i in texts.images.values() for p in i)}
-    }
-    alone = [encoder.framed(tokens[phrase][0]) for phrase in texts.phrases]
-    for phrase in texts.phrases:
-        if len(tokens[phrase][0]) > encoder.limit:
-            raise ValueError(
-                f"text encoder {name}: '{phrase}' has {len(tokens[phrase][0])} tokens, of which it reads "
-                f"{encoder.limit}. Take an encoder of longer texts"
-            )
-    if pooling == "cls" and any(where.start == 0 for _, where in alone):
-        raise ValueError(f"text encoder {name}: it puts no [CLS] before a text; set its pooling to mean")
-    joined, cut = {}, 0
-    for image, phrases in texts.images.items():
-        text: list[Token] = []
-        for number, phrase in enumerate(phrases):
-            longer = [*text, *(encoder.separator if text else ()), *tokens[phrase][0]]
-            if len(longer) > encoder.limit:
-                cut += len(phrases) - number
-                break
-            text = longer
-        joined[image] = tuple(text)
+    read = {phrase: (said or {}).get(phrase, phrase) for phrase in _all_phrases(texts)}
+    tokens = {phrase: _tokens(encoder, spoken, name) for phrase, spoken in read.items()}
+    if sentences is None:
+        sentences = [[str(read[phrase])] for phrase in texts.phrases]
+    alone = [encoder.framed(_fitting(encoder, tokens[phrase][0], str(phrase), name)) for phrase in texts.phrases]
+    spoken = [
+        [encoder.framed(_fitting(encoder, encoder.tokens(text), text, name))[0] for text in group]
+        for group in sentences
+    ]
+    joined, cut = _joined(texts, tokens, encoder)
     distinct = {text: number for number, text in enumerate(dict.fromkeys(text for text in joined.values() if text))}
     framed = [encoder.framed(list(text)) for text in distinct]
-    sequences = list(dict.fromkeys(sequence for sequence, _ in (*alone, *framed)))
-    states = {}
+    sequences = [sequence for sequence, _ in (*alone, *framed)]
+    sequences = list(dict.fromkeys([*sequences, *(sequence for group in spoken for sequence in group)]))
+    states, vectors = {}, {}
     with progress(len(sequences), "texts") as bar:
         for batch in _batches(sequences):
-            states.update(zip(batch, encoder.states(batch), strict=True))
+            found, pooled = encoder.encode(batch)
+            states.update(zip(batch, found, strict=True))
+            vectors.update(zip(batch, pooled, strict=True))
             bar.advance(len(batch))
 
     def concatenated(sets: list[Tensor]) -> tuple[Tensor, Tensor]:
         offsets = torch.tensor([0, *(len(words) for words in sets)]).cumsum(0)
         return torch.cat([*sets, torch.zeros(0, encoder.dim)]), offsets
 
-    pooled = [states[sequence][0] if pooling == "cls" else states[sequence].mean(0) for sequence, _ in alone]
-    _must_differ([str(phrase) for phrase in texts.phrases], pooled, name, pooling)
+    grouped = [torch.stack([vectors[sequence] for sequence in group]) for group in spoken]
+    means = [group.mean(0) for group in grouped]
+    _must_differ([str(phrase) for phrase in texts.phrases], means, name, encoder.pooling)
+    kept = [*torch.cat(grouped)] if several == "each" and grouped else means
     phrase_words, phrase_offsets = concatenated([states[sequence][where] for sequence, where in alone])
     is_word = [torch.tensor([token not in encoder.separator for token in text]) for text in distinct]
     text_words, text_offsets = concatenated(
@@ -260,7 +276,7 @@ def embed(
         digest=encoder.digest,
         cut=cut,
         phrases=[str(phrase) for phrase in texts.phrases],
-        sentences=torch.stack(pooled) if pooled else torch.zeros(0, encoder.dim),
+        sentences=torch.stack(kept) if kept else torch.zeros(0, encoder.sentence_dim),
         phrase_of=torch.from_numpy(texts.phrase_of),
         phrase_words=phrase_words,
         phrase_offsets=phrase_offsets,
@@ -269,7 +285,50 @@ def embed(
         text_offsets=text_offsets,
         image_ids=torch.tensor(images, dtype=torch.long),
         text_of_image=torch.tensor([distinct.get(joined[image], -1) for image in images], dtype=torch.long),
+        sentence_counts=[len(group) for group in spoken] if several == "each" else None,
     )
+
+
+def _all_phrases(texts: Texts) -> list[Phrase]:
+    return list(dict.fromkeys([*texts.phrases, *(phrase for image in texts.images.values() for phrase in image)]))
+
+
+def _tokens(encoder: TextEncoder, phrase: Phrase, name: str) -> tuple[list[Token], list[int]]:
+    """A phrase's tokens, and the part of the phrase that each belongs to: parts end where words do."""
+    tokens = encoder.tokens(str(phrase))
+    heads = [encoder.tokens(phrase.subject), encoder.tokens(f"{phrase.subject} {phrase.verb}")]
+    if any(tokens[: len(head)] != head for head in heads):
+        raise ValueError(
+            f"text encoder {name}: its tokens of '{phrase}' do not end where words do. Take another encoder"
+        )
+    return tokens, np.searchsorted([len(head) for head in heads], range(len(tokens)), side="right").tolist()
+
+
+def _fitting(encoder: TextEncoder, tokens: list[Token], text: str, name: str) -> list[Token]:
+    """The tokens of a text; ValueError where there are none, or more than the encoder reads."""
+    if not 0 < len(tokens) <= encoder.limit:
+        raise ValueError(
+            f"text encoder {name}: '{text}' has {len(tokens)} tokens, of which it reads 1 to {encoder.limit}. Take a "
+            "shorter text, or an encoder of longer ones"
+        )
+    return tokens
+
+
+def _joined(
+    texts: Texts, tokens: Mapping[Phrase, tuple[list[Token], list[int]]], encoder: TextEncoder
+) -> tuple[dict[int, tuple[Token, ...]], int]:
+    """The text of each image, as far as its phrases fit, and how many phrases did not, over all images."""
+    joined, cut = {}, 0
+    for image, phrases in texts.images.items():
+        text: list[Token] = []
+        for number, phrase in enumerate(phrases):
+            longer = [*text, *(encoder.separator if text else ()), *tokens[phrase][0]]
+            if len(longer) > encoder.limit:
+                cut += len(phrases) - number
+                break
+            text = longer
+        joined[image] = tuple(text)
+    return joined, cut
 
 
 def _must_differ(phrases: list[str], pooled: list[Tensor], name: str, pooling: Pooling) -> None:
@@ -287,7 +346,7 @@ def _must_differ(phrases: list[str], pooled: list[Tensor], name: str, pooling: P
     if spread <= SAME * length:
         twins = phrases[0], phrases[1]
     if twins is not None:
-        advice = "Set its pooling to mean" if pooling == "cls" else "Take another encoder"
+        advice = "Set its pooling to mean or eos" if pooling == "cls" else "Take another encoder, or other sentences"
         raise ValueError(
             f"text encoder {name}: '{twins[0]}' and '{twins[1]}' have one vector with pooling: {pooling}, so training "
             f"could not tell them apart. {advice}"

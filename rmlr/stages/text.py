@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rmlr.data.records import load_annotations, load_vocabulary
 from rmlr.model.encoders import load_encoder
+from rmlr.model.prompts import read_descriptions, shuffled, template_sentences
 from rmlr.model.text import collect, embed
 from rmlr.study.nodes import TextNode
 from rmlr.study.run import run
@@ -18,23 +19,33 @@ def text(*, settings: Path, annotations: Path, out: Path) -> None:
     Test annotations are not read: text is for training only.
 
     Args:
-        settings: this node's settings file: which encoder, and how a sentence is pooled.
+        settings: this node's settings file: which encoder, how a sentence is pooled, and what is said of a phrase.
         annotations: folder made by `prepare`.
         out: folder to write; gets embeddings.safetensors and index.json.
     """
     chosen = TextNode.load(settings)
     encoder = chosen.encoder
-    inputs = [annotations, *([Path(encoder.model)] if Path(encoder.model).exists() else [])]  # else of the hub
+    inputs = [annotations, *([Path(encoder.weights)] if Path(encoder.weights).exists() else [])]  # else of the hub
+    inputs += [Path(encoder.descriptions)] if encoder.descriptions else []
     with run("text", chosen, settings=settings, out=out, inputs=inputs) as record:
-        texts = collect(load_vocabulary(annotations), load_annotations(annotations, "trainval"))
+        vocabulary = load_vocabulary(annotations)
+        texts = collect(vocabulary, load_annotations(annotations, "trainval"))
+        said = {} if encoder.shuffle_seed is None else shuffled(texts, encoder.shuffle_seed)
+        sentences = None
+        if encoder.descriptions:
+            sentences = read_descriptions(Path(encoder.descriptions), texts, vocabulary)
+        elif encoder.prompt:
+            sentences = template_sentences(encoder.prompt, [said.get(phrase, phrase) for phrase in texts.phrases])
         embeddings = embed(
             texts,
-            load_encoder(encoder.model, encoder.revision, encoder.sha256),
+            load_encoder(encoder.weights, encoder.revision, encoder.sha256, encoder.pooling),
             name=encoder.name,
             model=encoder.model,
             revision=encoder.revision,
-            pooling=encoder.pooling,
             progress=record.progress,
+            sentences=sentences,
+            several=encoder.several,
+            said=said,
         )
         embeddings.save(record.folder)
         counts = {

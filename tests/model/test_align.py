@@ -11,7 +11,7 @@ DIM, HIDDEN = 6, 8
 
 
 def counts(text, *numbers):
-    return torch.tensor(numbers) if numbers else torch.ones(len(text.sentences), dtype=torch.long)
+    return torch.tensor(numbers) if numbers else torch.ones(len(text.phrases), dtype=torch.long)
 
 
 def targets_of(text, *numbers, whiten=True, residual=False):
@@ -55,8 +55,8 @@ def test_words_are_whitened_and_the_person_is_left_out(small):
 
 def test_sentences_are_whitened_only_when_told(small):
     text = small.text()
-    assert torch.equal(targets_of(text, whiten=False).sentences, text.sentences)
-    whitened = targets_of(text).sentences
+    assert torch.equal(targets_of(text, whiten=False).sentences[:, 0], text.sentences)
+    whitened = targets_of(text).sentences[:, 0]
     torch.testing.assert_close(whitened.std(0, correction=0), torch.ones(small.text_dim))
 
 
@@ -99,7 +99,7 @@ def test_a_phrase_that_training_never_annotates_has_a_floor_all_the_same(small):
 def test_targets_move_with_the_module_and_are_not_saved(small):
     targets = targets_of(small.text())
     assert not targets.state_dict()
-    assert len(list(targets.buffers())) == 8
+    assert len(list(targets.buffers())) == 9
 
 
 # ---- terms
@@ -137,10 +137,47 @@ def test_anchored_terms_are_the_l1_distance_to_the_rows_own_phrase(small):
     rows, phrases = features[[0, 2, 2]], [2, 0, 3]
     expected = (align.word.to_text(rows) - targets.words[phrases]).abs().sum() / small.text_dim
     torch.testing.assert_close(word.loss, expected)
-    expected = (align.sentence(rows) - targets.sentences[phrases]).abs().sum() / small.text_dim
+    expected = (align.sentence(rows) - targets.sentences[phrases, 0]).abs().sum() / small.text_dim
     torch.testing.assert_close(sentence.loss, expected)
     torch.testing.assert_close(word.floor, targets.word_floor[phrases].sum())
     torch.testing.assert_close(sentence.object_floor, targets.sentence_object_floor[phrases].sum())
+
+
+def several_sentences(text, counts: list[int]):
+    """The same phrases, but so many sentences of each."""
+    sentences = torch.randn(sum(counts), text.sentence_dim, generator=torch.Generator().manual_seed(1))
+    return replace(text, sentences=sentences, sentence_counts=counts)
+
+
+def test_the_distance_to_several_sentences_is_the_mean_over_them(small):
+    text = several_sentences(small.text(), [1, 3, 2, 1])
+    align, features = level(small, "anchored", word=False), torch.randn(3, DIM)
+    layout = Layout.of_rows(torch.zeros(3, dtype=torch.long), 1)
+    phrases, first = [2, 1, 0], [0, 1, 4, 6]
+    rows = matched(small, *((pair, 0, phrase) for pair, phrase in enumerate(phrases)))
+    term, _ = align(features, layout, rows, targets_of(text, whiten=False), None)
+    predicted = align.sentence(features)
+    expected = sum(
+        (predicted[pair] - text.sentences[first[phrase] + k]).abs().mean() / text.sentence_counts[phrase]
+        for pair, phrase in enumerate(phrases)
+        for k in range(text.sentence_counts[phrase])
+    )
+    torch.testing.assert_close(term.loss, expected)
+
+
+def test_one_sentence_of_each_phrase_told_as_several_changes_no_bit(small):
+    text = small.text()
+    several = replace(text, sentence_counts=[1] * 4)
+    for one, other in zip(targets_of(text).buffers(), targets_of(several).buffers(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_floor_of_several_sentences_is_what_the_best_constant_pays(small):
+    """Every sentence counts as its phrase's share: here the medians of the whole list, as all phrases occur alike."""
+    text = several_sentences(small.text(), [2, 2, 2, 2])
+    median = text.sentences.sort(0).values[3]
+    expected = (text.sentences - median).abs().mean(1).view(4, 2).mean(1)
+    torch.testing.assert_close(targets_of(text, whiten=False).sentence_floor, expected)
 
 
 def test_only_rows_that_vary_come_below_the_floor(small):

@@ -50,12 +50,46 @@ def test_an_encoder_from_a_folder_is_known_by_its_digest_and_what_does_not_fit_i
     for out in ("text", "again"):
         text(settings=settings_of(chosen), annotations=study.prepare, out=tmp_path / out)
     embeddings = TextEmbeddings.load(tmp_path / "text")
-    assert (embeddings.model, embeddings.digest, embeddings.dim) == (str(tmp_path / "bert"), digest, 8)
+    assert (embeddings.model, embeddings.digest, embeddings.word_dim) == (str(tmp_path / "bert"), digest, 8)
     first, second = (tmp_path / out / "embeddings.safetensors" for out in ("text", "again"))
     assert first.read_bytes() == second.read_bytes()
     metrics = json.loads((tmp_path / "text" / "run.json").read_text())["metrics"]
     assert metrics["phrases_cut"] == embeddings.cut == len(embeddings.image_ids)  # of 5 tokens, 3 + 1 + 2 are too many
     assert f"{embeddings.cut} phrases of image texts did not fit" in caplog.text
+
+
+def with_sentences(**how) -> TextNode:
+    node_ = node(how.pop("model", "random:6"))
+    return node_.model_copy(update={"encoder": Encoder.model_validate(node_.encoder.model_dump() | how)})
+
+
+def test_sentences_come_from_a_template_or_from_a_file_whose_digest_is_recorded(study, settings_of, tmp_path):
+    said = tmp_path / "said.json"
+    said.write_text(json.dumps({"person hold ball": ["a", "b"], "person throw ball": "c"}))
+    chosen = {
+        "plain": node(),
+        "template": with_sentences(prompt="a photo of a person {verb} a {object}"),
+        "file": with_sentences(descriptions=str(said)),
+        "each": with_sentences(descriptions=str(said), several="each"),
+    }
+    made = {}
+    for name, one in chosen.items():
+        text(settings=settings_of(one), annotations=study.prepare, out=tmp_path / name)
+        made[name] = TextEmbeddings.load(tmp_path / name)
+        assert made[name].phrases == ["person hold ball", "person throw ball"]
+        assert torch.equal(made[name].phrase_words, made["plain"].phrase_words)
+    assert made["each"].sentence_counts == [2, 1]
+    assert len({tuple(one.sentences.mean(0).tolist()) for one in made.values()}) == 4
+    assert str(said) in json.loads((tmp_path / "file" / "run.json").read_text())["inputs"]
+
+
+def test_a_file_that_does_not_fit_leaves_nothing(study, settings_of, tmp_path):
+    said = tmp_path / "said.json"
+    said.write_text(json.dumps({"person hold ball": "a"}))
+    with pytest.raises(ValueError, match=r"said\.json: says nothing of 'person throw ball'"):
+        text(settings=settings_of(with_sentences(descriptions=str(said))), annotations=study.prepare,
+             out=tmp_path / "text")  # fmt: skip
+    assert not (tmp_path / "text").exists()
 
 
 def test_weights_of_another_digest_leave_nothing(study, settings_of, tmp_path):

@@ -1,5 +1,6 @@
 """params.yaml, and what each node of the study reads of it."""
 
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import yaml
 from rmlr.study.nodes import CostNode, FeaturesNode, TableNode, TrainNode
 from rmlr.study.params import Run
 from rmlr.study.plan import Study
+from rmlr.study.settings import Encoder
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 
@@ -122,6 +124,49 @@ def test_an_override_of_a_wrong_type_is_named(content):
     content["runs"]["table2"]["plain"]["overrides"] = {"train.epochs": "seven"}
     with pytest.raises(ValueError, match=r"(?s)runs\.table2\.plain.*train\.epochs.*'seven'"):
         nodes_of(content)
+
+
+ENCODER = {"name": "n", "model": "random:4", "revision": None, "sha256": None, "pooling": "mean"}
+
+
+def test_what_an_encoder_leaves_at_its_default_is_not_part_of_its_identity():
+    assert yaml.safe_load(Encoder.model_validate(ENCODER).dump()) == ENCODER
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "seed"),
+    [
+        ("google/bert", "google/bert", None),
+        ("package:name", "package:name", None),
+        ("shuffled:package:name", "package:name", 0),
+        ("shuffled:7:google/bert", "google/bert", 7),
+        ("shuffled:random:384", "random:384", 0),
+    ],
+)
+def test_a_shuffled_encoder_names_its_own_encoder_and_a_seed(model, weights, seed):
+    encoder = Encoder.model_validate(ENCODER | {"model": model})
+    assert (encoder.weights, encoder.shuffle_seed) == (weights, seed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"prompt": "a {verb}"}, "expected {verb} and {object}, once each"),
+        ({"prompt": "a {verb} {object} {object}"}, "once each"),
+        ({"prompt": "a {verb} {object} {}"}, "once each"),
+        ({"prompt": "a {verb} {object:3}"}, "no other braces"),
+        ({"prompt": "a {verb} {object"}, "no other braces"),
+        ({"prompt": "{verb} {object}", "descriptions": "a.json"}, "they go with neither prompt nor shuffled"),
+        ({"model": "shuffled:random:4", "descriptions": "a.json"}, "they go with neither prompt nor shuffled"),
+        ({"model": "shuffled:"}, "expected shuffled:ENCODER"),
+        ({"model": "shuffled:shuffled:random:4"}, "expected shuffled:ENCODER"),
+        ({"several": "each"}, "several: each is for descriptions"),
+        ({"pooling": "max"}, "pooling: Input should be"),
+    ],
+)
+def test_an_encoder_whose_settings_contradict_each_other_is_refused(changes, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        Encoder.check(ENCODER | changes, "params.yaml")
 
 
 @pytest.mark.parametrize("key", ["variant", "backbone", "encoder"])

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from rmlr.study.encoder import Encoder
 from rmlr.study.figures import (
     Figure,
 )
@@ -16,7 +17,6 @@ from rmlr.study.settings import (
     Claim,
     CostScene,
     Detector,
-    Encoder,
     Features,
     Folds,
     HicodetRelease,

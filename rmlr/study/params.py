@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from rmlr.study.encoder import Encoder
 from rmlr.study.section import DatasetName, Name, PathName, Section, Seed, Split, must_name
 from rmlr.study.settings import (
     Alignment,
@@ -13,7 +14,6 @@ from rmlr.study.settings import (
     Claim,
     CostScene,
     Detector,
-    Encoder,
     Features,
     HicodetRelease,
     Losses,

@@ -16,9 +16,10 @@ from rmlr.learning.estimate import rehearse
 from rmlr.stages.text import text
 from rmlr.stages.train import train
 from rmlr.study import run
+from rmlr.study.encoder import Encoder
 from rmlr.study.nodes import TextNode, TrainNode
 from rmlr.study.plan import Study
-from rmlr.study.settings import Alignment, Encoder, Losses, Network, Train, TransformerSizes, Variant
+from rmlr.study.settings import Alignment, Losses, Network, Train, TransformerSizes, Variant
 
 from ..stages import conftest as stages
 

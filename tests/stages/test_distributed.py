@@ -20,10 +20,11 @@ from rmlr.hoi import Annotation
 from rmlr.hoi.batch import Instances
 from rmlr.stages.text import text
 from rmlr.stages.train import train
+from rmlr.study.encoder import Encoder
 from rmlr.study.made import MADE
 from rmlr.study.nodes import TextNode, TrainNode
 from rmlr.study.run import run
-from rmlr.study.settings import Alignment, Encoder, Losses, Network, Train, TransformerSizes, Variant
+from rmlr.study.settings import Alignment, Losses, Network, Train, TransformerSizes, Variant
 
 from .conftest import CHANNELS, DETECTOR, TOKEN_DIM, VIEW, VOCABULARY, launch
 

@@ -9,8 +9,8 @@ import torch
 
 from rmlr.model.text import TextEmbeddings
 from rmlr.stages.text import text
+from rmlr.study.encoder import Encoder
 from rmlr.study.nodes import TextNode
-from rmlr.study.settings import Encoder
 
 
 def node(model: str = "random:6", sha256: str | None = None) -> TextNode:

@@ -26,8 +26,9 @@ from rmlr.stages.evaluate import evaluate
 from rmlr.stages.predict import predict
 from rmlr.stages.text import text
 from rmlr.stages.train import train
+from rmlr.study.encoder import Encoder
 from rmlr.study.nodes import PredictNode, TextNode, TrainNode
-from rmlr.study.settings import Alignment, Encoder, Losses, Network, Train, TransformerSizes, Variant
+from rmlr.study.settings import Alignment, Losses, Network, Train, TransformerSizes, Variant
 
 from . import conftest
 from .conftest import DETECTOR, VOCABULARY, write_features

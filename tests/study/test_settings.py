@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rmlr.study.encoder import Encoder
 from rmlr.study.nodes import CostNode, FeaturesNode, TableNode, TrainNode
 from rmlr.study.params import Run
 from rmlr.study.plan import Study
-from rmlr.study.settings import Encoder
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 

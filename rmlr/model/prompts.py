@@ -5,11 +5,12 @@ Words are always those of the phrase (`person ride bicycle`): templates and desc
 
 import string
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import AfterValidator, Field, RootModel
+from pydantic import AfterValidator, BeforeValidator, Field, RootModel
 
 from rmlr.hoi import NO_INTERACTION, Phrase, Vocabulary
 from rmlr.model.text import Texts
@@ -75,8 +76,13 @@ class _Listed(RootModel[list[Sentence]]):
     """HICO-DET's prompts.json: a sentence for each HOI class, in their order."""
 
 
-class _Described(RootModel[dict[str, Sentence | Annotated[list[Sentence], Field(min_length=1)]]]):
-    """Texts by phrase."""
+Sentences = Annotated[
+    list[Sentence], Field(min_length=1), BeforeValidator(lambda said: [said] if isinstance(said, str) else said)
+]
+
+
+class _Described(RootModel[dict[str, Sentences]]):
+    """Texts by phrase, one or several."""
 
 
 def read_descriptions(path: Path, texts: Texts, vocabulary: Vocabulary) -> list[list[str]]:
@@ -94,8 +100,8 @@ def read_descriptions(path: Path, texts: Texts, vocabulary: Vocabulary) -> list[
     if not isinstance(content, dict):
         raise ValueError(f"{path}: {FORMS}; got {type(content).__name__}")
     described = check_form(str(path), content, _Described).root
-    known = {str(vocabulary.phrase(verb, object_)) for verb in range(len(vocabulary.verbs))
-             for object_ in range(len(vocabulary.objects))}  # fmt: skip
+    pairs = product(range(len(vocabulary.verbs)), range(len(vocabulary.objects)))
+    known = dict.fromkeys(str(vocabulary.phrase(*pair)) for pair in pairs)
     if unknown := [phrase for phrase in described if phrase not in known]:
         raise ValueError(
             f"{path}: '{unknown[0]}' is no phrase of a verb and an object of this data set{_more(unknown)}. Expected: "
@@ -104,8 +110,7 @@ def read_descriptions(path: Path, texts: Texts, vocabulary: Vocabulary) -> list[
     names = [str(phrase) for phrase in texts.phrases]
     if missing := [name for name in names if name not in described]:
         raise ValueError(f"{path}: says nothing of '{missing[0]}'{_more(missing)}. Add a sentence for it")
-    said = (described[name] for name in names)
-    return [[one] if isinstance(one, str) else one for one in said]
+    return [described[name] for name in names]
 
 
 def _by_class(path: Path, sentences: list[str], texts: Texts, vocabulary: Vocabulary) -> list[list[str]]:

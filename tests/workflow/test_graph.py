@@ -93,6 +93,19 @@ def test_what_a_name_of_the_hub_means_is_part_of_a_nodes_identity(content):
     assert fetched.code.startswith(f"{own.code}-")
 
 
+def test_a_shuffled_encoder_is_the_same_source_and_a_file_of_descriptions_is_an_input(content):
+    encoders = content["profiles"]["paper"]["encoders"]
+    plain, bert = graph_of(content, profile="paper"), dict(encoders["bert_base"])
+    encoders["random"] = bert | {"model": f"shuffled:3:{bert['model']}"}
+    encoders["main"] = bert | {"descriptions": "said.yaml"}
+    changed, node = graph_of(content, profile="paper"), "vcoco/text/{}"
+    weights = set(plain.inputs_of(node.format("bert_base")))
+    assert any("bert-base" in path for path in weights)
+    assert set(changed.inputs_of(node.format("random"))) == weights
+    assert set(changed.inputs_of(node.format("main"))) == weights | {"said.yaml"}
+    assert "said.yaml" in changed.readable()
+
+
 def test_tables_of_the_profile_of_params_are_copied_to_results_and_others_to_their_own_results(content):
     assert graph_of(content).copies("table2") == ["results/table2.csv", "results/table2.md", "results/table2.tex"]
     other = graph_of(content, profile="tiny")

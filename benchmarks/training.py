@@ -54,11 +54,10 @@ def step_seconds(study: Study, variant: str, device: str, precision: str, steps:
     batch, truth, annotations = made_up_batch(vocabulary)
     text = embed(
         collect(vocabulary, annotations),
-        load_encoder("random:512", None, None),
+        load_encoder("random:512", None, None, "mean"),
         name="random",
         model="random:512",
         revision=None,
-        pooling="mean",
         progress=Record("text", Path(), Path()).progress,
     )
     network = build(

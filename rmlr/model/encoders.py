@@ -230,8 +230,8 @@ class RandomEncoder:
     """A control that knows no language: a seeded normal vector for each distinct word, and one for each text ([CLS]).
 
     With `cls`, the vectors of different texts are independent. With `mean`, a text's vector is the mean of its words'
-    vectors and of its own [CLS] vector, which has the weight of one word. It is therefore not a bag of words: two orders
-    of the same words differ, by their [CLS] vectors.
+    vectors and of its own [CLS] vector, which has the weight of one word. It is therefore not a bag of words: the same
+    words in another order have another [CLS] vector.
     """
 
     separator: tuple[Token, ...] = ("[SEP]",)

@@ -181,7 +181,11 @@ def test_weights_of_a_module_that_do_not_fit_are_one_error_that_names_the_file(t
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("[]", "at least 1"), ("{", "(cut off|truncated)"), ('[{"type": "a.StaticEmbedding", "path": ""}]', "expected a Transformer")],
+    [
+        ("[]", "at least 1"),
+        ("{", "(cut off|truncated)"),
+        ('[{"type": "a.StaticEmbedding", "path": ""}]', "expected a Transformer"),
+    ],
 )
 def test_a_list_of_modules_that_does_not_fit_is_one_error(tmp_path, content, said):
     save_tiny(tmp_path, "bert")

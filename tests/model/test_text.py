@@ -345,15 +345,9 @@ def test_two_phrases_that_an_encoder_reads_alike_are_named_among_others(bert):
         encode(Texts(phrases, np.full((1, 1), -1), {}), bert)
 
 
-<<<<<<< HEAD
 def test_a_causal_text_tower_pooled_by_mean_distinguishes_phrases(tmp_path):
-    encoder = load_encoder(str(save_other(tmp_path, "clip_text")), None, None)
-    first, second = encode(collect(VOCABULARY, []), encoder, "mean").sentences
-=======
-def test_a_causal_text_tower_pooled_by_mean_tells_phrases_apart(tmp_path):
     encoder = load_encoder(str(save_other(tmp_path, "clip_text")), None, None, "mean")
     first, second = encode(collect(VOCABULARY, []), encoder).sentences
->>>>>>> c08c1ad (Any text tower is an encoder: pairs, towers, T5, sentence-transformers' own pooling; prompts, descriptions and shuffled names)
     assert (first - second).norm() > 0.01 * first.norm()
 
 

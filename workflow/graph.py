@@ -13,7 +13,7 @@ from typing import Any
 from rmlr.fetch.sources import Source, check_weights, gives, load_sources, named_weights, needed
 from rmlr.study.figures import AnyFigure
 from rmlr.study.identity import identified
-from rmlr.study.nodes import DetectorNode, FigureNode, StatementNode, TableNode, TextNode, TrainNode
+from rmlr.study.nodes import FOLDS_OF, DetectorNode, FigureNode, StatementNode, TableNode, TextNode, TrainNode
 from rmlr.study.params import PAPER_TABLES, Profile, Run, Table
 from rmlr.study.plan import Study
 from rmlr.study.section import DatasetName, Section
@@ -199,7 +199,7 @@ class Graph:
                 return []
             case ["pose", "joints"] | ["vcoco" | "hicodet", "prepare"]:
                 return world
-            case ["vcoco" | "hicodet" as dataset, "text", _]:
+            case ["vcoco" | "hicodet" as dataset, "text", _, *_]:
                 return [f"{dataset}/prepare"]
             case ["detector", *name]:
                 return [*world, f"{self.chosen.detectors['/'.join(name)].dataset}/prepare"]
@@ -208,8 +208,8 @@ class Graph:
             case ["pose", dataset, backbone, split]:
                 joints = ["pose/joints"] if self.trains_joints else []
                 return [*world, f"{dataset}/prepare", f"{dataset}/features/{backbone}/{split}", *joints]
-            case ["runs", group, name, seed, stage]:
-                return self._before_run(f"{group}/{name}", seed, stage)
+            case ["runs", group, name, seed, *fold, stage]:
+                return self._before_run(f"{group}/{name}", seed, fold, stage)
             case ["separation", group, name, seed]:
                 run, split = self.runs[f"{group}/{name}"], self.chosen.prediction.split
                 return [f"{run.dataset}/prepare", *self._views(run, split), f"runs/{group}/{name}/{seed}/train"]
@@ -226,7 +226,7 @@ class Graph:
         above = f"pose/{run.dataset}" if pose else f"{run.dataset}/features"
         return [f"{above}/{run.backbone}/{name}" for name in self.splits(split)]
 
-    def _before_run(self, name: str, seed: str, stage: str) -> list[str]:
+    def _before_run(self, name: str, seed: str, fold: Sequence[str], stage: str) -> list[str]:
         run, train = self.runs[name], self.train_node(name, seed)
         prepare, folder = f"{run.dataset}/prepare", f"runs/{name}/{seed}"
         if stage == "evaluate":
@@ -234,10 +234,12 @@ class Graph:
         if stage == "predict":
             split = self.chosen.prediction.split
             poses = self._views(run, split, pose=True) if train.variant.pose else []
-            return [prepare, *self._views(run, split), *poses, f"{folder}/train"]
-        text = f"{run.dataset}/text/{run.encoder}"
+            networks = [f"{folder}{fold}/train" for fold in self.chosen.fold_names]
+            return [prepare, *self._views(run, split), *poses, *networks]
+        text = "/".join([f"{run.dataset}/text/{run.encoder}", *fold])
         if train.online is None:
             split = "trainval" if train.held_out else train.train.split
+            split = FOLDS_OF if fold else split
             poses = self._views(run, split, pose=True) if train.variant.pose else []
             return [prepare, *self._views(run, split), *poses, text]
         joints = ["pose/joints"] if train.variant.pose and self.trains_joints else []
@@ -245,8 +247,8 @@ class Graph:
         return [prepare, *world, self.detector_of(run.dataset, run.backbone), *joints, text]
 
     def train_node(self, name: str, seed: str) -> TrainNode:
-        """What a run (GROUP/NAME) is trained with."""
-        node = self.nodes[f"runs/{name}/{seed}/train"]
+        """What a run (GROUP/NAME) is trained with; with folds, without the first one."""
+        node = self.nodes[f"runs/{name}/{seed}{self.chosen.fold_names[0]}/train"]
         assert isinstance(node, TrainNode)
         return node
 
@@ -296,10 +298,10 @@ class Graph:
         match node.split("/"):
             case ["vcoco" | "hicodet" as dataset, "prepare"]:
                 fetched = self.receipts(lambda source: dataset in source.serves and source.has_annotations)
-                is_own = getattr(self.chosen, dataset).release == "own"  # then its photos are checked, too
-                photos = self.photos([dataset]) if is_own and fetched else []
+                is_own = getattr(self.chosen, dataset).release == "own"
+                photos = self.photos([dataset]) if (is_own or self.chosen.leave_out) and fetched else []
                 return list(dict.fromkeys([*fetched, *photos])) or self.real_files(dataset)
-            case ["vcoco" | "hicodet", "text", encoder]:
+            case ["vcoco" | "hicodet", "text", encoder, *_]:
                 section = self.chosen.encoders[encoder]
                 described = [section.descriptions] if section.descriptions else []
                 return [*self.weights(section.weights, section.revision), *described]
@@ -315,7 +317,7 @@ class Graph:
                 return self.photos(self.chosen.train) or self.real_files("vcoco")
             case ["pose", dataset, *_]:
                 return [*self.photos([dataset]), *self.pose_weights()]
-            case ["runs", group, name, seed, "train"]:
+            case ["runs", group, name, seed, *_, "train"]:
                 train = self.train_node(f"{group}/{name}", seed)
                 if train.online is None:
                     return []
@@ -340,8 +342,8 @@ class Graph:
         match node.split("/"):
             case ["vcoco" | "hicodet", "prepare"]:
                 return {"raw": self.raw}
-            case ["vcoco" | "hicodet" as dataset, "text", _]:
-                return {"annotations": in_results(f"{dataset}/prepare")}
+            case ["vcoco" | "hicodet" as dataset, "text", _, *fold]:
+                return {"annotations": "/".join([in_results(f"{dataset}/prepare"), *fold])}
             case ["detector", *name]:
                 section = self.chosen.detectors["/".join(name)]
                 coco = f"{self.raw}/coco" if section.all_of_coco else ""
@@ -359,8 +361,8 @@ class Graph:
                 joints = in_results("pose/joints") if self.trains_joints else ""
                 more = {"features": features, "joints": joints}
                 return {"annotations": annotations, "split": split, "images": images, **more}
-            case ["runs", group, name, seed, stage]:
-                return self._run_flags(f"{group}/{name}", seed, stage)
+            case ["runs", group, name, seed, *fold, stage]:
+                return self._run_flags(f"{group}/{name}", seed, fold, stage)
             case ["separation", group, name, seed]:
                 run = self.runs[f"{group}/{name}"]
                 annotations, features = in_results(f"{run.dataset}/prepare"), self._seen(run)
@@ -380,15 +382,17 @@ class Graph:
         """The folder of what a network saw, every split below."""
         return self.folder(f"pose/{run.dataset}/{run.backbone}" if pose else f"{run.dataset}/features/{run.backbone}")
 
-    def _run_flags(self, name: str, seed: str, stage: str) -> dict[str, str]:
+    def _run_flags(self, name: str, seed: str, fold: Sequence[str], stage: str) -> dict[str, str]:
         run, node = self.runs[name], self.train_node(name, seed)
         annotations, made = self.folder(f"{run.dataset}/prepare"), self.folder(f"runs/{name}/{seed}")
         if stage == "evaluate":
             return {"annotations": annotations, "triplets": f"{made}/predict/triplets.parquet"}
         poses = self._seen(run, pose=True) if node.variant.pose else ""
         if stage == "predict":
-            return {"annotations": annotations, "features": self._seen(run), "weights": f"{made}/train", "pose": poses}
-        text = self.folder(f"{run.dataset}/text/{run.encoder}")
+            weights = made if self.chosen.folds else f"{made}/train"
+            return {"annotations": annotations, "features": self._seen(run), "weights": weights, "pose": poses}
+        text = "/".join([self.folder(f"{run.dataset}/text/{run.encoder}"), *fold])
+        annotations = "/".join([annotations, *fold])
         if node.online is None:
             return {"annotations": annotations, "features": self._seen(run), "pose": poses, "text": text}
         given = self.chosen.pose.weights if self.chosen.pose else None

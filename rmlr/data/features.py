@@ -9,7 +9,8 @@ opened, a shard's maps when one of its images is first used.
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
@@ -305,6 +306,21 @@ class Features:
         self.pose_channels, self.pose_digest = found.channels, found.pose_digest
         for number in range(len(found.shards)):
             self._poses.append(_open_shard(pose, number, found, cells=self._maps[len(self._poses)].sizes["cells"]))
+
+    def only(self, image_ids: Collection[int], where: Path) -> "Features":
+        """Of some of the images, in the order that they have here; ValueError names `where` if one is not here."""
+        if unknown := sorted(set(image_ids) - set(self.image_ids)):
+            raise ValueError(
+                f"{where}: {len(unknown)} annotated images have no features, e.g. {unknown[:3]}. Are features and "
+                "annotations of one data set?"
+            )
+        wanted = set(image_ids)
+        positions = [position for position, image_id in enumerate(self.image_ids) if image_id in wanted]
+        part = copy(self)
+        part.image_ids = [self.image_ids[position] for position in positions]
+        part._rows = self._rows[:, positions]
+        part.__dict__.pop("_pair_counts", None)  # those of all
+        return part
 
     def __len__(self) -> int:
         return len(self.image_ids)

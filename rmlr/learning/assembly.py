@@ -16,7 +16,7 @@ from rmlr.model.checkpoint import Card
 from rmlr.model.losses import TERMS, means
 from rmlr.model.network import build, build_objective, needed_pose
 from rmlr.model.text import EMBEDDINGS_FILE, INDEX_FILE, TextEmbeddings
-from rmlr.study.nodes import TrainNode
+from rmlr.study.nodes import FOLDS_OF, TrainNode
 from rmlr.study.settings import Losses
 
 
@@ -47,7 +47,8 @@ class Given:
         seen = [path for path in (self.features, self.pose) if path is not None]
         if chosen.online is None:
             every = chosen.train.split == "trainval" or chosen.held_out is not None
-            seen = [path / split for path in seen for split in (("train", "val") if every else (chosen.train.split,))]
+            splits = ("train", "val") if every else (chosen.train.split,)
+            seen = [path / split for path in seen for split in (splits if chosen.fold is None else (FOLDS_OF,))]
         return [path for path in (*whole, *seen) if path is not None]
 
 
@@ -129,7 +130,8 @@ def _examples(chosen: TrainNode, given: Given, vocabulary: Vocabulary, learnt: V
     if learnt is not vocabulary:
         annotated = [only_classes(annotation, learnt) for annotation in annotated]
     if given.features is not None:
-        return Cached(given.features, annotated, train.split, train.share, vocabulary, given.pose)
+        cache = None if chosen.fold is None else FOLDS_OF
+        return Cached(given.features, annotated, train.split, train.share, vocabulary, given.pose, cache)
     from rmlr.learning.photos import Photos  # takes seconds, not needed for training from caches
 
     assert given.images is not None

@@ -73,14 +73,17 @@ class Cached:
         share: float,
         vocabulary: Vocabulary,
         pose: Path | None,
+        cache: str | None = None,
     ) -> None:
-        self._cache = cached = Features.load(features, split, pose)
+        """`cache` is the split whose features hold those of all folds; None: each split has its own."""
+        self._folds_in = cache
+        self._cache = cached = self._load(features, split, annotated, pose)
         self._folders, self._annotated, self._vocabulary = (features, pose), annotated, vocabulary
         self.image_ids, self.objects, self.view = cached.image_ids, cached.objects, cached.view
         self.channels, self.token_dim, self.pose_channels = cached.channels, cached.token_dim, cached.pose_channels
         self.detector_digest, self.pose_digest = cached.detector_digest, cached.pose_digest
         self.drawn, self.used = draw(cached.image_ids, share, cached.has_pair)
-        names = ["train", "val"] if split == "trainval" else [split]
+        names = [cache] if cache else ["train", "val"] if split == "trainval" else [split]
         self.files = [folder / name / INDEX_FILE for folder in (features, pose) if folder for name in names]
         self._truths: dict[int, Truths] = {}
         self._truths_of(0)
@@ -105,11 +108,17 @@ class Cached:
     def tested(self, split: str, annotated: Sequence[Annotation]) -> tuple[list[int], Tested]:
         """The cached images of another split, in the first view, without augmentation."""
         features, pose = self._folders
-        cached = Features.load(features, split, pose)
+        cached = self._load(features, split, annotated, pose)
         for name in ("detector_digest", "pose_digest", "view"):
             if getattr(cached, name) != getattr(self._cache, name):
                 raise ValueError(f"{features / split}: its {name} differs from that of the training features")
         return cached.image_ids, lambda positions, device: cached.batch(positions).to(device)
+
+    def _load(self, features: Path, split: str, annotated: Sequence[Annotation], pose: Path | None) -> Features:
+        if self._folds_in is None:
+            return Features.load(features, split, pose)
+        everyone = Features.load(features, self._folds_in, pose)
+        return everyone.only([annotation.image_id for annotation in annotated], features / self._folds_in)
 
     def _truths_of(self, view: int) -> Truths:
         if view not in self._truths:

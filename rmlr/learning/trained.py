@@ -1,6 +1,6 @@
 """A trained network with cached features of a split, for prediction and measurement."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +25,21 @@ class Trained:
     device: torch.device
 
     @classmethod
-    def open(cls, annotations: Path, features: Path, split: str, weights: Path, pose: Path | None = None) -> "Trained":
-        """Read the outputs of `prepare`, `features`, `train` and `pose`; ValueError names every mismatch."""
+    def open(
+        cls,
+        annotations: Path,
+        features: Path,
+        split: str,
+        weights: Path,
+        pose: Path | None = None,
+        images: Collection[int] | None = None,
+    ) -> "Trained":
+        """Read the outputs of `prepare`, `features`, `train` and `pose`; ValueError names every mismatch.
+
+        `images` are the ids of the images of the split that are wanted; None: all.
+        """
         vocabulary, cached = load_vocabulary(annotations), Features.load(features, split, pose)
+        cached = cached if images is None else cached.only(images, annotations)
         load_card(weights).must_fit(
             weights / CARD_FILE,
             channels=cached.channels,

@@ -80,6 +80,7 @@ class Statement:
             brief += [Text(f"Not measured: {', '.join(f'{number} of {name}' for name, number in names.items())}.")]
         brief += [Heading("Figure 1: does detection forget what people do?"), *self._places()]
         over = " and ".join(f"{number:,} test images of {name}" for name, number in self.images.items())
+        over += f", in {node.folds} folds, each predicted by a network trained on the others" if node.folds else ""
         reach = f"the choice of test images ({over})" if over else "the choice of test images"
         spread = (
             f"and the spread over {seeds} seeds"

@@ -186,6 +186,8 @@ def _introduction(table: Table) -> str:
     if any(source.measures != "cost" for source in sources):
         seeds = len(chosen.seeds)
         spread = f"mean ± the sample's deviation over {seeds} seeds" if seeds > 1 else "one seed"
+        if chosen.folds:
+            spread += f", each trained once for each of {chosen.folds} folds and scored once over the photos of all"
         where = "the drawn world, which is not the paper's data: compare the order of the rows, not the numbers"
         frozen = [("Detector", each_once(sources, "detector")), ("Text encoder", each_once(sources, "encoder"))]
         parts += [

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from rmlr.data.records import load_annotations
 from rmlr.detections.triplets import save_triplets
 from rmlr.learning.trained import Trained
 from rmlr.model.checkpoint import load_card
@@ -21,30 +22,39 @@ def predict(
 ) -> None:
     """Score every verb of every candidate pair of a split.
 
+    Where the settings have folds, the network that was trained without a fold scores the photos of this fold; together
+    they are the split.
+
     Args:
         settings: this node's settings file: split, batch size, exponent of the detector's scores, smallest score kept.
         annotations: folder made by `prepare`; its vocabulary must be that of the training.
         features: folder whose split was made by `features`, with the detector used in training.
-        weights: folder made by `train`.
+        weights: folder made by `train`; with folds, the folder that holds fold0/train, fold1/train and so on.
         out: folder to write; gets triplets.parquet (docs/evaluation.md).
         pose: folder whose split was made by `pose` with these features, by the pose network that was trained with;
             needed and read by variants with the pose cue.
     """
     node = PredictNode.load(settings)
-    pose = needed_pose(load_card(weights).variant, pose)
     chosen = node.prediction
+    folds = [f"fold{fold}" for fold in range(node.folds)]
+    networks = {annotations / fold: weights / fold / "train" for fold in folds} or {annotations: weights}
+    pose = needed_pose(load_card(next(iter(networks.values()))).variant, pose)
     splits = ("train", "val") if chosen.split == "trainval" else (chosen.split,)
-    inputs = [annotations, *(folder / name for folder in (features, pose) if folder for name in splits), weights]
-    with run("predict", node, settings=settings, out=out, inputs=inputs) as record:
-        trained = Trained.open(annotations, features, chosen.split, weights, pose)
-        is_valid_verb = torch.from_numpy(trained.vocabulary.is_valid_verb).to(trained.device)
-        numbers = {"prior_power": chosen.prior_power, "min_score": chosen.min_score}
-        parts, cached = [], trained.features
-        with record.progress(len(cached), "predicting") as bar:
-            for indices, batch in trained.batches(chosen.batch_size):
-                parts.append(score_triplets(trained.network, batch, is_valid_verb, **numbers))
-                bar.advance(len(indices))
+    inputs = [annotations, *(folder / name for folder in (features, pose) if folder for name in splits)]
+    with run("predict", node, settings=settings, out=out, inputs=[*inputs, *networks.values()]) as record:
+        opened = []
+        for records, network in networks.items():
+            of_fold = [image.image_id for image in load_annotations(records, chosen.split)] if folds else None
+            opened.append(Trained.open(records, features, chosen.split, network, pose, of_fold))
+        parts, numbers = [], {"prior_power": chosen.prior_power, "min_score": chosen.min_score}
+        with record.progress(sum(len(trained.features) for trained in opened), "predicting") as bar:
+            for trained in opened:
+                is_valid_verb = torch.from_numpy(trained.vocabulary.is_valid_verb).to(trained.device)
+                for indices, batch in trained.batches(chosen.batch_size):
+                    parts.append(score_triplets(trained.network, batch, is_valid_verb, **numbers))
+                    bar.advance(len(indices))
         triplets = concatenate(parts)
         save_triplets(record.folder / "triplets.parquet", triplets)
-        counts = {"images": len(cached), "pairs": int(cached.pair_counts.sum()), "triplets": len(triplets.score)}
-        record.log_metrics({name: float(count) for name, count in counts.items()})
+        pairs = sum(int(trained.features.pair_counts.sum()) for trained in opened)
+        counts = {"images": sum(len(trained.features) for trained in opened), "pairs": pairs}
+        record.log_metrics({name: float(count) for name, count in (counts | {"triplets": len(triplets.score)}).items()})

@@ -66,3 +66,4 @@ class PrecisionRecallFigure(Section):
 FirstSeedFigure = ExamplesFigure | SeparationFigure | PlacesFigure
 AnyFigure = FirstSeedFigure | CurvesFigure | DifferencesFigure | PrecisionRecallFigure
 Figure = Annotated[AnyFigure, Field(discriminator="kind")]
+OneNetworkFigure = CurvesFigure | SeparationFigure | PlacesFigure  # of what one network learnt: not made with folds

@@ -24,10 +24,10 @@ def identified(study: Study, profile: str, paper: Path) -> dict[str, Section]:
     nodes = study.nodes(profile, digests(paper))
     known: dict[tuple[str, frozenset[str]], str] = {}
     for name, node in nodes.items():
-        place, stage = _run_of(name)
-        if place is None:
+        run, stage = _run_of(name)
+        if run is None:
             continue
-        train = nodes[place]
+        train = nodes.get(f"{run}/train") or nodes[f"{run}/fold0/train"]  # all folds run the same
         assert isinstance(train, TrainNode)
         without = not_run(train.variant, learns=stage == "train", online=train.online is not None)
         key = stage, without
@@ -45,10 +45,10 @@ def digests(paper: Path) -> dict[str, str]:
 
 
 def _run_of(node: str) -> tuple[str | None, str]:
-    """The training run that a node belongs to, and its stage; None if it belongs to none."""
+    """The folder of the run's seed that a node belongs to, and its stage; None if it belongs to none."""
     match node.split("/"):
-        case ["runs", group, name, seed, "train" | "predict" as stage]:
-            return f"runs/{group}/{name}/{seed}/train", stage
+        case ["runs", group, name, seed, *_, "train" | "predict" as stage]:
+            return f"runs/{group}/{name}/{seed}", stage
         case ["separation", group, name, seed]:
-            return f"runs/{group}/{name}/{seed}/train", "separation"
+            return f"runs/{group}/{name}/{seed}", "separation"
     return None, ""

@@ -38,6 +38,8 @@ from rmlr.study.settings import (
     World,
 )
 
+FOLDS_OF = "test"  # the split whose photos are in folds: all that are scored
+
 
 class DrawNode(Section):
     code: str
@@ -90,6 +92,7 @@ class TrainNode(Section):
     train: Train
     online: Online | None = None  # None: from cached features
     held_out: Prediction | None = None  # how val is scored during training (train.validate_every); None: it is not
+    fold: NaturalInt | None = None  # the fold that is left out of the training data; None: there are no folds
     tags: dict[str, str]  # group, run, variant, dataset, backbone, encoder, profile: for the tracker
 
     @model_validator(mode="after")
@@ -120,6 +123,7 @@ class TrainNode(Section):
 class PredictNode(Section):
     code: str
     prediction: Prediction
+    folds: NaturalInt = 0  # each is predicted by the network that was trained without it; 0: one network for all
 
 
 class EvaluateNode(Section):
@@ -162,6 +166,7 @@ class TableNode(Section):
     rows: list[MeasuredRow]
     controls: list[MeasuredRow]
     seeds: list[NaturalInt]
+    folds: NaturalInt = 0
 
 
 class SeparationNode(Section):
@@ -190,6 +195,7 @@ class StatementNode(Section):
     drawn: bool  # measured on the drawn world, not on photos
     split: Split
     seeds: list[NaturalInt]
+    folds: NaturalInt = 0
     resampling: Resampling
     tables: dict[str, Claimed]
     places: list[str]  # runs, GROUP/NAME, for which the stage separation measures distances of people; first seed

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from rmlr.study.encoder import Encoder
 from rmlr.study.section import DatasetName, Name, PathName, Section, Seed, Split, must_name
@@ -15,7 +15,9 @@ from rmlr.study.settings import (
     CostScene,
     Detector,
     Features,
+    Folds,
     HicodetRelease,
+    LeftOut,
     Losses,
     Network,
     Pose,
@@ -30,6 +32,11 @@ def _must_differ(seeds: list[int]) -> list[int]:
     if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
         raise ValueError(f"each seed is one run: {twice[0]} is listed {seeds.count(twice[0])} times")
     return seeds
+
+
+def _of_count(value: Any) -> Any:
+    """A number of folds, alone, is a section of them."""
+    return {"count": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 class Profile(Section):
@@ -57,6 +64,26 @@ class Profile(Section):
         None  # of runs: these alone, which are no other profile's
     )
 
+    # Images that are left out because of their photos; for other reasons there is an error.
+    leave_out: list[LeftOut] = Field(default_factory=list)
+    folds: Annotated[Folds | None, BeforeValidator(_of_count)] = None  # a number, or a section; null: the data's splits
+
+    @property
+    def num_folds(self) -> int:
+        """How many folds there are; 0: none."""
+        return self.folds.count if self.folds else 0
+
+    @property
+    def fold_names(self) -> list[str]:
+        """What a path of a run, or of a text, is continued by for each fold; one empty name where there are none."""
+        return [f"/fold{fold}" for fold in range(self.num_folds)] or [""]
+
+    def at_default(self) -> set[str]:
+        """The fields that are as if they had not been given."""
+        fields = {name: field for name, field in type(self).model_fields.items() if not field.is_required()}
+        defaults = {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
+        return {name for name, default in defaults.items() if getattr(self, name) == default}
+
     def has_seen_test(self, run: "Run") -> bool:
         """Whether the detector of a run was trained on the test photos that the run is scored on."""
         detector = self.detectors[self.backbones[run.backbone].detector(run.dataset)]
@@ -68,6 +95,8 @@ class Profile(Section):
         One for splits that are only predicted, the number of the settings for training splits. If that is 0, a split
         that is both trained on and predicted has the one view that is predicted from.
         """
+        if self.folds is not None:  # all photos that are learnt from or predicted are those of test
+            return {"test": max(self.features.views, 1)}
         views, split = self.features.views, self.train[dataset].split
         learnt = ("train", "val") if split == "trainval" else (split,)
         found: dict[Split, int] = {name: views if name in learnt else 1 for name in ("train", "val", "test")}

@@ -8,10 +8,12 @@ from rmlr.study.figures import (
     AnyFigure,
     Figure,
     FirstSeedFigure,
+    OneNetworkFigure,
     PlacesFigure,
     SeparationFigure,
 )
 from rmlr.study.nodes import (
+    FOLDS_OF,
     Claimed,
     CostNode,
     DetectorNode,
@@ -61,15 +63,23 @@ class Study(Section):
         `code` gives each stage's digest (`rmlr.study.source`). Raises ValueError for an unknown name.
         """
         chosen = _find(self.profiles, profile, "profile")
+        if chosen.folds is not None:
+            self._check_folds(chosen, f"params.yaml, profiles.{profile}.folds")
         nodes: dict[str, Section] = {}
         if chosen.world is not None:
             nodes["world/draw"] = DrawNode(code=code["draw"], world=chosen.world)
         for dataset in chosen.train:
             nodes[f"{dataset}/prepare"] = PrepareNode(
-                code=code["prepare"], dataset=dataset, vcoco=chosen.vcoco, hicodet=chosen.hicodet
+                code=code["prepare"],
+                dataset=dataset,
+                vcoco=chosen.vcoco,
+                hicodet=chosen.hicodet,
+                leave_out=chosen.leave_out,
+                folds=chosen.folds,
             )
             for encoder, section in chosen.encoders.items():
-                nodes[f"{dataset}/text/{encoder}"] = TextNode(code=code["text"], encoder=section)
+                for fold in chosen.fold_names:
+                    nodes[f"{dataset}/text/{encoder}{fold}"] = TextNode(code=code["text"], encoder=section)
         if chosen.pose is not None and chosen.pose.architecture is not None and chosen.pose.schedule is not None:
             nodes["pose/joints"] = JointsNode(
                 code=code["joints"], architecture=chosen.pose.architecture, schedule=chosen.pose.schedule
@@ -92,8 +102,12 @@ class Study(Section):
             train = self._train_node(chosen, profile, name, run, code["train"])
             for seed in chosen.seeds:
                 folder = f"runs/{name}/{seed}"
-                nodes[f"{folder}/train"] = train
-                nodes[f"{folder}/predict"] = PredictNode(code=code["predict"], prediction=chosen.prediction)
+                for number, fold in enumerate(chosen.fold_names):
+                    left_out = {"fold": number, "tags": train.tags | {"fold": str(number)}} if fold else {}
+                    nodes[f"{folder}{fold}/train"] = train.model_copy(update=left_out)
+                nodes[f"{folder}/predict"] = PredictNode(
+                    code=code["predict"], prediction=chosen.prediction, folds=chosen.num_folds
+                )
                 nodes[f"{folder}/evaluate"] = EvaluateNode(
                     code=code["evaluate"], split=chosen.prediction.split, zero_shot=train.train.zero_shot
                 )
@@ -109,6 +123,7 @@ class Study(Section):
                 rows=self._measured(profile, table.rows, f"tables.{name}.rows"),
                 controls=self._measured(profile, table.controls, f"tables.{name}.controls"),
                 seeds=chosen.seeds,
+                folds=chosen.num_folds,
             )
         for name, figure in self.figures_in(profile).items():
             split, seeds = chosen.prediction.split, chosen.seeds
@@ -131,6 +146,7 @@ class Study(Section):
             code=code,
             profile=profile,
             drawn=chosen.world is not None,
+            folds=chosen.num_folds,
             split=chosen.prediction.split,
             seeds=chosen.seeds,
             resampling=self.statement,
@@ -145,7 +161,7 @@ class Study(Section):
                 if isinstance(figure, SeparationFigure)
             ],
             made_with={
-                "profile": chosen.model_dump(mode="json"),
+                "profile": chosen.model_dump(mode="json", exclude=chosen.at_default()),
                 "variants": {name: variant.model_dump(mode="json") for name, variant in variants.items()},
                 "runs": {
                     name: run.model_dump(mode="json", exclude={"profiles"} if run.grid else {"profiles", "grid"})
@@ -168,8 +184,29 @@ class Study(Section):
         """The figures of a profile: those whose runs it all includes."""
         for name, figure in self.figures.items():
             self._check_figure(name, figure)
-        made = self.runs_in(profile)
-        return {name: figure for name, figure in self.figures.items() if made.keys() >= set(figure.runs.values())}
+        made, has_folds = self.runs_in(profile), self.profiles[profile].folds is not None
+        return {
+            name: figure
+            for name, figure in self.figures.items()
+            if made.keys() >= set(figure.runs.values()) and not (has_folds and isinstance(figure, OneNetworkFigure))
+        }
+
+    def _check_folds(self, profile: Profile, where: str) -> None:
+        """ValueError where a fold would be learnt from by what is scored on it."""
+        assert profile.folds is not None
+        if profile.prediction.split != FOLDS_OF:
+            raise ValueError(f"{where}: all folds are predicted: prediction.split must be {FOLDS_OF}")
+        for dataset, train in profile.train.items():
+            if train.split not in ("train", "trainval"):
+                raise ValueError(f"{where}: train.{dataset}.split is {train.split}: expected train or trainval")
+        if profile.folds.of == "test":
+            return
+        for name, detector in profile.detectors.items():
+            if detector.schedule is not None and not detector.all_of_coco:
+                raise ValueError(
+                    f"{where}: detector {name} learns from train, which is in the folds. Take it as it is (schedule: "
+                    "null), or split the photos of test alone: folds: {count: 5, of: test}"
+                )
 
     def _check_figure(self, name: str, figure: AnyFigure) -> None:
         """ValueError unless the number of runs is right, and all have the same data set."""

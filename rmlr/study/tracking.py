@@ -47,6 +47,7 @@ class Tracker:
 
     def __init__(self) -> None:
         self.run_id: str | None = None
+        self._more: list[str] = []  # runs of the same seed's other folds, which are given the same metrics
         self._patience = store.Patience(store.longest_wait())
         self._client: Any = None
         self._opened = self._lost = False
@@ -80,7 +81,7 @@ class Tracker:
             return tracker
         if stage == "train":
             tracker._of_train(node, note, seed, identity, settings, inputs, code)
-        elif stage == "evaluate" and (out.parent / "train" / "run.json").is_file():
+        elif stage == "evaluate" and _trainings(out.parent):
             tracker._of_evaluate(out.parent, inputs)
         elif stage in ("table", "figure") and (runs := _runs_behind(inputs)):
             tracker._of_study(stage, out.name, node, runs)
@@ -112,11 +113,13 @@ class Tracker:
             more = {"mlflow.source.git.commit": code["commit"]} if code else {}
             more["mlflow.source.name"] = "rmlr train"
             place = store.experiment(client, f"rmlr-{tags['profile']}")
-            title = f"{tags['run']} seed {seed}"
+            title = f"{tags['run']} seed {seed}" + (f" fold {tags['fold']}" if "fold" in tags else "")
             run_id: str = client.create_run(place, tags={**tags, **more}, run_name=title).info.run_id
             self.run_id = run_id
             write_whole(note, json.dumps({"identity": identity, "run_id": run_id}))
-            numbers = {key: value for key, value in node.items() if key not in ("tags", "code")} | {"seed": seed}
+            numbers = {key: value for key, value in node.items() if key not in ("tags", "code", "fold")} | {
+                "seed": seed
+            }
             self._send_params({key: str(value) for key, value in _flat(numbers)})
             store.log_inputs(client, run_id, _data_sets(inputs, tags["profile"]))
             client.log_text(run_id, settings, "settings.yaml")
@@ -130,15 +133,21 @@ class Tracker:
         self._finish = finish
 
     def _of_evaluate(self, run: Path, inputs: Mapping[str, Any]) -> None:
-        """The run named in a training's run.json, to which results are added; none if that was not tracked."""
+        """The run named in a training's run.json, to which results are added; none if that was not tracked.
+
+        With folds there are several: each gets the metrics, so that the mean over a table's runs is that over seeds. The
+        files go to the first.
+        """
 
         def begin() -> None:
-            run_id = json.loads((run / "train" / "run.json").read_text())["mlflow_run_id"]
-            if run_id is None:
+            ids = [json.loads(about.read_text())["mlflow_run_id"] for about in _trainings(run)]
+            if None in ids:
                 self._lost = True
                 return
-            self._connect().get_run(run_id)
-            self.run_id = run_id
+            client = self._connect()
+            for run_id in ids:
+                client.get_run(run_id)
+            self.run_id, *self._more = ids
 
         def finish(folder: Path) -> None:
             assert self.run_id is not None
@@ -146,7 +155,8 @@ class Tracker:
             for path in inputs:
                 if path.endswith(".parquet"):
                     self._client.log_artifact(self.run_id, path, "predict")
-            views.describe_run(self._client, self.run_id)
+            for run_id in (self.run_id, *self._more):
+                views.describe_run(self._client, run_id)
             views.save_list(self._client, self._client.get_run(self.run_id).info.experiment_id)
             self._model(run)
 
@@ -246,7 +256,8 @@ class Tracker:
         points, self._points, self._sent = self._points, [], time.monotonic()
         for start in range(0, len(points), METRICS_AT_ONCE):
             metrics = [Metric(*point) for point in points[start : start + METRICS_AT_ONCE]]
-            self._client.log_batch(self.run_id, metrics=metrics)
+            for run_id in (self.run_id, *self._more):
+                self._client.log_batch(run_id, metrics=metrics)
         params, self._params = self._params, {}
         if params:
             known = self._client.get_run(self.run_id).data.params  # a parameter is written once
@@ -308,21 +319,26 @@ def _kept(note: Path) -> dict[str, str]:
         return {}
 
 
+def _trainings(run: Path) -> list[Path]:
+    """What says how a seed of a run was trained: one run.json, or one for each fold."""
+    places = [run / "train", *sorted(run.glob("fold*/train"))]
+    return [place / "run.json" for place in places if (place / "run.json").is_file()]
+
+
 def _runs_behind(inputs: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The tracked runs whose files a table or figure reads: GROUP/NAME -> ids in MLflow, one per seed."""
+    """The tracked runs whose files a table or figure reads: GROUP/NAME -> ids in MLflow, one per seed and fold."""
     runs: dict[str, list[str]] = {}
     for path in map(Path, inputs):
-        for folder in (path, *path.parents[:2]):
+        for about in next(filter(None, map(_trainings, (path, *path.parents[:2]))), []):
             try:
-                about = json.loads((folder / "train" / "run.json").read_text())
-                run_id, tags = about["mlflow_run_id"], about["settings"]["tags"]
+                said = json.loads(about.read_text())
+                run_id, tags = said["mlflow_run_id"], said["settings"]["tags"]
                 name = f"{tags['group']}/{tags['run']}"
             except (OSError, ValueError, KeyError, TypeError):  # TypeError: valid JSON, but not a stage's
                 continue
             ids = runs.setdefault(name, [])
             if run_id is not None and run_id not in ids:
                 ids.append(run_id)
-            break
     return {run: ids for run, ids in runs.items() if ids}
 
 

@@ -181,6 +181,7 @@ def describe_run(client: Any, run_id: str) -> None:
     data = client.get_run(run_id).data
     tags, params = data.tags, data.params
     where = f"results/{tags['profile']}/runs/{tags['suite']}/{tags['run']}/{tags['seed']}"
+    where += f"/fold{tags['fold']}" if "fold" in tags else ""
     switches = [key.removeprefix("variant.") for key, value in params.items() if key.startswith("variant.")
                 and value == "True"]  # fmt: skip
     lines = [

@@ -135,3 +135,104 @@ def test_one_process_at_a_time_may_write(tmp_path):
     path = tmp_path / "state/lock"
     assert only_one(path)
     assert not only_one(path), "another open file, as another process has"
+
+
+# ---- folds
+
+
+def of_folds(content, **folds) -> Graph:
+    content["profiles"]["tiny"]["folds"] = {"count": 3, "of": "test"} | folds
+    return graph_of(content, profile="tiny")
+
+
+def test_with_folds_a_run_is_trained_once_for_each_and_predicted_and_evaluated_once(content):
+    graph, run = of_folds(content, validation=0.2), "runs/shared/rmlr/0"
+    assert [node.removeprefix(f"{run}/") for node in graph.nodes if node.startswith(f"{run}/")] == [
+        "fold0/train",
+        "fold1/train",
+        "fold2/train",
+        "predict",
+        "evaluate",
+    ]
+    assert graph.before(f"{run}/fold1/train") == ["vcoco/prepare", "vcoco/features/base/test", "vcoco/text/main/fold1"]
+    assert graph.before(f"{run}/predict") == [
+        "vcoco/prepare",
+        "vcoco/features/base/test",
+        *(f"{run}/fold{fold}/train" for fold in range(3)),
+    ]
+    assert graph.before(f"{run}/evaluate") == ["vcoco/prepare", f"{run}/predict"]
+
+
+def test_a_fold_is_given_its_own_records_and_text_and_the_whole_to_predict_and_evaluate(content):
+    graph, run, data = of_folds(content), "runs/shared/rmlr/0", "results/tiny/vcoco"
+    assert graph.flags_of(f"{run}/fold1/train") == (
+        f"--annotations {data}/prepare/fold1 --features {data}/features/base --text {data}/text/main/fold1"
+    )
+    assert graph.flags_of("vcoco/text/main/fold1") == f"--annotations {data}/prepare/fold1"
+    assert graph.flags_of(f"{run}/predict") == (
+        f"--annotations {data}/prepare --features {data}/features/base --weights results/tiny/{run}"
+    )
+    assert graph.flags_of(f"{run}/evaluate").startswith(f"--annotations {data}/prepare --triplets results/tiny/{run}/")
+    assert [graph.nodes[f"{run}/fold{fold}/train"].fold for fold in range(3)] == [0, 1, 2]
+    assert graph.nodes[f"{run}/fold1/train"].tags["fold"] == "1"
+
+
+def test_every_node_with_folds_stands_on_nodes_of_the_profile(content):
+    graph = of_folds(content)
+    for node in graph.nodes:
+        assert set(graph.before(node)) <= graph.nodes.keys()
+        graph.inputs_of(node)
+        graph.flags_of(node)
+    assert {
+        name for name, figure in graph.figures.items() if figure.kind in ("curves", "separation", "places")
+    } == set()
+    assert graph.nodes["tables/table2"].folds == graph.nodes["statement"].folds == 3
+
+
+def test_of_photos_that_are_learnt_from_in_folds_as_many_views_are_cached_as_the_settings_say(content):
+    tiny = content["profiles"]["tiny"]
+    augment = content["profiles"]["paper"]["features"]["augment"]
+    tiny["features"] |= {"views": 3, "augment": augment}
+    graph = of_folds(content)
+    assert graph.nodes["vcoco/features/base/test"].features.views == 3
+    assert "vcoco/features/base/train" not in graph.nodes
+
+
+def test_a_number_alone_is_folds_of_all_photos_for_a_detector_that_is_taken_as_it_is(content):
+    content["profiles"]["paper"]["folds"] = 5
+    for detector in content["profiles"]["paper"]["detectors"].values():
+        detector["schedule"] = None
+    graph = graph_of(content, profile="paper")
+    node = graph.nodes["vcoco/prepare"]
+    assert (node.folds.count, node.folds.of, node.folds.validation) == (5, "all", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tiny: tiny.update(folds=3), r"tiny.folds: detector base learns from train, which is in the folds"),
+        (lambda tiny: tiny["prediction"].update(split="val"), r"tiny.folds: .*prediction.split must be test"),
+        (lambda tiny: tiny["train"]["vcoco"].update(split="test"), r"tiny.folds: train.vcoco.split is test: expected"),
+        (lambda tiny: tiny.update(folds=1), "folds.count: Input should be greater than or equal to 2"),
+    ],
+)
+def test_folds_that_would_be_learnt_from_are_refused(content, change, message):
+    tiny = content["profiles"]["tiny"]
+    tiny["folds"] = {"count": 3, "of": "test"}
+    change(tiny)
+    with pytest.raises(ValueError, match=message):
+        graph_of(content, profile="tiny")
+
+
+def test_a_profile_without_folds_says_nothing_of_them(content):
+    graph = graph_of(content, profile="tiny")
+    assert not [node for node in graph.nodes if "fold" in node]
+    for node in (
+        "vcoco/prepare",
+        "runs/shared/rmlr/0/train",
+        "runs/shared/rmlr/0/predict",
+        "tables/table2",
+        "statement",
+    ):
+        assert "fold" not in graph.nodes[node].dump()
+        assert "leave_out" not in graph.nodes[node].dump()

@@ -58,6 +58,7 @@ wildcard_constraints:
     group="|".join(GRAPH.study.runs),
     run="[^/]+",
     seed="|".join(map(str, CHOSEN.seeds)),
+    fold="|".join(CHOSEN.fold_names) or "()",  # of a run's training, with the slash before it; nothing without folds
     table="|".join(GRAPH.tables),
     figure="|".join(GRAPH.figures),
 

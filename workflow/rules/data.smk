@@ -61,23 +61,23 @@ rule prepare:
 
 rule text:
     input:
-        INPUTS("{dataset}/text/{encoder}"),
-        settings="results/{profile}/settings/{dataset}/text/{encoder}.yaml",
+        INPUTS("{dataset}/text/{encoder}{fold}"),
+        settings="results/{profile}/settings/{dataset}/text/{encoder}{fold}.yaml",
     output:
-        "results/{profile}/{dataset}/text/{encoder}/embeddings.safetensors",
-        "results/{profile}/{dataset}/text/{encoder}/index.json",
-        "results/{profile}/{dataset}/text/{encoder}/settings.yaml",
-        run="results/{profile}/{dataset}/text/{encoder}/run.json",
+        "results/{profile}/{dataset}/text/{encoder}{fold}/embeddings.safetensors",
+        "results/{profile}/{dataset}/text/{encoder}{fold}/index.json",
+        "results/{profile}/{dataset}/text/{encoder}{fold}/settings.yaml",
+        run="results/{profile}/{dataset}/text/{encoder}{fold}/run.json",
     log:
-        "results/{profile}/logs/{dataset}/text/{encoder}.txt",
+        "results/{profile}/logs/{dataset}/text/{encoder}{fold}.txt",
     benchmark:
-        "results/{profile}/benchmarks/{dataset}/text/{encoder}.tsv"
+        "results/{profile}/benchmarks/{dataset}/text/{encoder}{fold}.tsv"
     resources:
         gpu=1,
         mem_mb=8000,
         runtime=60,
     params:
-        read=GRAPH.flags("{dataset}/text/{encoder}"),
+        read=GRAPH.flags("{dataset}/text/{encoder}{fold}"),
         out=subpath(output.run, parent=True),
     shell:
         "rmlr text --settings {input.settings} {params.read} --out {params.out} &> {log}"
@@ -97,8 +97,9 @@ for dataset in CHOSEN.train:
             f"milestone_text_{dataset}"
         input:
             {
-                f"{RESULTS}/{dataset}/text/{run.encoder}/run.json"
+                f"{RESULTS}/{dataset}/text/{run.encoder}{fold}/run.json"
                 for run in GRAPH.runs.values()
+                for fold in CHOSEN.fold_names
                 if run.dataset == dataset
             },
         localrule: True

@@ -3,24 +3,24 @@
 
 rule train:
     input:
-        INPUTS("runs/{group}/{run}/{seed}/train"),
-        settings="results/{profile}/settings/runs/{group}/{run}/{seed}/train.yaml",
+        INPUTS("runs/{group}/{run}/{seed}{fold}/train"),
+        settings="results/{profile}/settings/runs/{group}/{run}/{seed}{fold}/train.yaml",
     output:
-        "results/{profile}/runs/{group}/{run}/{seed}/train/weights.safetensors",
-        "results/{profile}/runs/{group}/{run}/{seed}/train/checkpoint.json",
-        "results/{profile}/runs/{group}/{run}/{seed}/train/curves.csv",
-        "results/{profile}/runs/{group}/{run}/{seed}/train/settings.yaml",
-        run="results/{profile}/runs/{group}/{run}/{seed}/train/run.json",
+        "results/{profile}/runs/{group}/{run}/{seed}{fold}/train/weights.safetensors",
+        "results/{profile}/runs/{group}/{run}/{seed}{fold}/train/checkpoint.json",
+        "results/{profile}/runs/{group}/{run}/{seed}{fold}/train/curves.csv",
+        "results/{profile}/runs/{group}/{run}/{seed}{fold}/train/settings.yaml",
+        run="results/{profile}/runs/{group}/{run}/{seed}{fold}/train/run.json",
     log:
-        "results/{profile}/logs/runs/{group}/{run}/{seed}/train.txt",
+        "results/{profile}/logs/runs/{group}/{run}/{seed}{fold}/train.txt",
     benchmark:
-        "results/{profile}/benchmarks/runs/{group}/{run}/{seed}/train.tsv"
+        "results/{profile}/benchmarks/runs/{group}/{run}/{seed}{fold}/train.tsv"
     resources:
         gpu=1,
         mem_mb=16000,
         runtime=2880,
     params:
-        read=GRAPH.flags("runs/{group}/{run}/{seed}/train"),
+        read=GRAPH.flags("runs/{group}/{run}/{seed}{fold}/train"),
         out=subpath(output.run, parent=True),
     shell:
         "rmlr train --settings {input.settings} {params.read} --seed {wildcards.seed} --out {params.out} &> {log}"

@@ -96,8 +96,8 @@ class StudyLog(logging.Handler):
         if not self.talks.is_set():
             return
         if event == "job_info":
-            names = [str(value) for key, value in record.wildcards.items() if key != "profile"]
-            name = " ".join([record.rule_name, "/".join(names)]).strip()
+            names = [str(value).strip("/") for key, value in record.wildcards.items() if key != "profile"]
+            name = " ".join([record.rule_name, "/".join(filter(None, names))]).strip()
             log = Path(record.log[0]) if record.log else None
             self.running[record.jobid] = Job(record.rule_name, name, record.threads, log)
             self.waiting[record.rule_name] = self.waiting.get(record.rule_name, 1) - 1

@@ -117,9 +117,8 @@ class Tracker:
             run_id: str = client.create_run(place, tags={**tags, **more}, run_name=title).info.run_id
             self.run_id = run_id
             write_whole(note, json.dumps({"identity": identity, "run_id": run_id}))
-            numbers = {key: value for key, value in node.items() if key not in ("tags", "code", "fold")} | {
-                "seed": seed
-            }
+            apart = ("tags", "code", "fold")
+            numbers = {key: value for key, value in node.items() if key not in apart} | {"seed": seed}
             self._send_params({key: str(value) for key, value in _flat(numbers)})
             store.log_inputs(client, run_id, _data_sets(inputs, tags["profile"]))
             client.log_text(run_id, settings, "settings.yaml")

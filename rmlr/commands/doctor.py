@@ -236,7 +236,8 @@ def _room(missing: Mapping[str, Source], place: Place) -> Iterator[str]:
 def _work(study: Study, profile: str, is_own: bool) -> Iterator[str]:
     chosen, runs = study.profiles[profile], study.runs_in(profile)
     trainings = {
-        dataset: len(chosen.seeds) * sum(run.dataset == dataset for run in runs.values()) for dataset in PHOTOS
+        dataset: len(chosen.seeds) * len(chosen.fold_names) * sum(run.dataset == dataset for run in runs.values())
+        for dataset in PHOTOS
     }
     if chosen.world or is_own:
         yield f"Work: {sum(trainings.values())} trainings on {'your own data' if is_own else 'the drawn world'}"

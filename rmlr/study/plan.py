@@ -199,6 +199,8 @@ class Study(Section):
         for dataset, train in profile.train.items():
             if train.split not in ("train", "trainval"):
                 raise ValueError(f"{where}: train.{dataset}.split is {train.split}: expected train or trainval")
+            if train.split == "train" and train.validate_every and not profile.folds.validation:
+                raise ValueError(f"{where}.validation is 0, but train.{dataset}.validate_every asks for photos of val")
         if profile.folds.of == "test":
             return
         for name, detector in profile.detectors.items():

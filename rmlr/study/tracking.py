@@ -134,8 +134,8 @@ class Tracker:
     def _of_evaluate(self, run: Path, inputs: Mapping[str, Any]) -> None:
         """The run named in a training's run.json, to which results are added; none if that was not tracked.
 
-        With folds there are several: each gets the metrics, so that the mean over a table's runs is that over seeds. The
-        files go to the first.
+        With folds there are several: each gets the metrics, so that the mean over a table's runs is that over seeds.
+        The files go to the first.
         """
 
         def begin() -> None:

@@ -217,6 +217,10 @@ def test_a_number_alone_is_folds_of_all_photos_for_a_detector_that_is_taken_as_i
         (lambda tiny: tiny.update(folds=3), r"tiny.folds: detector base learns from train, which is in the folds"),
         (lambda tiny: tiny["prediction"].update(split="val"), r"tiny.folds: .*prediction.split must be test"),
         (lambda tiny: tiny["train"]["vcoco"].update(split="test"), r"tiny.folds: train.vcoco.split is test: expected"),
+        (
+            lambda tiny: tiny["train"]["vcoco"].update(split="train", validate_every=1),
+            "folds.validation is 0, but train",
+        ),
         (lambda tiny: tiny.update(folds=1), "folds.count: Input should be greater than or equal to 2"),
     ],
 )

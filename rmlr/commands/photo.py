@@ -100,7 +100,7 @@ def photo(
     model = load(run, revision=revision, detector=detector, pose=pose, prior_power=prior_power, device=device)
     out.mkdir(parents=True, exist_ok=True)
     faults: list[str] = []
-    chosen = {"min_score": min_score, "top": top, "batch_size": batch_size}
+    chosen: dict[str, Any] = {"min_score": min_score, "top": top, "batch_size": batch_size}
     with _only_writer(made.folder):
         for film in films:
             try:

@@ -81,7 +81,8 @@ def video_writer(path: Path) -> Iterator[Callable[[float, Image.Image], None]]:
         def add(seconds: float, picture: Image.Image) -> None:
             nonlocal stream, size, last
             if stream is None:
-                size = tuple(side + side % 2 for side in picture.size)  # H.264 halves colours
+                width, height = picture.size
+                size = width + width % 2, height + height % 2  # H.264 halves the resolution of colours
                 stream = container.add_stream(_codec(av), rate=RATE)
                 stream.width, stream.height = size
                 stream.pix_fmt, stream.codec_context.time_base = "yuv420p", Fraction(1, TICKS)

@@ -36,7 +36,7 @@ report: study  ## the whole study, then all of it as one HTML page, report.html
 	snakemake --report report.html
 
 test: lint  ## style, types, import contract and tests
-	OMP_NUM_THREADS=1 pytest -q -n $(JOBS) --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow"
 
 lint: $(READY)  ## style, types and import contract
 	ruff check . && ruff format --check .

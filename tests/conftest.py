@@ -22,6 +22,17 @@ os.environ["RMLR_TRACKING"] = "off"  # no test leaves a run in MLflow, but those
 settings.register_profile("tests", deadline=None)  # a busy machine is no fault of an example
 settings.load_profile("tests")
 
+LONGEST = (  # files, most seconds first: what starts last may not be long, or one worker works alone at the end
+    "test_pipeline.py",
+    "test_real_photos.py",
+    "test_faults.py",
+    "test_detector.py",
+    "test_views.py",
+    "test_tracking.py",
+    "test_distributed.py",
+    "test_train.py",
+)
+
 GOLDEN = Path(__file__).parent / "golden"
 
 REAL_VCOCO = {  # the photos of COCO128 that V-COCO has
@@ -31,6 +42,12 @@ REAL_VCOCO = {  # the photos of COCO128 that V-COCO has
 }
 
 COCO_CATEGORIES = [{"id": 9, "name": "bat"}, {"id": 1, "name": "person"}, {"id": 3, "name": "ball"}]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, for `--dist loadfile --no-loadscope-reorder`; all else in its own order."""
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
 @pytest.fixture

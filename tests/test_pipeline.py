@@ -8,6 +8,7 @@ import csv
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -431,6 +432,27 @@ def test_experiments_in_workspaces_of_their_own_make_what_the_number_touches_and
     assert sorted(found) == ["0.001", "0.002", "0.003"]
     assert files == (project.folder / "mlruns/rmlr-tiny").as_uri()
     assert len(list(project.folder.glob("mlruns/rmlr-tiny/*/artifacts/curves.csv"))) == 3
+
+
+@pytest.mark.slow
+def test_a_grid_makes_its_points_and_their_table_and_nothing_else(finished, tmp_path):
+    """The sweep of docs/tracking.md by Snakemake."""
+    project, rates = finished.copy(tmp_path / "study"), ("0.002", "0.003")
+    [block] = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/tracking.md").read_text(), re.DOTALL)
+    added = yaml.safe_load(block)
+    project.edit(lambda content: [content[key].update(entry) for key, entry in added.items()])
+    before = project.made()
+    assert project.wanted("results/rates.md") == {"train", "predict", "evaluate", "table", "copy_rates"}
+    project.snakemake("results/rates.md", RMLR_TRACKING="on")
+    stages = {f"plain-learning_rate_{rate}/0/{stage}" for rate in rates for stage in ("train", "predict", "evaluate")}
+    assert project.changed_since(before) == {f"runs/rates/{stage}" for stage in stages} | {"tables/rates"}
+    table = (project.folder / "results/rates.md").read_text()
+    assert all(rate in table for rate in rates)
+    with closing(sqlite3.connect(project.folder / "mlflow.db")) as store:
+        points = store.execute(
+            "select value from tags where key = 'grid.train.learning_rate' order by value"
+        ).fetchall()
+    assert points == [(rate,) for rate in rates]
 
 
 # ---- what is an input and what is not

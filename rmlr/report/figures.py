@@ -345,7 +345,7 @@ def write(drawn: Figure, rows: Rows, folder: Path) -> None:
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_parquet(path)
+        return pd.read_parquet(path, page_checksum_verification=True)
     except (ValueError, OSError) as error:  # pyarrow's errors are of these
         raise ValueError(f"{path}: cannot be read ({error}). Is it cut off? Run `rmlr separation` again") from error
 

@@ -1,11 +1,14 @@
 """Tables of cells as CSV: read so that a row that is cut off is an error, written as Python's `csv` writes."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from rmlr.study.files import read_text
 
 
 def read_cells(path: Path, advice: str, delimiter: str = ",") -> pd.DataFrame:
@@ -14,9 +17,9 @@ def read_cells(path: Path, advice: str, delimiter: str = ",") -> pd.DataFrame:
     By `csv`, since pandas takes a row that is cut off for one with empty cells.
     """
     try:
-        with path.open(newline="") as file:
-            head, *rows = [row for row in csv.reader(file, delimiter=delimiter) if row] or [[]]
-    except (csv.Error, UnicodeDecodeError) as error:
+        lines = io.StringIO(read_text(path, advice), newline="")
+        head, *rows = [row for row in csv.reader(lines, delimiter=delimiter) if row] or [[]]
+    except csv.Error as error:
         raise ValueError(f"{path}: is no table of cells ({error}). {advice}") from error
     if not rows:
         raise ValueError(f"{path}: expected a header and rows beneath it, found no row. {advice}")

@@ -82,8 +82,10 @@ def separation(*, settings: Path, annotations: Path, features: Path, weights: Pa
         check_finite(weights, {name: getattr(found.vectors, name) for name in Vectors.__slots__}, "Train again")
         compared = compare_places(found, chosen.min_iou, chosen.seed)
         columns = {name: column.numpy() for name, column in distances(found, compared).items()}
-        parquet.write_table(_interactions(found, order, vocabulary), record.folder / "interactions.parquet")
-        parquet.write_table(_pairs(compared, columns), record.folder / "pairs.parquet")
+        parquet.write_table(
+            _interactions(found, order, vocabulary), record.folder / "interactions.parquet", write_page_checksum=True
+        )
+        parquet.write_table(_pairs(compared, columns), record.folder / "pairs.parquet", write_page_checksum=True)
         rows = _areas(found, compared, columns, draw_images(len(order), chosen.samples, chosen.seed))
         with (record.folder / "separation.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(Area.__slots__), lineterminator="\n")

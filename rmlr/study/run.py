@@ -102,6 +102,8 @@ def run(
     with status 0 if the command line requests a result that exists already.
     """
     for path in inputs:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ValueError(f"{path}: input of '{stage}' is a pipe or a device. Write its content to a file first")
         if not path.exists():
             raise ValueError(f"{path}: input of '{stage}' does not exist. Run the stage that makes it first")
     if int(os.environ.get("RANK", "0")):  # a further process of a distributed run: the first one writes

@@ -76,6 +76,22 @@ def test_a_table_comes_back_as_it_was_written(tmp_path: Path, count: int):
         assert before.dtype == after.dtype
 
 
+def test_a_changed_bit_anywhere_in_a_table_of_ours_is_an_error_that_names_it(tmp_path: Path):
+    path = tmp_path / "triplets.parquet"
+    save_triplets(path, triplets(40))
+    content, written = path.read_bytes(), load_triplets(path)
+    harmless = 0
+    for place in range(0, len(content), 41):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :])
+        try:
+            found = load_triplets(path)
+        except ValueError as error:
+            harmless += str(error).startswith(f"{path}: ")
+        else:  # a byte of what no reader needs
+            harmless += all(np.array_equal(getattr(found, name), getattr(written, name)) for name in Triplets.__slots__)
+    assert harmless == len(range(0, len(content), 41))
+
+
 def test_wider_numbers_are_rounded_to_the_types_of_the_format(tmp_path: Path):
     table = triplets()
     wide = Triplets(

@@ -91,6 +91,13 @@ def test_a_missing_input_is_named_before_anything_is_written(settings, tmp_path)
     assert not list(tmp_path.glob("*out*"))
 
 
+def test_an_input_that_is_a_pipe_is_refused_and_not_waited_for(settings, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"pipe: input of 'evaluate' is a pipe or a device"):
+        make(settings, tmp_path / "out", inputs=[tmp_path / "pipe"])
+    assert not list(tmp_path.glob("*out*"))
+
+
 def test_a_second_writer_waits_for_the_first(settings, tmp_path, caplog):
     out = tmp_path / "out"
     code = (

@@ -8,9 +8,9 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, FiniteFloat, RootModel
+from pydantic import BaseModel, Field, FiniteFloat, RootModel
 
 from rmlr.hoi import full_of
 from rmlr.report.frames import read_cells
@@ -239,7 +239,7 @@ def fill(rows: Sequence[Row], files: Mapping[str, Sequence[Path]]) -> str:
     return about
 
 
-class _Metrics(RootModel[dict[str, FiniteFloat | None]]):
+class _Metrics(RootModel[Annotated[dict[str, FiniteFloat | None], Field(min_length=1)]]):
     """`metrics.json` of `evaluate`: None where there was nothing to average."""
 
 

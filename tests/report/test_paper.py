@@ -106,3 +106,10 @@ def test_a_full_without_the_number_of_its_classes_is_refused(tmp_path):
     path.write_text(json.dumps({f"hicodet_default_{part}": 0.5 for part in ("full", "rare", "nonrare")}))
     with pytest.raises(ValueError, match=r"hicodet_default_full is 0\.5, but Rare and Non-rare give nan"):
         read_metrics(path)
+
+
+def test_metrics_without_a_number_are_refused_by_name_and_leave_no_empty_cells(tmp_path):
+    path = tmp_path / "metrics.json"
+    path.write_text("{}")
+    with pytest.raises(ValueError, match=r"metrics\.json: .*at least 1 item"):
+        read_metrics(path)

@@ -86,9 +86,11 @@ def find_parts(run: Path, detector: Path | None = None, pose: Path | None = None
     if checkpoint is None:
         raise ValueError(
             f"{run}: has no trained network: expected {CARD_FILE}, train/{CARD_FILE} or an exported model. "
-            "Give a run's folder, such as results/demo/runs/shared/rmlr/0"
+            "Give a run's folder, such as results/demo/runs/shared/rmlr/0, or one fold of it: .../0/fold0"
         )
-    card, beside, prediction = load_card(checkpoint), checkpoint.parent, checkpoint.parent / PREDICTION
+    card, beside = load_card(checkpoint), checkpoint.parent
+    places = (beside / PREDICTION, beside.parent / PREDICTION)  # the second: of a fold, which its seed predicts
+    prediction = next((place for place in places if place.is_file()), None)
     named = list(_named_inputs(checkpoint))
     detectors = [beside / "detector", *(path for path in named if holds_detector(path))]
     found = _find("detector", card.detector_digest, checkpoint, detector, detectors, _detector_digest)
@@ -96,7 +98,7 @@ def find_parts(run: Path, detector: Path | None = None, pose: Path | None = None
     if card.pose_digest is not None:
         poses = [path for path in (*sorted(beside.glob("pose/*")), *named) if path.is_file()]
         found_pose = _find("pose", card.pose_digest, checkpoint, pose, poses, _pose_digest)
-    return Parts(checkpoint, found, found_pose, prediction if prediction.is_file() else None)
+    return Parts(checkpoint, found, found_pose, prediction)
 
 
 class _Flavor(BaseModel):

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rmlr.study.files import read_json
+from rmlr.study.files import read_json, refuse_what_is_no_file
 from rmlr.study.tensors import check_finite, load_pickled
 
 MODULES_FILE = "modules.json"
@@ -145,6 +145,7 @@ class SentenceModules:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
+    refuse_what_is_no_file(path, "Get it again")
     return load_file(path) if path.suffix == ".safetensors" else load_pickled(path, "Get it again")
 
 

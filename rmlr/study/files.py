@@ -97,10 +97,15 @@ def check_form(where: str, content: object, form: type[Form]) -> Form:
         raise ValueError(_first_fault(where, error)) from error
 
 
+def refuse_what_is_no_file(path: Path, advice: str) -> None:
+    """ValueError for a folder or a device, and for a pipe, on which reading might block forever."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: is not a file. {advice}")
+
+
 def _read(path: Path, advice: str) -> bytes:
     try:
-        if path.exists() and not path.is_file():  # a folder, or a pipe, on which reading might block forever
-            raise ValueError(f"{path}: is not a file. {advice}")
+        refuse_what_is_no_file(path, advice)
         return path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}). {advice}") from error

@@ -8,6 +8,8 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float, Int
 
+from rmlr.study.files import refuse_what_is_no_file
+
 HDF5 = b"MATLAB 7.3"  # first bytes of version 7.3, which is another format
 
 Found = TypeVar("Found")
@@ -38,8 +40,7 @@ def _ask(path: Path, read: Callable[[], Found]) -> Found:
     from scipy.io.matlab import MatReadWarning
 
     try:
-        if path.exists() and not path.is_file():  # reading a pipe might block forever
-            raise ValueError(f"{path}: is not a file. Is the path right?")
+        refuse_what_is_no_file(path, "Is the path right?")
         with path.open("rb") as file:
             is_hdf5 = file.read(len(HDF5)) == HDF5
     except OSError as error:

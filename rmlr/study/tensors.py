@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rmlr.study.files import written_aside
+from rmlr.study.files import refuse_what_is_no_file, written_aside
 
 CHECKSUMS = "crc32"  # key of the metadata: JSON, a checksum for each tensor
 DIGEST = "digest"  # likewise: of the network whose maps a shard holds
@@ -66,6 +66,7 @@ class TensorFile:
         self.path, self.sizes = path, dict[str, int]()
         self._hint, self._forms = hint, forms or {}
         self._checked, self._lock = set[str](), threading.Lock()
+        refuse_what_is_no_file(path, hint)
         try:
             with safe_open(path, "pt") as file:
                 self.metadata: dict[str, str] = file.metadata() or {}
@@ -183,6 +184,7 @@ def load_pickled(path: Path, hint: str) -> Any:
     ValueError names the file if it cannot be read or its bytes have changed. The caller checks its values
     (`check_finite`).
     """
+    refuse_what_is_no_file(path, hint)
     try:
         if zipfile.is_zipfile(path):  # else from before torch 1.6, without checksums
             with zipfile.ZipFile(path) as archive:

@@ -1,6 +1,7 @@
 """The border check of tensors: what is damaged, missing, narrow, wild or not finite is one error that says where."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -105,9 +106,16 @@ def test_a_file_that_is_cut_off_is_refused(path, length):
         read(path)
 
 
+@pytest.mark.parametrize("read", [TensorFile, load_pickled])
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(read, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"pipe: is not a file\. Train again"):
+        read(tmp_path / "pipe", "Train again")
+
+
 def test_a_folder_or_nothing_in_the_place_of_a_file_is_refused(tmp_path):
-    for name in ("", "absent"):
-        with pytest.raises(ValueError, match="cannot be read"):
+    for name, said in (("", "is not a file"), ("absent", "cannot be read")):
+        with pytest.raises(ValueError, match=said):
             read(tmp_path / name)
 
 

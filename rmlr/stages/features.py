@@ -7,12 +7,12 @@ from typing import Literal
 
 import torch
 
-from rmlr.data.augment import load_view, view_sizes
+from rmlr.data.augment import view_sizes
 from rmlr.data.features import FeatureWriter, Index, ShardBuilder, check_space
-from rmlr.data.images import ImageBatch
-from rmlr.data.loading import ahead, loader_threads, pinned
+from rmlr.data.loading import ahead, loader_threads
 from rmlr.data.records import load_annotations, load_vocabulary
-from rmlr.model.detector import FrozenDetector, load_detector, select_instances, weights_digest
+from rmlr.learning.seeing import Looking, Seeing, Taking
+from rmlr.model.detector import select_instances
 from rmlr.study.nodes import FeaturesNode
 from rmlr.study.run import run
 from rmlr.study.settings import View
@@ -20,7 +20,16 @@ from rmlr.study.settings import View
 Split = Literal["train", "val", "test"]
 
 
-def features(*, settings: Path, annotations: Path, split: Split, images: Path, detector: Path, out: Path) -> None:
+def features(
+    *,
+    settings: Path,
+    annotations: Path,
+    split: Split,
+    out: Path,
+    images: Path | None = None,
+    detector: Path | None = None,
+    from_: Path | None = None,
+) -> None:
     """Run the frozen detector on a split; save instances, their tokens, and the map of every view of every image.
 
     The first view is the photo without augmentation. The size on disk is reported in advance, and again after the first
@@ -32,24 +41,29 @@ def features(*, settings: Path, annotations: Path, split: Split, images: Path, d
         settings: this node's settings file: photo size, selection of instances, views, precision and size of shards.
         annotations: folder made by `prepare`.
         split: which images.
+        out: folder to write; gets shard-*.safetensors and index.json.
         images: folder of the photos.
         detector: folder made by `detector`.
-        out: folder to write; gets shard-*.safetensors and index.json.
+        from_: instead of both, a folder of features from another framework (docs/detectors.md), which are checked.
     """
     chosen = FeaturesNode.load(settings)
     rule = chosen.features
-    with run("features", chosen, settings=settings, out=out, inputs=[annotations, images, detector]) as record:
+    inputs = [path for path in (annotations, images, detector, from_) if path is not None]
+    with run("features", chosen, settings=settings, out=out, inputs=inputs) as record:
         vocabulary, wanted = load_vocabulary(annotations), load_annotations(annotations, split)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        frozen = FrozenDetector(load_detector(str(detector)), vocabulary.objects, rule.map, rule.strides).to(device)
-        image = frozen.size(chosen.image)
+        if from_ is not None and images is None and detector is None:
+            source: Seeing = Taking(from_, vocabulary, chosen)
+        elif from_ is None and images is not None and detector is not None:
+            source = Looking(detector, images, vocabulary, chosen)
+        else:
+            raise ValueError("give either --images and --detector, or --from, the folder of features that you have")
         index = Index(
-            detector_digest=weights_digest(detector),
-            view=View(image=image, selection=rule.selection, map=rule.map, strides=rule.strides),
+            detector_digest=source.digest,
+            view=View(image=source.image, selection=rule.selection, map=rule.map, strides=rule.strides),
             objects=list(vocabulary.objects),
             person=vocabulary.person,
-            channels=frozen.channels,
-            token_dim=frozen.token_dim,
+            channels=source.channels,
+            token_dim=source.token_dim,
             map_dtype=rule.map_dtype,
             shard_images=rule.shard_images,
             image_ids=[annotation.image_id for annotation in wanted],
@@ -62,11 +76,11 @@ def features(*, settings: Path, annotations: Path, split: Split, images: Path, d
         missing = writer.missing()
 
         sizes = [
-            dict(zip(index.image_ids, view_sizes(wanted, image, rule.augment, view), strict=True))
+            dict(zip(index.image_ids, view_sizes(wanted, source.image, rule.augment, view), strict=True))
             for view in range(rule.views)
         ]
         shard_bytes = [
-            sum(_bytes(*sizes[index.view_of(shard)][image_id], frozen, chosen) for image_id in ids)
+            sum(_bytes(*sizes[index.view_of(shard)][image_id], source, chosen) for image_id in ids)
             for shard, ids in enumerate(index.shards)
         ]
         size, to_write = sum(shard_bytes), sum(shard_bytes[shard] for shard, _ in missing)
@@ -75,24 +89,22 @@ def features(*, settings: Path, annotations: Path, split: Split, images: Path, d
         chunks = [
             chunk
             for shard, ids in missing
-            for chunk in _chunks(shard, ids, sizes[index.view_of(shard)], rule.batch_size)
+            for chunk in _chunks(shard, ids, sizes[index.view_of(shard)], source.batch_size)
         ]
 
-        def load(chunk: tuple[int, list[int], bool]) -> ImageBatch:
+        def load(chunk: tuple[int, list[int], bool]) -> object:
             shard, ids, _ = chunk
-            items = [by_id[image_id] for image_id in ids]
-            batch = load_view(items, images, image, rule.augment, index.view_of(shard))
-            return pinned(batch) if device.type == "cuda" else batch
+            return source.load([by_id[image_id] for image_id in ids], index.view_of(shard))
 
         kept, builder = 0, ShardBuilder(index)
-        loaded = ahead(load, chunks, loader_threads(device))
+        loaded = ahead(load, chunks, loader_threads(source.device))
         with record.progress(sum(len(ids) for _, ids in missing), f"features: {split} images") as progress:
             for (shard, ids, is_last), batch in zip(chunks, loaded, strict=True):
-                detections = frozen(*(getattr(batch.to(device), name) for name in ImageBatch.__slots__))
+                detections, original = source.see(batch)
                 instances, of_image = select_instances(detections, vocabulary.person, rule.selection)
                 kept += len(of_image)
                 seen = detections.maps, detections.is_padding, detections.cell_sizes
-                builder.add(ids, instances, of_image, *seen, batch.original)
+                builder.add(ids, instances, of_image, *seen, original)
                 progress.advance(len(ids))
                 if is_last:
                     found = writer.write(shard, builder)
@@ -113,9 +125,9 @@ def _chunks(
     return [(shard, part, part is parts[-1]) for part in parts]
 
 
-def _bytes(height: int, width: int, frozen: FrozenDetector, chosen: FeaturesNode) -> int:
+def _bytes(height: int, width: int, source: Seeing, chosen: FeaturesNode) -> int:
     """The maximum size of one image in bytes: its map, and as many instances as the selection may keep."""
-    cells = -(-height // frozen.stride) * -(-width // frozen.stride)
+    cells = -(-height // source.stride) * -(-width // source.stride)
     number = torch.finfo(getattr(torch, chosen.features.map_dtype)).bits // 8
     instances = 2 * chosen.features.selection.max_instances
-    return cells * frozen.channels * number + instances * (4 * (frozen.token_dim + 5) + 8)
+    return cells * source.channels * number + instances * (4 * (source.token_dim + 5) + 8)

@@ -13,9 +13,9 @@ from rmlr.data.features import Features as Cache
 from rmlr.data.images import load_batch
 from rmlr.data.records import load_vocabulary, save_annotations, save_vocabulary
 from rmlr.hoi import Annotation, Vocabulary
+from rmlr.learning import seeing as stage
 from rmlr.model.anchored import build_detector
 from rmlr.model.detector import FrozenDetector, load_detector, save_detector, weights_digest
-from rmlr.stages import features as stage
 from rmlr.stages.features import features
 from rmlr.study.nodes import FeaturesNode
 from rmlr.study.settings import Features, ImageSize, Selection

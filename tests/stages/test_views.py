@@ -22,6 +22,7 @@ from rmlr.data.images import load_annotated
 from rmlr.data.loading import VARIABLE
 from rmlr.data.records import load_annotations, save_annotations, save_vocabulary
 from rmlr.hoi import Annotation, Vocabulary
+from rmlr.learning import seeing
 from rmlr.learning.inference import load as load_model
 from rmlr.learning.photos import Photos
 from rmlr.model.anchored import build_detector
@@ -226,7 +227,7 @@ def test_a_killed_run_of_several_views_resumes_after_its_last_complete_shard(cor
             raise KeyboardInterrupt
         return load_view(items, *given)
 
-    monkeypatch.setattr(features_stage, "load_view", load)
+    monkeypatch.setattr(seeing, "load_view", load)
     with pytest.raises(KeyboardInterrupt):
         corner.cache(views=3, augment=AUGMENT)
     resumed = corner.cache(views=3, augment=AUGMENT).batch(range(6), 2)
@@ -238,7 +239,7 @@ def test_a_killed_run_of_several_views_resumes_after_its_last_complete_shard(cor
 KILLED = """
 import os, signal, sys
 from rmlr.__main__ import main
-from rmlr.stages import features as stage
+from rmlr.learning import seeing as stage
 
 at, whole, calls = int(sys.argv[1]), stage.load_view, []
 

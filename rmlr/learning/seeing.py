@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -20,6 +20,7 @@ from rmlr.study.nodes import FeaturesNode
 from rmlr.study.settings import PictureSize
 
 
+@runtime_checkable
 class Seeing(Protocol):
     """What gives the features of a split."""
 

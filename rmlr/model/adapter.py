@@ -16,6 +16,15 @@ from rmlr.study.settings import ImageSize, PictureSize
 # Classes that COCO-trained detectors carry and COCO never annotated: their logits take no part in the arg max.
 NEVER_ANNOTATED = "N/A, street sign, hat, shoe, eye glasses, plate, mirror, window, desk, door, blender, hair brush"
 
+# Of COCO's classes: names of PASCAL VOC, which checkpoints of RT-DETR and D-FINE have.
+OTHER_NAMES = {
+    "motorbike": "motorcycle",
+    "aeroplane": "airplane",
+    "sofa": "couch",
+    "pottedplant": "potted plant",
+    "diningtable": "dining table",
+    "tvmonitor": "tv",
+}
 PICTURE = "rmlr_picture"  # of a `transformers` configuration: a `Picture`, where the checkpoint has one of its own
 
 
@@ -71,11 +80,13 @@ class Adapter(nn.Module):
 def match_names(of: Sequence[str], to: Sequence[str]) -> list[int]:
     """For each class of a detector its index in `to`, -1 for one that was never annotated.
 
-    Names are equal up to spaces, underscores and case. ValueError lists those that have no partner on either side.
+    Names are equal up to underscores, case and `OTHER_NAMES`. ValueError lists those that have no partner on either
+    side.
     """
 
     def plain(name: str) -> str:
-        return name.replace("_", " ").lower()
+        name = name.replace("_", " ").lower()
+        return OTHER_NAMES.get(name, name)
 
     index = {plain(name): position for position, name in enumerate(to)}
     ignored = {plain(name) for name in NEVER_ANNOTATED.split(", ")}

@@ -261,7 +261,11 @@ class DetectorSchedule(Section):
 
 
 ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")]  # MODULE.CLASS
-PUBLIC_DETECTORS = ("facebook/detr-", "detr-r50-e632da11", "detr-r101-2c7b67e5")  # trained on all of COCO
+PUBLIC_DETECTORS = (  # trained on all of COCO
+    *("facebook/detr-", "detr-r50-e632da11", "detr-r101-2c7b67e5", "microsoft/conditional-detr-", "hustvl/yolos-"),
+    *("SenseTime/deformable-detr", "IDEA-Research/dab-detr-", "PekingU/rtdetr_", "ustc-community/dfine"),
+)
+OBJECTS365 = "obj365"  # ends the name of a detector that was trained on Objects365 alone
 
 
 class Detector(Section):
@@ -293,7 +297,7 @@ class Detector(Section):
         if self.schedule is not None and not isinstance(self.image, ImageSize):
             raise ValueError("a detector that is trained needs `image`: {shortest: ..., longest: ...}, as DETR's")
         is_public = self.weights is not None and any(name in self.weights for name in PUBLIC_DETECTORS)
-        if is_public and not {"coco", "coco2017"} & set(self.seen):
+        if is_public and not (self.weights or "").endswith(OBJECTS365) and not {"coco", "coco2017"} & set(self.seen):
             raise ValueError(
                 f"{self.weights} was trained on COCO: `seen` must contain coco or coco2017 (train2017), got {self.seen}"
             )

@@ -10,6 +10,7 @@ import sys
 import tokenize
 from collections.abc import Collection, Iterator
 from functools import cache
+from importlib import invalidate_caches
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -80,6 +81,7 @@ def class_file(python: str) -> Path:
     module, here = python.rpartition(".")[0], Path.cwd()
     if str(here) not in sys.path:
         sys.path.append(str(here))
+    invalidate_caches()  # of what was not there before
     try:
         spec = find_spec(module)
     except (ImportError, ValueError):

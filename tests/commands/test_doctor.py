@@ -96,3 +96,15 @@ def test_a_drawn_profile_needs_nothing(tmp_path, capsys):
 def test_an_unknown_profile_is_answered_with_the_list(tmp_path):
     with pytest.raises(ValueError, match=r"no profile 'papr'. There are: demo"):
         doctor(profile="papr", raw=tmp_path, params=PARAMS)
+
+
+def test_a_detector_of_ones_own_that_is_not_there_is_missing(tmp_path, capsys):
+    content = yaml.safe_load(PARAMS.read_text())
+    own = {"python": "nowhere.at_all.Mine", "weights": str(tmp_path / "mine"), "architecture": None, "schedule": None}
+    content["profiles"]["tiny"]["detectors"]["base"] |= own
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(SystemExit):
+        doctor(profile="tiny", raw=tmp_path / "raw", params=tmp_path / "params.yaml")
+    said = capsys.readouterr().out
+    assert f"Missing: {tmp_path}/mine, weights of detector base, nowhere.at_all.Mine: put them there" in said
+    assert "Missing: nowhere.at_all.Mine, the class of detector base: put its module here, or on PYTHONPATH" in said

@@ -260,6 +260,21 @@ def test_names_match_across_spaces_underscores_and_classes_never_annotated():
     assert match_names(of, ["bat", "person", "sports_ball"]) == [-1, 1, 2, -1, 0]
 
 
+def test_names_of_pascal_voc_are_those_of_coco():
+    """RT-DETR's and D-FINE's checkpoints have them."""
+    voc = ["motorbike", "aeroplane", "sofa", "pottedplant", "diningtable", "tvmonitor"]
+    coco = ["tv", "dining table", "potted plant", "couch", "airplane", "motorcycle"]
+    assert match_names(voc, coco) == [5, 4, 3, 2, 1, 0]
+    assert match_names(coco, ["motorcycle", "airplane", "couch", "potted_plant", "dining_table", "tv"]) == [
+        5,
+        4,
+        3,
+        2,
+        1,
+        0,
+    ]
+
+
 def test_names_without_a_partner_are_listed():
     with pytest.raises(ValueError, match=r"knows \['kite'\] in addition and lacks \['bat'\]"):
         match_names(["person", "kite"], ["person", "bat"])

@@ -1,5 +1,6 @@
 """The graph of a study: what nodes stand on, what rules are given, where tables are copied to."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ def content():
 def elsewhere(tmp_path, monkeypatch):
     """Where no data are."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # which a detector of one's own adds to
 
 
 def graph_of(content, **config) -> Graph:
@@ -244,3 +246,20 @@ def test_a_profile_without_folds_says_nothing_of_them(content):
     ):
         assert "fold" not in graph.nodes[node].dump()
         assert "leave_out" not in graph.nodes[node].dump()
+
+
+def test_a_detector_of_ones_own_stands_on_its_class_and_its_weights(content, tmp_path):
+    own = {"python": "kept.mine.Centres", "weights": "mine.pt", "architecture": None, "schedule": None, "image": None}
+    content["profiles"]["tiny"]["detectors"]["base"] |= own
+    with pytest.raises(
+        ValueError, match=r"mine\.pt: does not exist, and params.yaml names it as weights of kept\.mine"
+    ):
+        graph_of(content, profile="tiny").inputs_of("detector/base")
+    Path("mine.pt").touch()
+    with pytest.raises(ValueError, match=r"kept\.mine\.Centres: there is no module 'kept\.mine'"):
+        graph_of(content, profile="tiny").inputs_of("detector/base")
+    Path("kept").mkdir()
+    Path("kept/mine.py").touch()
+    graph = graph_of(content, profile="tiny")
+    assert graph.inputs_of("detector/base")[-2:] == ["kept/mine.py", "mine.pt"]
+    assert {"kept/mine.py", "mine.pt"} <= set(graph.readable())

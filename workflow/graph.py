@@ -43,7 +43,7 @@ class Given:
 def _given(node: Section) -> Given | None:
     if isinstance(node, TextNode):
         return Given(node.encoder.weights, node.encoder.revision, node.code)
-    if isinstance(node, DetectorNode) and node.detector.weights:
+    if isinstance(node, DetectorNode) and node.detector.weights and not node.detector.python:
         return Given(node.detector.weights, node.detector.revision, node.code)
     return None
 
@@ -95,9 +95,12 @@ class Graph:
         given += [node.encoder.descriptions for node in self.nodes.values()
                   if isinstance(node, TextNode) and node.encoder.descriptions]  # fmt: skip
         pose = self.chosen.pose.weights if self.chosen.pose else None
-        own = [section.python for section in self.chosen.detectors.values() if section.python]
-        sources = [str(class_file(python)) for python in own if has_class_file(python)]
-        return [self.raw, "paper", *dict.fromkeys([*given, *sources]), *([pose] if pose else [])]
+        own = [section for section in self.chosen.detectors.values() if section.python]
+        given += [section.weights for section in own if section.weights]
+        given += [
+            str(class_file(section.python)) for section in own if section.python and has_class_file(section.python)
+        ]
+        return [self.raw, "paper", *dict.fromkeys(given), *([pose] if pose else [])]
 
     # ---- names
 
@@ -289,8 +292,9 @@ class Graph:
 
     def inputs_of(self, node: str) -> list[str]:
         """A node's inputs but for its settings: what says that other nodes were made, and real data that is there."""
-        if not self.fetches and isinstance(section := self.nodes[node], DetectorNode) and section.detector.weights:
-            check_weights(section.detector.weights, section.detector.revision)
+        section = self.nodes[node]
+        if not self.fetches and isinstance(section, DetectorNode) and (given := _given(section)) is not None:
+            check_weights(given.name, given.revision)
         return [f"{self.folder(name)}/run.json" for name in self.before(node)] + self.outside(node)
 
     def outside(self, node: str) -> list[str]:

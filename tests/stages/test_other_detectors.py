@@ -46,9 +46,10 @@ class Chain:
         self.root, self.images = root, photo_run.root / "raw" / "images"
         self.prepare = photo_run.root / "results" / "prepare"
         self.nodes = Study.load(ROOT / "params.yaml").nodes("tiny", dict.fromkeys([*STAGES, "cost"], "digest"))
-        node = self.node("detector/base", DetectorNode)
-        given = node.detector.model_dump() | {"architecture": None, "schedule": None, "image": None} | changes
-        self.nodes["detector/base"] = DetectorNode.check(node.model_dump() | {"detector": given}, "a test")
+        if changes:
+            node = self.node("detector/base", DetectorNode)
+            given = node.detector.model_dump() | {"architecture": None, "schedule": None, "image": None} | changes
+            self.nodes["detector/base"] = DetectorNode.check(node.model_dump() | {"detector": given}, "a test")
 
     def node(self, name: str, form: type) -> object:
         node = self.nodes[name]

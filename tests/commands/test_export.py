@@ -75,7 +75,7 @@ def files(folder: Path) -> set[str]:
 
 def test_an_exported_run_says_the_same_without_anything_of_the_study(photo_run, exported):
     model = load(exported)
-    assert Path(model.detector.detr.name_or_path).is_relative_to(exported)
+    assert Path(model.detector.adapter.detr.name_or_path).is_relative_to(exported)
     assert model(photo_run.photos[0]) == load(photo_run.run)(photo_run.photos[0])
 
 

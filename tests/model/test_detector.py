@@ -72,7 +72,7 @@ def test_a_loaded_detector_has_its_grid_and_its_position_code(learnt, tmp_path):
     loaded = load_detector(str(tmp_path))
     assert isinstance(loaded, AnchoredDetrForObjectDetection)
     assert loaded.model.position_embedding.temperature == 20.0
-    assert class_names(loaded) == list(NAMES)
+    assert class_names(loaded.config) == list(NAMES)
 
 
 def test_frozen_batch_norms_do_what_the_trained_ones_did(learnt):
@@ -162,10 +162,10 @@ def test_truncated_weights_are_refused(fresh, tmp_path):
         load_detector(str(tmp_path))
 
 
-def test_a_model_that_is_no_detr_is_refused(tmp_path):
+def test_a_model_that_is_no_detector_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     save_file({}, tmp_path / WEIGHTS_FILE)
-    with pytest.raises(ValueError, match=r"expected a DETR .* says 'bert'"):
+    with pytest.raises(ValueError, match=r"says model_type 'bert'. Expected a detector that has a token for each box"):
         load_detector(str(tmp_path))
 
 
@@ -296,7 +296,7 @@ def test_adapted_classes_keep_their_rows(fresh):
     adapt_classes(fresh, ("bat", "person", "ball"))
     assert fresh.class_labels_classifier.bias.tolist() == [3.0, 1.0, 2.0, 4.0]
     assert torch.equal(fresh.class_labels_classifier.weight, rows[[2, 0, 1, 3]])
-    assert class_names(fresh) == ["bat", "person", "ball"]
+    assert class_names(fresh.config) == ["bat", "person", "ball"]
 
 
 def detections(boxes: list, scores: list, labels: list) -> Detections:

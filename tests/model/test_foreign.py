@@ -56,7 +56,7 @@ def test_its_boxes_are_brought_to_the_original_image_and_its_classes_go_by_name(
     torch.testing.assert_close(seen.maps[0, :, 0, 0], colours[0, :, :16, :16].mean((1, 2)))
     own = colours[0, :, :16, :16].mean((1, 2))
     assert seen.labels[0, 0] == [1, 2, 0][int(own.argmax())]
-    assert seen.scores[0, 0] == pytest.approx(own.max(), abs=1 / 255)
+    assert seen.scores[0, 0] == pytest.approx(float(own.max()), abs=1 / 255)
     assert seen.cell_sizes.tolist() == [[32.0, 32.0]]
 
 

@@ -447,9 +447,9 @@ def test_the_checkpoint_of_a_run_on_photos_describes_the_detectors_view(corner):
 
 
 def test_a_run_names_its_missing_inputs(corner):
-    with pytest.raises(ValueError, match=r"is trained on photos .*: --detector"):
+    with pytest.raises(ValueError, match=r"is trained on photos .*Give --detector"):
         corner.train("online", images=corner.root / "images")
-    with pytest.raises(ValueError, match=r"is trained on cached features.*: --features"):
+    with pytest.raises(ValueError, match=r"is trained on cached features.*Give --features"):
         corner.train("cached", online=False, **corner.seen)
 
 

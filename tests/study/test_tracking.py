@@ -438,7 +438,7 @@ def connect_in(folder):
         (lambda _: dying_server(), "opening a run failed"),
         (damaged, r"mlflow\.db: file is not a database\. Repair or replace it"),
         (folder_in_its_place, r"unable to open database file"),
-        (read_only, r"mlflow\.db: it is read-only\. Mend"),
+        (read_only, r"mlflow\.db: it is read-only\. Repair"),
     ],
     ids=["a held lock", "a deaf server", "a server that dies", "a damaged file", "a folder", "a read-only file"],
 )

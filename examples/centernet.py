@@ -181,7 +181,7 @@ def _run(step: dict[str, Any], inputs: list[Tensor]) -> Tensor:
             return _doubled(inputs[0])
         case "Identity":
             return inputs[0]
-    raise NotImplementedError(f"node {step['name']}: operation {step['op']}")
+    raise ValueError(f"node {step['name']}: operation {step['op']}")
 
 
 def _convolve(step: dict[str, Any], maps: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:

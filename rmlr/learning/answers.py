@@ -2,6 +2,7 @@
 
 import io
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ class Trace:
     cell_size: tuple[float, float]  # height and width of a cell in pixels of the picture; the last may extend beyond it
 
 
-class _OfPicture(list[Item], Generic[Item]):
+class _OfPicture(list[Item], Generic[Item], ABC):
     """The results of one picture, highest score first. The picture is stored as given: a path is read again."""
 
     picture: Picture
@@ -85,9 +86,9 @@ class _OfPicture(list[Item], Generic[Item]):
     def __str__(self) -> str:
         return "\n".join(map(str, self)) or f"nothing of score {self.min_score:g} or more"
 
+    @abstractmethod
     def draw(self) -> Image.Image:
         """The picture with all results drawn on it."""
-        raise NotImplementedError
 
     def _repr_png_(self) -> bytes:
         """The representation in notebooks."""

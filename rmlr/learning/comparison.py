@@ -171,8 +171,8 @@ def compare(a: str | Path, b: str | Path, *, samples: int = SAMPLES, seed: int =
     side_a, side_b = map(find_evaluations, folders)
     refuse_incomparable(side_a, side_b)
     first = side_a[0]
-    zero_shot = {evaluation.zero_shot for evaluation in (*side_a, *side_b)}
-    benchmark = Benchmark.load(first.annotations, first.split, zero_shot.pop() if len(zero_shot) == 1 else None)
+    is_alike = all(evaluation.zero_shot == first.zero_shot for evaluation in (*side_a, *side_b))
+    benchmark = Benchmark.load(first.annotations, first.split, first.zero_shot if is_alike else None)
     weights = draw_images(len(benchmark.images), samples, seed)
     rankings: tuple[Ranking, ...] = ()
     scored: list[list[list[np.ndarray]]] = [[], []]  # side, run, setting: c s

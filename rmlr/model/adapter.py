@@ -3,6 +3,7 @@
 `rmlr.model.detr`, `families` and `foreign` each have an adapter; `rmlr.model.detector` uses any of them.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,7 +50,7 @@ class Found:
     is_padding: Bool[Tensor, "b h w"]
 
 
-class Adapter(nn.Module):
+class Adapter(nn.Module, ABC):
     """A detector of one kind as `rmlr.model.detector.FrozenDetector` uses it."""
 
     name: str  # in messages: where it came from
@@ -60,9 +61,9 @@ class Adapter(nn.Module):
     stride: int  # pixels of the resized picture for each cell of the map
     takes_padding: bool = False  # whether one call takes pictures of several sizes, padded
 
+    @abstractmethod
     def find(self, pixels: Float[Tensor, "b 3 height width"], is_padding: Bool[Tensor, "b height width"]) -> Found:
         """What is in these pictures, which are normalised as `picture` says."""
-        raise NotImplementedError
 
     def check_size(self, size: PictureSize) -> None:
         """ValueError where it cannot see a picture of this size, which is of the form of `picture.size`."""

@@ -70,7 +70,8 @@ class TransformerEncoder:
 
     def __init__(self, folder: Path, digest: str, pooling: Pooling, modules: SentenceModules | None):
         self.digest = digest
-        self.pooling, self._modules = pooling, modules
+        self.pooling: Pooling = pooling
+        self._modules = modules
         try:
             self._tokenizer, self._model = _load(folder)
         except Exception as error:  # the library may raise anything for damaged files or unknown models

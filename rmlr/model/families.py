@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from pydantic import BaseModel
 from torch import Tensor
 from transformers import AutoModelForObjectDetection, DetrForObjectDetection, PreTrainedConfig, PreTrainedModel
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 from transformers.utils.logging import disable_progress_bar
 
 from rmlr.hoi.batch import DEVIATION, MEAN

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -92,7 +92,7 @@ def features(
             for chunk in _chunks(shard, ids, sizes[index.view_of(shard)], source.batch_size)
         ]
 
-        def load(chunk: tuple[int, list[int], bool]) -> object:
+        def load(chunk: tuple[int, list[int], bool]) -> Any:
             shard, ids, _ = chunk
             return source.load([by_id[image_id] for image_id in ids], index.view_of(shard))
 

@@ -17,7 +17,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup demo study report test lint ui pull walkthrough lock clean distclean
+.PHONY: help setup demo photos study report test lint ui pull walkthrough lock clean distclean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /make \1	/' | expand -t 18
@@ -28,6 +28,10 @@ demo: $(READY)  ## the main job: from the synthetic data to Table 2 (a second ca
 	@mkdir -p .snakemake && touch .snakemake/before
 	snakemake --cores $(CORES) --config profile=demo -- results/table2.csv results/table2.md
 	@[ results/table2.md -nt .snakemake/before ] || echo "Nothing to do: Table 2 is up to date, in results/table2.md"
+
+photos: $(READY)  ## real photos: RmLR and its ablations on 579 photos, five folds (docs/photos.md). HAVE=FOLDER: what you have
+	@rmlr doctor --profile photos --timeout 0 || true
+	snakemake --cores $(CORES) --config profile=photos $(if $(HAVE),have=$(HAVE)) -- results/photos/real_photos.md
 
 study: $(READY)  ## the whole study of the profile in params.yaml: nine tables and the figures
 	snakemake --cores $(CORES)

@@ -39,6 +39,9 @@ OWN_FILES = {  # of the user's own data, below the folder of raw data: one of ea
     ],
 }
 PHOTOS = {"vcoco": (5_400, 4_946), "hicodet": (38_118, 9_658)}  # train and val, test
+OF_VAL2017 = 579  # photos of V-COCO
+DETECTION_SECONDS = 5.0  # of one CPU core for a photo, DETR-ResNet-50 at 800 pixels (docs/photos.md)
+TRAINING_SECONDS = 120.0  # of one CPU core for a training run of profile photos (docs/photos.md)
 STAGES_NEED = ("torch", "torchvision", "transformers", "scipy", "pandas", "pyarrow")
 OPTIONAL = {
     "gdown": "fetches from Google Drive",
@@ -239,6 +242,9 @@ def _work(study: Study, profile: str, is_own: bool) -> Iterator[str]:
         dataset: len(chosen.seeds) * len(chosen.fold_names) * sum(run.dataset == dataset for run in runs.values())
         for dataset in PHOTOS
     }
+    if chosen.vcoco.photos == "val2017":
+        yield from _work_on_val2017(study, profile)
+        return
     if chosen.world or is_own:
         yield f"Work: {sum(trainings.values())} trainings on {'your own data' if is_own else 'the drawn world'}"
         return
@@ -252,6 +258,21 @@ def _work(study: Study, profile: str, is_own: bool) -> Iterator[str]:
         f"Work: {', '.join(f'{count} trainings on {dataset}' for dataset, count in trainings.items() if count)}; at "
         f"the paper's pace, in {PAPER_HOURS['vcoco']:g} h (V-COCO) or {PAPER_HOURS['hicodet']:g} h (HICO-DET) on four "
         f"RTX 3080, {hours:.0f} h of such a machine"
+    )
+
+
+def _work_on_val2017(study: Study, profile: str) -> Iterator[str]:
+    chosen = study.profiles[profile]
+    runs, folds, seeds = len(study.runs_in(profile)), chosen.num_folds or 1, len(chosen.seeds)
+    trainings = runs * folds * seeds
+    each = {"float16": 2, "float32": 4}[chosen.features.map_dtype]
+    cached = OF_VAL2017 * GRID[0] * GRID[1] * CHANNELS[chosen.features.map] * each
+    hours = (2 * OF_VAL2017 * DETECTION_SECONDS + trainings * TRAINING_SECONDS) / 3600
+    counted = f"{runs} runs, {folds} folds, {seeds} seeds"
+    yield f"Disk: about {_gb(cached)} of cached features in results/{profile} with DETR; other detectors need less"
+    yield (
+        f"Work: {OF_VAL2017} photos, {trainings} training runs ({counted}): about {hours:.0f} hours of one CPU core, "
+        f"{hours / 2:.0f} on two"
     )
 
 

@@ -108,3 +108,13 @@ def test_a_detector_of_ones_own_that_is_not_there_is_missing(tmp_path, capsys):
     said = capsys.readouterr().out
     assert f"Missing: {tmp_path}/mine, weights of detector base, nowhere.at_all.Mine: put them there" in said
     assert "Missing: nowhere.at_all.Mine, the class of detector base: put its module here, or on PYTHONPATH" in said
+
+
+def test_the_profile_of_real_photos_says_what_it_takes_beforehand(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        doctor(profile="photos", raw=tmp_path / "raw", params=PARAMS, timeout=0)
+    said = capsys.readouterr().out
+    assert "MISSING  coco-val2017, 0.82 GB (data set vcoco)" in said
+    assert "MISSING  detr-r50, 0.16 GB (detector base)" in said
+    assert "train2014" not in said
+    assert "579 photos, 195 training runs (13 runs, 5 folds, 3 seeds): about" in said

@@ -115,6 +115,6 @@ def test_the_profile_of_real_photos_says_what_it_takes_beforehand(tmp_path, caps
         doctor(profile="photos", raw=tmp_path / "raw", params=PARAMS, timeout=0)
     said = capsys.readouterr().out
     assert "MISSING  coco-val2017, 0.82 GB (data set vcoco)" in said
-    assert "MISSING  detr-r50, 0.16 GB (detector base)" in said
+    assert "detr-r50-e632da11.pth, detector base" in said
     assert "train2014" not in said
-    assert "579 photos, 195 training runs (13 runs, 5 folds, 3 seeds): about" in said
+    assert "579 photos, 195 training runs (13 runs, 5 folds, 3 seeds)" in said

@@ -233,12 +233,10 @@ class Study(Section):
         A group that profiles name as theirs is made by these alone; they make no other.
         """
         named, chosen = self._all_runs().items(), _find(self.profiles, profile, "profile")
-        taken = {
-            group: _find(self.runs, group, f"profiles.{name}.groups")
-            for name, other in self.profiles.items()
-            for group in other.groups or []
-        }
-        groups = set(chosen.groups or self.runs.keys() - taken.keys())
+        taken = {group for other in self.profiles.values() for group in other.groups or []}
+        for group in chosen.groups or []:
+            _find(self.runs, group, f"profiles.{profile}.groups")
+        groups = set(chosen.groups or self.runs.keys() - taken)
         is_made = {name: self._is_in(profile, run.profiles, f"runs.{name}") for name, run in named}
         return {
             name: run

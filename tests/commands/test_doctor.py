@@ -112,7 +112,7 @@ def test_a_detector_of_ones_own_that_is_not_there_is_missing(tmp_path, capsys):
 
 def test_the_profile_of_real_photos_says_what_it_takes_beforehand(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        doctor(profile="photos", raw=tmp_path / "raw", params=PARAMS, timeout=0)
+        doctor(profile="photos", raw=tmp_path / "raw", params=PARAMS, timeout=0.0)
     said = capsys.readouterr().out
     assert "MISSING  coco-val2017, 0.82 GB (data set vcoco)" in said
     assert "detr-r50-e632da11.pth, detector base" in said

@@ -141,12 +141,12 @@ def read_coco(folder: Path, wanted: Container[int]) -> Coco:
         for twice in (Counter(number for number, _ in found), Counter(name for _, name in found)):
             if (most := twice.most_common(1)) and most[0][1] > 1:
                 raise ValueError(
-                    f"{path}: category {most[0][0]!r} stands twice under categories. Give each one id and name"
+                    f"{path}: category {most[0][0]!r} is listed twice under categories. Give each one id and name"
                 )
         categories, category_ids, known = found, {number for number, _ in found}, set()
         for image in content.images:
             if image.id in known or image.id in images:
-                raise ValueError(f"{path}: image id {image.id} stands twice. Is the file damaged?")
+                raise ValueError(f"{path}: image id {image.id} is listed twice. Is the file damaged?")
             known.add(image.id)
             if image.id in wanted:
                 images[image.id], instances[image.id] = image, []
@@ -164,7 +164,7 @@ def read_coco(folder: Path, wanted: Container[int]) -> Coco:
             if item.image_id not in wanted:
                 continue
             if item.id in place:
-                raise ValueError(f"{path}: annotation id {item.id} stands twice. Is the file damaged?")
+                raise ValueError(f"{path}: annotation id {item.id} is listed twice. Is the file damaged?")
             of_image = instances[item.image_id]
             if item.ignore == 1 or item.area <= 0:
                 place[item.id] = (item.image_id, NO_BOX)
@@ -207,7 +207,7 @@ def read_coco_without(folder: Path, excluded: Set[int], objects: Sequence[str]) 
         raise ValueError(f"{folder}: COCO's classes are {list(coco.objects)}, expected V-COCO's: {list(objects)}")
     if unknown := sorted(excluded - wanted.met):
         raise ValueError(
-            f"{folder}: {len(unknown)} of the {len(excluded)} images to leave out are none of COCO's, such as "
+            f"{folder}: {len(unknown)} of the {len(excluded)} images to leave out are not in COCO, such as "
             f"{unknown[:5]}. Are V-COCO and COCO of one release?"
         )
     images = [coco.ground_truth(image_id).annotation((), (), ()) for image_id in sorted(coco.images)]

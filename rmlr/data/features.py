@@ -51,7 +51,7 @@ class Shards(BaseModel):
     @model_validator(mode="after")
     def _names_each_image_once(self) -> "Shards":
         if len(set(self.image_ids)) < len(self.image_ids):
-            raise ValueError("an image stands twice in image_ids")
+            raise ValueError("an image is listed twice in image_ids")
         return self
 
     @property
@@ -308,7 +308,7 @@ class Features:
             self._poses.append(_open_shard(pose, number, found, cells=self._maps[len(self._poses)].sizes["cells"]))
 
     def only(self, image_ids: Collection[int], where: Path) -> "Features":
-        """Of some of the images, in the order that they have here; ValueError names `where` if one is not here."""
+        """The features of some of the images, in their order here; ValueError names `where` if one is missing."""
         if unknown := sorted(set(image_ids) - set(self.image_ids)):
             raise ValueError(
                 f"{where}: {len(unknown)} annotated images have no features, e.g. {unknown[:3]}. Are features and "
@@ -427,4 +427,4 @@ def _check_sizes(shard: TensorFile) -> None:
     for name, images, of in (("counts", shard["counts"].double(), "instances"),
                              ("map_sizes", shard["map_sizes"].double().prod(1), "cells")):  # fmt: skip
         if (total := int(images.sum())) != shard.sizes[of]:
-            raise shard.error(name, f"makes {total} {of}, but the shard holds {shard.sizes[of]}")
+            raise shard.error(name, f"makes {total} {of}, but the shard has {shard.sizes[of]}")

@@ -1,4 +1,4 @@
-"""Folds by photo: a corpus split anew for cross-validation, by a rule on image ids and nothing else."""
+"""Cross-validation folds: images are assigned by a hash of their ids alone."""
 
 import hashlib
 from collections.abc import Collection
@@ -10,20 +10,20 @@ from rmlr.study.settings import Folds
 
 
 def fold_of(image_id: int, count: int) -> int:
-    """The fold of an image, from 0: its id's hash modulo their number. Other images play no part."""
+    """The fold of an image, from 0: the hash of its id modulo the number of folds, independent of other images."""
     return _number(f"fold {image_id}") % count
 
 
 def is_validation(image_id: int, share: float) -> bool:
-    """Whether an image, while it is learnt from, is kept for validation: a share of all ids is, by their hash."""
+    """Whether an image of the training folds is in val: by the hash of its id, for this share of all ids."""
     return _number(f"validation {image_id}") < share * 2**256
 
 
 def split_into_folds(corpus: Corpus, rule: Folds) -> list[Corpus]:
-    """Of each fold, a corpus whose test split is that fold and whose train and val are the others.
+    """For each fold, a corpus whose test split is that fold and whose train and val are the others.
 
-    Its possible HOIs are those of its own train and val, so nothing of the fold is known to what learns from them.
-    ValueError where a fold, or what is to be learnt from, has no image.
+    Its possible HOIs are those of its own train and val, so no information of the test fold is used in training.
+    ValueError if a fold, or its train or val, has no image.
     """
     images = corpus.splits["test"]
     found = []
@@ -52,7 +52,7 @@ def split_into_folds(corpus: Corpus, rule: Folds) -> list[Corpus]:
 
 
 def pooled(corpus: Corpus) -> Corpus:
-    """All images as one test split, in the order train, val, test; nothing is left to learn from but in folds."""
+    """All images as one test split, in the order train, val, test; train and val exist only in folds."""
     images = [image for name in ("train", "val", "test") for image in corpus.splits[name]]
     tables = corpus.image_objects
     if tables is not None:

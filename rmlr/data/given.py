@@ -1,4 +1,4 @@
-"""Features from another framework, in a folder of the user's: a file for each image, and one about them all.
+"""Features from another framework, in a folder: one file for each image, and one that describes them all.
 
 `rmlr features --from FOLDER` reads them (docs/detectors.md shows the form), checks them, and writes a cache.
 """
@@ -24,11 +24,11 @@ REAL, WHOLE = torch.float32, torch.int64
 
 
 class About(Section):
-    """about.json: what is true of the files of all images."""
+    """about.json: the properties that the files of all images share."""
 
-    detector: str  # its name and version: features of different ones are never mixed
+    detector: str  # its name and version; features of different detectors are never mixed
     objects: list[str]  # classes, in the order of the labels
-    image: PictureSize  # at which size it saw an image
+    image: PictureSize  # size of its input
     stride: PositiveInt  # pixels of that size for each cell of the map
     channels: PositiveInt  # of the map
     token_dim: PositiveInt
@@ -64,7 +64,7 @@ class GivenFeatures:
         return self.folder / f"{annotation.image_id}.safetensors"
 
     def read(self, annotation: Annotation) -> GivenImage:
-        """The features of an image, checked; ValueError names the file, the tensor and what was expected."""
+        """The features of an image, checked; ValueError names the file, the tensor and the expected values."""
         file = TensorFile(self.path(annotation), "Write it again; docs/detectors.md shows its form", self._forms)
         height, width = annotation.height, annotation.width
         seen = size_within(height, width, self.about.image)

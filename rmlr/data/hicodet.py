@@ -248,7 +248,7 @@ def _compare(path: Path, json: _File, matrices: Path, boxes: _File) -> None:
     def rows(image: _Image) -> list[tuple]:
         return sorted(zip(image.hoi, image.verb, image.object, image.boxes_h, image.boxes_o, strict=True))
 
-    advice = "Are both whole and of one release? Take one of the two away to use the other"
+    advice = "Are both whole and of one release? Remove one of the two to use the other"
     for key in ("objects", "verbs", "correspondence", "filenames"):
         ours, theirs = getattr(json, key), getattr(boxes, key)
         first = next((n for n, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)
@@ -315,9 +315,9 @@ def read_rows(path: Path, content: _File, vocabulary: Vocabulary) -> tuple[list[
     for name, (width, height), image in zip(content.filenames, content.size, content.annotation, strict=True):
         where, numbers = f"{path}: {name}", re.findall(r"\d+", name)
         if not numbers:
-            raise ValueError(f"{where}: the file name holds no number to tell the image by")
+            raise ValueError(f"{where}: the file name has no number, which is the image's id")
         if len(numbers[-1]) > MAX_DIGITS:
-            raise ValueError(f"{where}: its last number is the image's id, and {MAX_DIGITS} digits are the most")
+            raise ValueError(f"{where}: its last number is the image's id, which may have at most {MAX_DIGITS} digits")
         image_id = int(numbers[-1])
         if image_id in names:
             raise ValueError(f"{where}: has the same number as {names[image_id]}")
@@ -381,7 +381,8 @@ def read_image_objects(
             )
     if faults:
         raise ValueError(
-            f"{path}: does not fit instances_*2015.json beside it: {'; '.join(faults)}. Take the anno.mat of {RELEASE}"
+            f"{path}: does not match instances_*2015.json in this folder: {'; '.join(faults)}. "
+            f"Take the anno.mat of {RELEASE}"
         )
     is_of = np.equal.outer(objects, vocabulary.objects).astype(np.float32)  # h o; numbers, for the product's speed
     return {name: (content[f"anno_{name}"] == 1).T.astype(np.float32) @ is_of > 0 for name in files}

@@ -56,7 +56,7 @@ def _open(path: Path) -> Image.Image:
 
 
 def find_photo(path: Path) -> Path:
-    """Where a photo of a folder lies: there, or in one of its folders, as archives unpacked side by side leave them."""
+    """The path of a photo: in the folder, or in one of its subfolders, as several unpacked archives leave them."""
     if path.is_file() or not path.parent.is_dir():
         return path
     folders = (folder for folder in sorted(path.parent.iterdir()) if folder.is_dir())
@@ -70,7 +70,7 @@ def read_size(path: Path) -> tuple[int, int]:
 
 
 def read_orientation(path: Path) -> int:
-    """The EXIF orientation of a stored photo; 1, as it is stored, where it says none."""
+    """The EXIF orientation of a stored photo; 1 (as stored) if it has none."""
     with _open(find_photo(path)) as image:
         return next((number for number, turn in TURNS.items() if turn == _turn(image, path)), 1)
 
@@ -155,7 +155,7 @@ def load_batch(paths: Sequence[Path], size: PictureSize) -> ImageBatch:
 
 
 def stack(photos: Iterable[Image.Image], size: PictureSize) -> ImageBatch:
-    """Resize (bilinear, antialiased), normalise and pad photos in RGB; no photo gives an empty batch."""
+    """Resize (bilinear, antialiased), normalise and pad photos in RGB; without photos, the batch is empty."""
     images, original = [], []
     for image in photos:
         height, width = size_within(image.height, image.width, size)
@@ -190,7 +190,7 @@ def pad(photos: Sequence[Image.Image], original: Sequence[tuple[int, int]]) -> I
 
 
 def read_sized(path: Path, height: int, width: int, what: str) -> Image.Image:
-    """A photo; ValueError where it has not the size that annotations of `what` say."""
+    """A photo; ValueError if its size differs from the annotations of `what`."""
     photo = read_image(path)
     if (height, width) != (photo.height, photo.width):
         raise ValueError(
@@ -201,11 +201,11 @@ def read_sized(path: Path, height: int, width: int, what: str) -> Image.Image:
 
 
 def read_annotated(annotation: Annotation, folder: Path) -> Image.Image:
-    """The photo of a record; ValueError where it has not the size that the record says."""
+    """The photo of a record; ValueError if its size differs from the record."""
     path = folder / annotation.file_name
     return read_sized(path, annotation.height, annotation.width, f"image {annotation.image_id}")
 
 
 def load_annotated(annotations: Sequence[Annotation], folder: Path, size: PictureSize) -> ImageBatch:
-    """The photos of these records; ValueError where one has not the size that its record says."""
+    """The photos of these records; ValueError if the size of one differs from its record."""
     return stack((read_annotated(annotation, folder) for annotation in annotations), size)

@@ -65,11 +65,11 @@ def load_people(path: Path) -> tuple[tuple[str, ...], list[Posed]]:
     names, images = tuple(content.categories[0].keypoints), {image.id: image for image in content.images}
     if len(images) < len(content.images):
         image_id = Counter(image.id for image in content.images).most_common(1)[0][0]
-        raise ValueError(f"{path}: image id {image_id} stands twice. Is the file damaged?")
+        raise ValueError(f"{path}: image id {image_id} is listed twice. Is the file damaged?")
     people = []
     for number, one in enumerate(content.annotations):
         if one.image_id not in images:
-            raise ValueError(f"{path}: annotations[{number}] is of image {one.image_id}, which `images` does not hold")
+            raise ValueError(f"{path}: annotations[{number}] is of image {one.image_id}, which `images` does not list")
         if len(one.keypoints) != 3 * len(names):
             raise ValueError(
                 f"{path}: annotations[{number}].keypoints: expected 3 numbers for each of {len(names)} joints, got "

@@ -1,4 +1,4 @@
-"""The photos that annotations are of: which are there, which can be read, whether their sizes are as recorded."""
+"""Checks of annotated photos: which exist, which are readable, and whether their sizes match the records."""
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -23,15 +23,15 @@ def check_photos(
 ) -> dict[int, str]:
     """Compare the header of every annotated photo below `photos` with its record, which comes from `where`.
 
-    Gives the images that the setting `leave_out` leaves out, by id, each with what is wrong. A photo is damaged whose
-    header cannot be read or, where damaged ones are left out, whose pixels cannot. One ValueError names all other
-    damaged photos, or all of another size, or, unless that is allowed, all that are absent. Where there is no folder of
-    photos nothing is checked.
+    Returns the images that the setting `leave_out` excludes: by id, with the fault. A photo is damaged if its
+    header cannot be read or, if damaged ones are left out, if its pixels cannot. One ValueError names all other
+    damaged photos, or all of another size, or all that are absent, unless absent ones are left out. If the folder of
+    photos does not exist, nothing is checked.
     """
     if not photos.is_dir():
         if leave_out:
-            raise ValueError(f"{photos}: does not exist, so the setting leave_out cannot be followed. Put photos there")
-        log.info("%s: there is no such folder, so no photo was checked", photos)
+            raise ValueError(f"{photos}: does not exist, so the setting leave_out cannot be applied. Put photos there")
+        log.info("%s: folder does not exist, so no photo was checked", photos)
         return {}
     images = [image for some in splits.values() for image in some]
     absent, damaged, other_size = _faults(photos, images, decode="damaged" in leave_out)
@@ -43,8 +43,8 @@ def check_photos(
         )
     if absent and not may_be_absent and "absent" not in leave_out:
         raise ValueError(
-            f"{photos}: {len(absent)} of {len(images)} annotated photos are not there:{_lines(absent)}\nPut them there "
-            f"under the names that {where} gives them, or leave their images out (leave_out: [absent])"
+            f"{photos}: {len(absent)} of {len(images)} annotated photos are missing:{_lines(absent)}\nPut them there "
+            f"under the names in {where}, or leave their images out (leave_out: [absent])"
         )
     if damaged and "damaged" not in leave_out:
         raise ValueError(
@@ -52,7 +52,7 @@ def check_photos(
             "leave their images out (leave_out: [damaged])"
         )
     right = len(images) - len(absent) - len(damaged)
-    log.info("%s: %d of %d photos are there, of the recorded sizes", photos, right, len(images))
+    log.info("%s: %d of %d photos exist and have the recorded sizes", photos, right, len(images))
     left_out = (absent if "absent" in leave_out else {}) | damaged
     if left_out:
         log.warning("%s: left out %d images whose photos are %s", photos, len(left_out), " or ".join(leave_out))
@@ -62,12 +62,12 @@ def check_photos(
 def _faults(
     photos: Path, images: Sequence[Annotation], *, decode: bool
 ) -> tuple[dict[int, str], dict[int, str], dict[int, str]]:
-    """What is wrong, by image id, of photos that are absent, damaged, or of another size."""
+    """The faults of photos by image id: absent, damaged, and of another size."""
     absent, damaged, other_size = {}, {}, {}
     for image in images:
         path = find_photo(photos / image.file_name)
         if not path.is_file():
-            absent[image.image_id] = f"{image.file_name} is not there"
+            absent[image.image_id] = f"{image.file_name} is missing"
             continue
         try:
             height, width = read_size(path)

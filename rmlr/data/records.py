@@ -28,7 +28,7 @@ class Corpus:
 
 
 def with_hois_of(vocabulary: Vocabulary, learnt: Sequence[Annotation]) -> Vocabulary:
-    """The vocabulary with the HOIs that these images show; HICO-DET's HOIs are a list of the data set, and stay."""
+    """The vocabulary with the HOIs that these images show; HICO-DET's HOIs are a fixed list, which is kept."""
     if vocabulary.dataset == "hicodet":
         return vocabulary
     hois = {
@@ -170,7 +170,9 @@ def load_image_objects(folder: Path, split: str) -> dict[int, list[int]] | None:
         found |= splits[name]
     for image_id, objects in found.items():
         if objects and max(objects) >= num_objects:
-            raise ValueError(f"{path}: image {image_id} holds object {max(objects)} of {num_objects}. Prepare it again")
+            raise ValueError(
+                f"{path}: image {image_id} has object {max(objects)} (from 0) of {num_objects}. Prepare it again"
+            )
     return found
 
 
@@ -179,7 +181,7 @@ def check_vocabulary(source: Path, vocabulary: Vocabulary) -> None:
     verbs = vocabulary.verbs + vocabulary.unscored_verbs
     for what, names in (("object", vocabulary.objects), ("verb", verbs), ("action", vocabulary.actions)):
         if len(set(names)) < len(names):
-            raise ValueError(f"{source}: {what} '{Counter(names).most_common(1)[0][0]}' stands twice")
+            raise ValueError(f"{source}: {what} '{Counter(names).most_common(1)[0][0]}' is listed twice")
         if unnamed := [number for number, name in enumerate(names) if not name.strip()]:
             raise ValueError(f"{source}: {what} {unnamed[0]} (from 0) has no name")
     if vocabulary.person >= len(vocabulary.objects):
@@ -189,7 +191,7 @@ def check_vocabulary(source: Path, vocabulary: Vocabulary) -> None:
             sizes = f"{len(vocabulary.verbs)} verbs and {len(vocabulary.objects)} objects"
             raise ValueError(f"{source}: hois.{index} is verb {verb}, object {object_}, but there are {sizes}")
     if len(set(vocabulary.hois)) < len(vocabulary.hois):
-        raise ValueError(f"{source}: the same (verb, object) stands twice in hois")
+        raise ValueError(f"{source}: the same (verb, object) is listed twice in hois")
     if vocabulary.rare and max(vocabulary.rare) >= len(vocabulary.hois):
         raise ValueError(f"{source}: rare names HOI {max(vocabulary.rare)} of {len(vocabulary.hois)}")
     if len(set(vocabulary.rare)) < len(vocabulary.rare):
@@ -202,7 +204,7 @@ def check_annotations(source: Path, annotations: Sequence[Annotation], vocabular
         return
     image_id, times = Counter(annotation.image_id for annotation in annotations).most_common(1)[0]
     if times > 1:
-        raise ValueError(f"{source}: image {image_id} stands {times} times. Leave one of its records")
+        raise ValueError(f"{source}: image {image_id} is listed {times} times. Keep one of its records")
     boxes, labels, interactions, is_listed, actions = (
         np.concatenate([getattr(annotation, name) for annotation in annotations])
         for name in ("boxes", "labels", "interactions", "is_listed", "actions")
@@ -227,16 +229,16 @@ def check_annotations(source: Path, annotations: Sequence[Annotation], vocabular
         return label == vocabulary.person
 
     is_endless = ~np.isfinite(boxes).min(axis=1, initial=True)
-    refuse(is_endless, of_box, boxes, "is no box: expected four finite numbers")
+    refuse(is_endless, of_box, boxes, "is not a valid box: expected four finite numbers")
     is_inverted = (boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1])
-    refuse(is_inverted, of_box, boxes, "is no box: expected x1 <= x2 and y1 <= y2")
+    refuse(is_inverted, of_box, boxes, "is not a valid box: expected x1 <= x2 and y1 <= y2")
     num_objects = len(vocabulary.objects)
-    refuse((labels < 0) | (labels >= num_objects), of_box, labels, f"is no label: expected 0 to {num_objects - 1}")
-    refuse(is_listed & (labels != vocabulary.person), of_box, labels, "is the label of a listed box that is no person")
+    refuse((labels < 0) | (labels >= num_objects), of_box, labels, f"is not a label: expected 0 to {num_objects - 1}")
+    refuse(is_listed & (labels != vocabulary.person), of_box, labels, "is the label of a listed box, expected a person")
 
     human, verb, object_ = interactions.T
     what = "is an interaction (human box, verb, object box) whose"
-    refuse(~is_person(of_interaction, human), of_interaction, interactions, f"{what} human box is no person here")
+    refuse(~is_person(of_interaction, human), of_interaction, interactions, f"{what} human box is not a person")
     num_verbs = len(vocabulary.verbs) + len(vocabulary.unscored_verbs)
     refuse((verb < 0) | (verb >= num_verbs), of_interaction, interactions, f"{what} verb is not 0 to {num_verbs - 1}")
     is_bad = (object_ < NO_BOX) | (object_ >= np.diff(first_box)[of_interaction])
@@ -244,7 +246,7 @@ def check_annotations(source: Path, annotations: Sequence[Annotation], vocabular
 
     human, action = actions.T
     what = "is an action (human box, action) whose"
-    refuse(~is_person(of_action, human), of_action, actions, f"{what} human box is no person here")
+    refuse(~is_person(of_action, human), of_action, actions, f"{what} human box is not a person")
     num_actions = len(vocabulary.actions)
     is_bad = (action < 0) | (action >= num_actions)
     refuse(is_bad, of_action, actions, f"{what} action is not one of {num_actions}")

@@ -21,7 +21,7 @@ MAX_OVERHANG = 1.0  # pixels: boxes are rounded, or drawn by hand
 FIRST_PIXEL = 0.5  # HICO-DET: how far a box may begin before the first pixel; with counting from 0 it does so by 1
 OWN_DROPPED = {  # what a reader leaves out of the user's own data, by the suffix of a note's name
     "dropped_boxes": "annotations of coco/ were left out: `area` is not above 0, or `ignore` is 1",
-    "dropped_persons": "listed persons were left out with all they do: their annotations were left out",
+    "dropped_persons": "listed persons were left out with their actions: their annotations were left out",
     "dropped_rows": "rows were left out: a box of theirs has no pixel. Is it x1, y1, x2, y2, counted from 1?",
 }
 OF_VAL2017 = 579  # images of V-COCO
@@ -89,12 +89,12 @@ COUNTS["vcoco-2015-rewritten"] = COUNTS["vcoco-2015"] | {
 # The usual cause of a wrong number.
 CAUSES: dict[str, str] = {
     "verbs": "the literature scores 24 of V-COCO's 25 action-roles; `point instr` belongs under vcoco.unscored_roles, "
-    "and a mean over all 25 is no published figure",
+    "and a mean over all 25 is not a published figure",
     "unscored_verbs": "vcoco.unscored_roles must be [point instr]",
-    "test_images=4532": "these are the images with a pair; all 4,946 are scored, the others hold false positives only",
+    "test_images=4532": "these are the images with a pair; all 4,946 are scored, the others for false positives",
     "train_images=5400": "this is the list of trainval, which is train and val together",
     "test_images=9546": "these are the images with a visible pair; all 9,658 are scored",
-    "test_from_pairs": "instances_vcoco_test.json lacks the positives without an object box, so its AP is not the "
+    "test_from_pairs": "instances_vcoco_test.json has no positives without an object box, so its AP is not the "
     "literature's AP_role; take vcoco_test.json of s-gupta/v-coco",
     "rare_against_rows": "the rare classes listed are not those with fewer than 10 rows in train: are both files of "
     "one release, and is train whole?",
@@ -121,22 +121,22 @@ def check_counts(raw: Path, release: str, corpus: Corpus) -> None:
         raise ValueError(
             f"{raw}: the annotations are not those of the release {release}, which the settings name:\n  "
             + "\n  ".join(wrong)
-            + "\nA wrong file, or one that was not fetched whole? `rmlr doctor` says what belongs there. If these are "
+            + "\nIs a file wrong, or incomplete? `rmlr doctor` lists the expected files. If these are "
             f"other data, give {corpus.vocabulary.dataset}.release the value own (docs/data.md)"
         )
     log.info("%s: all %d known counts of %s are right", raw, len(COUNTS[release]), release)
 
 
 def in_folders(images: Sequence[Annotation]) -> list[Annotation]:
-    """The images of a published release, whose photos lie in the folders that its archives have.
+    """The images of a published release, whose photos are in the folders of its archives.
 
-    COCO_train2014_000000000009.jpg is train2014/COCO_train2014_000000000009.jpg, HICO_test2015_... lies in test2015/.
+    COCO_train2014_000000000009.jpg is train2014/COCO_train2014_000000000009.jpg, HICO_test2015_... is in test2015/.
     """
     return [replace(image, file_name=re.sub(r"^[A-Z]+_(\w+?)_", r"\1/\g<0>", image.file_name)) for image in images]
 
 
 def of_val2017(images: Path, corpus: Corpus) -> Corpus:
-    """V-COCO's images that lie in COCO val2017, by their names there; all of them are of the test split.
+    """V-COCO's images that are in COCO val2017, by their names there; all of them are of the test split.
 
     COCO 2017 has the photos of 2014 in other folders: COCO_val2014_000000000042.jpg is 000000000042.jpg of train2017 or
     of val2017. Raises ValueError unless `images`/val2017 has the photos of all of them.
@@ -153,7 +153,7 @@ def of_val2017(images: Path, corpus: Corpus) -> Corpus:
     found = {split: len(some) for split, some in kept.items()}
     if found != (expected := {"train": 0, "val": 0, "test": OF_VAL2017}):
         raise ValueError(
-            f"{folder}: of V-COCO's images {expected} lie in COCO val2017, but photos of {found} are there "
+            f"{folder}: of V-COCO's images {expected} are in COCO val2017, but photos of {found} were found "
             "under the names of 2017 (000000000042.jpg). `rmlr fetch coco-val2017` brings that folder; add none"
         )
     return replace(corpus, splits=kept)
@@ -199,7 +199,7 @@ def _overhangs(image: Annotation) -> Bool[np.ndarray, " k"]:
 
 
 def check_own(raw: Path, corpus: Corpus, folds: Folds | None = None) -> None:
-    """Raises ValueError where one's own annotations could be read, but a study on them would mislead or stop later.
+    """Raises ValueError if the user's own annotations are readable, but a study on them would mislead or stop later.
 
     A split without images (where there are folds: those that they are made of), a photo in two splits or of two images,
     a box without width or height, a box that leaves its image by more than a pixel (or by one, to the left or above,
@@ -232,16 +232,16 @@ def _check_images(where: Path, corpus: Corpus, needed: Sequence[str]) -> None:
             other, twin = home.setdefault(image.file_name, (split, image.image_id))
             if other != split:
                 raise ValueError(
-                    f"{name}: stands in split '{other}', too. Scores on images that were learnt from "
-                    "mean nothing: leave it in one of them"
+                    f"{name}: is in split '{other}', too. Scores on training images "
+                    "mean nothing: keep it in one of the two"
                 )
             if twin != image.image_id:
-                raise ValueError(f"{name}: is the photo of image {twin}, too. Leave one of the two images")
+                raise ValueError(f"{name}: is the photo of image {twin}, too. Keep one of the two images")
             sides = image.boxes[:, 2:] - image.boxes[:, :2]
             if (is_flat := (sides <= 0).any(axis=1)).any():
                 raise ValueError(
                     f"{name}: box {image.boxes[is_flat][0].tolist()} (x1, y1, x2, y2; edges from 0) has no width or no "
-                    "height. Correct it, or take it away with what refers to it"
+                    "height. Correct it, or remove it and everything that refers to it"
                 )
             is_before = (image.boxes[:, :2] < -FIRST_PIXEL).any(axis=1)
             if corpus.vocabulary.dataset == "hicodet" and is_before.any():
@@ -272,7 +272,7 @@ def _check_verbs(
     if unseen := [verb for index, verb in enumerate(vocabulary.verbs) if not by_verb[index]]:
         raise ValueError(
             f"{where}: {len(unseen)} of {num_verbs} verbs have no pair in {names}: {_some(unseen)}. A verb is "
-            "learnt from people whose object has a box. Annotate some, or take the verb away (V-COCO form: name it "
+            "learnt from people whose object has a box. Annotate some, or remove the verb (V-COCO form: name it "
             "under vcoco.unscored_roles)"
         )
     by_verb = Counter(verb for image in tested for verb, _ in _pairs(image, num_verbs))

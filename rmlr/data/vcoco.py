@@ -160,7 +160,7 @@ def _vocabulary(
 def _join(path: Path, rows: list[_Action], ids: list[int], coco: Coco, vocabulary: Vocabulary) -> list[Annotation]:
     """The records of the official rows of one split.
 
-    Interactions stand in the order action, role, row. A positive counts for each role of its action, with or without an
+    Interactions are in the order action, role, row. A positive counts for each role of its action, with or without an
     object box. The rows of a person that is not ground truth in COCO are dropped; such an object becomes NO_BOX, as in
     the official tool (where it is an assertion).
     """
@@ -201,7 +201,7 @@ def _join(path: Path, rows: list[_Action], ids: list[int], coco: Coco, vocabular
         category = coco.instances[image_id][human].category_id
         if coco.label_of[category] != vocabulary.person:
             raise ValueError(
-                f"{path}: image {image_id}: person {annotation_id} has COCO's category {category}, no person"
+                f"{path}: image {image_id}: person {annotation_id} has COCO's category {category}, not person"
             )
         listed[image_id].append(human)
 
@@ -228,7 +228,7 @@ def _check_rows(path: Path, rows: list[_Action]) -> None:
     """All actions list the same persons once, in the same order, with as many labels and role objects as needed."""
     first = rows[0]
     if len(set(first.ann_id)) < len(first.ann_id):
-        raise ValueError(f"{path}: action '{first.action_name}': a person (ann_id) stands in two rows")
+        raise ValueError(f"{path}: action '{first.action_name}': a person (ann_id) is listed in two rows")
     for action in rows:
         where, persons = f"{path}: action '{action.action_name}'", len(action.ann_id)
         for name, length, expected in (
@@ -247,7 +247,7 @@ def _check_rows(path: Path, rows: list[_Action]) -> None:
 def read_pairs(path: Path, ids: list[int], vocabulary: Vocabulary, coco: Coco, photos: Path) -> list[Annotation]:
     """The records of instances_vcoco_{split}.json, the only public form of the test split that has boxes.
 
-    It holds pairs with a visible object: positives without an object box, role-less actions and left-out roles are
+    It contains pairs with a visible object: positives without an object box, role-less actions and left-out roles are
     absent, so recall is over fewer positives than AP_role's. Every person of a pair counts as listed.
     Where COCO has the image, its instances are the boxes and each box of a pair is found among them;
     else the boxes of the pairs are all there is, and the size is that of the photo.

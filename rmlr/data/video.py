@@ -15,13 +15,13 @@ from PIL import Image
 from rmlr.data.images import as_people_see
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
-RATE = 25  # frames a second, where a file does not say
+RATE = 25  # frames per second, if a file does not specify it
 TICKS = 90_000  # a second, in which the times of written frames are kept: those of MPEG
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame, turned as viewers show it."""
+    """One frame, rotated as viewers show it."""
 
     number: int  # from 0
     seconds: float  # since the first frame
@@ -29,7 +29,7 @@ class Frame:
 
 
 def about_frames(path: Path) -> int:
-    """About how many frames a video file has, by what it says of itself; 0 where it does not say or cannot be read."""
+    """The approximate number of frames of a video file, from its metadata; 0 if unknown or unreadable."""
     av = _av(path)
     try:
         with path.open("rb") as file, av.open(file) as container:
@@ -42,13 +42,13 @@ def about_frames(path: Path) -> int:
 def frames_of_file(path: Path) -> Iterator[Frame]:
     """The frames of a video file, in the order in which they are shown; sound is left out.
 
-    ValueError where PyAV is not installed, or where the file holds no video or is damaged; then at that frame.
+    ValueError if PyAV is not installed, or the file contains no video or is damaged (raised at the damaged frame).
     """
     av, number = _av(path), 0
     try:
-        with path.open("rb") as file, av.open(file) as container:  # of an opened file, no address in it is followed
+        with path.open("rb") as file, av.open(file) as container:  # FFmpeg follows no address in an opened file
             if not container.streams.video:
-                raise ValueError(f"{path}: holds no video. Give a file with a stream of pictures")
+                raise ValueError(f"{path}: contains no video stream. Give a video file")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             rate, first = stream.average_rate or RATE, None
@@ -64,16 +64,16 @@ def frames_of_file(path: Path) -> Iterator[Frame]:
 
 
 def frames_of_pictures(paths: Sequence[Path], rate: float) -> Iterator[Frame]:
-    """Pictures as the frames of a video, `rate` a second; ValueError names one that cannot be read."""
+    """Pictures as the frames of a video, `rate` per second; ValueError names a picture that cannot be read."""
     for number, path in enumerate(paths):
         yield Frame(number, number / rate, as_people_see(path))
 
 
 @contextmanager
 def video_writer(path: Path) -> Iterator[Callable[[float, Image.Image], None]]:
-    """Gives what appends a picture at a time in seconds to an MP4 file, which is whole at the end.
+    """Yields a function that appends a picture at a time in seconds to an MP4 file; the file is complete at the end.
 
-    Times must ascend. The first picture gives the video its size; others are fitted into it, on white.
+    Times must ascend. The first picture gives the video its size; others are fitted into it, with white margins.
     """
     av, stream, size, last = _av(path), None, (0, 0), -1
     with av.open(str(path), "w", format="mp4") as container:
@@ -100,7 +100,7 @@ def video_writer(path: Path) -> Iterator[Callable[[float, Image.Image], None]]:
 
 
 def _codec(av: Any) -> str:
-    """The encoder that most players understand, where FFmpeg was built with it."""
+    """The encoder that most players support, if FFmpeg was built with it."""
     return "libx264" if "libx264" in av.codecs_available else "mpeg4"
 
 

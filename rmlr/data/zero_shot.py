@@ -1,10 +1,10 @@
-"""Zero-shot splits of HICO-DET: which classes are left out of training, and then scored apart.
+"""Zero-shot splits of HICO-DET: which classes are left out of training, and then scored separately.
 
 The four splits of the field, as GEN-VLKT (YueLiao/gen-vlkt, datasets/hico_text_label.py), HOICLIP and others use them;
 the two of unseen compositions were published with VCL (Hou et al., ECCV 2020):
 
-rare_first       120 unseen compositions, taken from the rarest on; every verb and every object is seen in another class
-non_rare_first   120 unseen compositions, taken from the most frequent on; likewise
+rare_first       120 unseen compositions, starting with the rarest; every verb and every object is seen in another class
+non_rare_first   120 unseen compositions, starting with the most frequent; likewise
 unseen_object    12 objects with their 100 classes
 unseen_verb      20 verbs with their 84 classes
 """
@@ -53,10 +53,10 @@ VERBS = (
 def unseen_classes(
     zero_shot: ZeroShot | None, annotations: Path, vocabulary: Vocabulary | None = None
 ) -> tuple[int, ...]:
-    """Numbers of the unseen classes of a split, ascending; none where `zero_shot` is None.
+    """Numbers of the unseen classes of a split, ascending; empty if `zero_shot` is None.
 
-    `annotations` is the folder that `prepare` wrote, `vocabulary` its own where it has been read. Of other data than
-    the release, unseen compositions are taken by `compositions`. ValueError where the data set has no such split.
+    `annotations` is the folder that `prepare` wrote, `vocabulary` its vocabulary, if already read. For data other
+    than the release, `compositions` selects unseen compositions. ValueError if the data set has no such split.
     """
     if zero_shot is None:
         return ()
@@ -78,14 +78,14 @@ def unseen_classes(
     if missing := [name for name in unseen if name not in names]:
         raise ValueError(
             f"{annotations}: zero_shot {zero_shot} leaves out {len(unseen)} names of HICO-DET, and '{missing[0]}' is "
-            "none of this data set. Take rare_first or non_rare_first, which any data set has"
+            "not in this data set. Take rare_first or non_rare_first, which any data set has"
         )
     parts = [object_ if is_object else verb for verb, object_ in vocabulary.hois]
     return tuple(number for number, part in enumerate(parts) if names[part] in unseen)
 
 
 def only_classes(annotation: Annotation, vocabulary: Vocabulary) -> Annotation:
-    """An image's annotation without the rows whose verb and object are no class of the vocabulary; boxes stay.
+    """An image's annotation without the rows whose (verb, object) is not in the vocabulary; boxes are kept.
 
     Differs: of a pair with seen and unseen interactions we keep the seen ones, and the unseen ones take no part in the
     loss, where GEN-VLKT leaves out the pair; in HICO-DET each row has boxes of its own.
@@ -96,10 +96,10 @@ def only_classes(annotation: Annotation, vocabulary: Vocabulary) -> Annotation:
 
 
 def compositions(vocabulary: Vocabulary, rows: Mapping[int, int], *, rare_first: bool) -> tuple[int, ...]:
-    """A fifth of the classes, ascending, taken from the rarest or the most frequent on by their training `rows`.
+    """A fifth of the classes, ascending, starting with the rarest or the most frequent by training `rows`.
 
-    A class is passed over where its verb or its object would not be left in any seen class; of classes with as many
-    rows, the first one is taken first.
+    A class is skipped if no seen class would be left with its verb or its object. Classes with equally many rows are
+    taken in their order.
     """
     order = sorted(range(len(vocabulary.hois)), key=lambda hoi: rows.get(hoi, 0) * (1 if rare_first else -1))
     verbs, objects = (Counter(hoi[part] for hoi in vocabulary.hois) for part in (0, 1))

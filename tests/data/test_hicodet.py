@@ -79,7 +79,7 @@ def edit_of(key, index, value):
         (lambda content: content["annotation"][0]["hoi"].__setitem__(0, 3), "row 0 has HOI 3, verb 1, object 1, which"),
         (lambda content: content["annotation"][0]["hoi"].__setitem__(0, 4), "row 0 has HOI 4, verb 1, object 1, which"),
         (edit_of("filenames", 1, "HICO_1.jpg"), "HICO_1.jpg: has the same number as HICO_test2015_00000001.jpg"),
-        (edit_of("filenames", 1, "three.jpg"), "three.jpg: the file name holds no number"),
+        (edit_of("filenames", 1, "three.jpg"), "three.jpg: the file name has no number"),
         (edit_of("filenames", 1, f"{10**18}.jpg"), "000.jpg: its last number is the image's id, and 18 digits are"),
         (edit_of("objects", 0, " "), r"objects\.0: expected a name, got an empty text, got ' '"),
         (edit_of("filenames", 1, "../3.jpg"), r"filenames\.1: expected the name of a file below its folder"),
@@ -103,9 +103,9 @@ def test_files_that_do_not_fit_are_refused_by_name_and_row(tiny_hicodet_raw, edi
         (edit_of("correspondence", 0, [1, 1, 1]), r"correspondence.0 is .*\(1, 1, 1\): expected HOI 0"),
         (edit_of("correspondence", 0, [0, 2, 1]), r"correspondence.0 is .*\(0, 2, 1\): expected .* an object below 2"),
         (edit_of("correspondence", 0, [0, 1, 3]), r"correspondence.0 is .*\(0, 1, 3\): .* a verb below 3"),
-        (edit_of("correspondence", 1, [1, 1, 1]), r"the same \(verb, object\) stands twice"),
-        (edit_of("objects", 0, "person"), "object 'person' stands twice"),
-        (edit_of("verbs", 0, "hug"), "verb 'hug' stands twice"),
+        (edit_of("correspondence", 1, [1, 1, 1]), r"the same \(verb, object\) is listed twice"),
+        (edit_of("objects", 0, "person"), "object 'person' is listed twice"),
+        (edit_of("verbs", 0, "hug"), "verb 'hug' is listed twice"),
         (edit_of("objects", 1, "robot"), "no object is named 'person'"),
     ],
 )
@@ -245,7 +245,7 @@ def first_row(key, value):
 def test_forms_that_disagree_are_refused_with_the_first_image(tiny_hicodet_raw, write_anno_bbox, edit, message):
     write_anno_bbox()
     change(tiny_hicodet_raw / "hicodet" / "instances_train2015.json", edit)
-    match = rf"instances_train2015\.json and \S+anno_bbox\.mat: .*{message}.* Take one of the two away"
+    match = rf"instances_train2015\.json and \S+anno_bbox\.mat: .*{message}.* Remove one of the two"
     with pytest.raises(ValueError, match=match):
         read_hicodet(tiny_hicodet_raw, 1)
 
@@ -370,7 +370,7 @@ def test_an_anno_mat_with_other_content_is_refused_with_all_differences(
     tiny_hicodet_raw, write_tiny_anno, variables, message
 ):
     write_tiny_anno(**variables)
-    with pytest.raises(ValueError, match=rf"anno\.mat: does not fit instances_.*{message}.*hico_20160224_det"):
+    with pytest.raises(ValueError, match=rf"anno\.mat: does not match instances_.*{message}.*hico_20160224_det"):
         read_hicodet(tiny_hicodet_raw, 1)
 
 

@@ -60,7 +60,7 @@ def test_a_file_without_people_has_none(tmp_path):
 @pytest.mark.parametrize(
     ("annotation", "said"),
     [
-        (person(6, [1] * 9), r"annotations\[1\] is of image 6, which `images` does not hold"),
+        (person(6, [1] * 9), r"annotations\[1\] is of image 6, which `images` does not list"),
         (person(5, [1] * 8), r"annotations\[1\]\.keypoints: expected 3 numbers for each of 3 joints, got 8 numbers"),
         (person(5, [1] * 9, bbox=[1, 2, 3]), r"annotations\.1\.bbox"),
     ],
@@ -76,7 +76,7 @@ def test_a_duplicate_image_is_an_error(tmp_path):
     content = json.loads(path.read_text())
     content["images"] *= 2
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"file\.json: image id 5 stands twice"):
+    with pytest.raises(ValueError, match=r"file\.json: image id 5 is listed twice"):
         load_people(path)
 
 

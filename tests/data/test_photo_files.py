@@ -73,7 +73,7 @@ def test_of_very_many_mismatches_a_hundred_are_named_and_all_counted(tmp_path):
 def test_absent_photos_are_refused_allowed_or_left_out(photos, caplog):
     (photos / "2.jpg").unlink()
     (photos / "4.jpg").unlink()
-    with pytest.raises(ValueError, match=r"2 of 4 annotated photos are not there:\n  2.jpg is not there\n  4.jpg"):
+    with pytest.raises(ValueError, match=r"2 of 4 annotated photos are missing:\n  2.jpg is missing\n  4.jpg"):
         check_photos(photos, SPLITS, WHERE, ["damaged"], may_be_absent=False)
     assert check_photos(photos, SPLITS, WHERE, [], may_be_absent=True) == {}
     assert list(check_photos(photos, SPLITS, WHERE, ["absent"], may_be_absent=False)) == [2, 4]
@@ -90,7 +90,7 @@ def test_damaged_photos_are_refused_or_left_out_and_a_cut_off_one_is_damaged(pho
 
 def test_without_a_folder_of_photos_nothing_is_checked_and_nothing_can_be_left_out(tmp_path):
     assert check_photos(tmp_path / "images", SPLITS, WHERE, [], may_be_absent=False) == {}
-    with pytest.raises(ValueError, match="images: does not exist, so the setting leave_out cannot be followed"):
+    with pytest.raises(ValueError, match="images: does not exist, so the setting leave_out cannot be applied"):
         check_photos(tmp_path / "images", SPLITS, WHERE, ["absent"], may_be_absent=True)
 
 

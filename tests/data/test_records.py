@@ -142,20 +142,20 @@ def test_many_misfits_are_told_as_one_and_a_number(folder):
         (lambda image: image.update(width=0), r"0\.width: .* greater than 0, got 0"),
         (lambda image: image["boxes"].pop(), "image 7: 1 boxes, 2 labels, 2 is_crowd and 2 is_listed"),
         (lambda image: image["is_listed"].pop(), "image 7: 2 boxes, 2 labels, 2 is_crowd and 1 is_listed"),
-        (lambda image: image["boxes"][1].__setitem__(2, 0.5), r"image 7: \[1.0, 2.0, 0.5, 4.0\] is no box"),
-        (lambda image: image["boxes"][1].__setitem__(3, 0.5), r"image 7: \[1.0, 2.0, 3.0, 0.5\] is no box"),
+        (lambda image: image["boxes"][1].__setitem__(2, 0.5), r"image 7: \[1.0, 2.0, 0.5, 4.0\] is not a valid box"),
+        (lambda image: image["boxes"][1].__setitem__(3, 0.5), r"image 7: \[1.0, 2.0, 3.0, 0.5\] is not a valid box"),
         (lambda image: image["boxes"][1].__setitem__(2, float("inf")), r"0\.boxes\.1\.2: .* finite number, got inf"),
-        (lambda image: image["labels"].__setitem__(1, 2), "image 7: 2 is no label: expected 0 to 1"),
-        (lambda image: image["labels"].__setitem__(1, -1), "image 7: -1 is no label"),
+        (lambda image: image["labels"].__setitem__(1, 2), "image 7: 2 is not a label: expected 0 to 1"),
+        (lambda image: image["labels"].__setitem__(1, -1), "image 7: -1 is not a label"),
         (lambda image: image["is_listed"].__setitem__(1, True), "image 7: 0 is the label of a listed box"),
-        (lambda image: image["interactions"][0].__setitem__(0, 1), r"\[1, 0, 1\] is .* human box is no person"),
-        (lambda image: image["interactions"][0].__setitem__(0, 2), r"\[2, 0, 1\] is .* human box is no person"),
-        (lambda image: image["interactions"][0].__setitem__(0, -1), r"\[-1, 0, 1\] is .* human box is no person"),
+        (lambda image: image["interactions"][0].__setitem__(0, 1), r"\[1, 0, 1\] is .* human box is not a person"),
+        (lambda image: image["interactions"][0].__setitem__(0, 2), r"\[2, 0, 1\] is .* human box is not a person"),
+        (lambda image: image["interactions"][0].__setitem__(0, -1), r"\[-1, 0, 1\] is .* human box is not a person"),
         (lambda image: image["interactions"][0].__setitem__(1, 3), r"\[0, 3, 1\] is .* verb is not 0 to 2"),
         (lambda image: image["interactions"][0].__setitem__(2, 2), r"\[0, 0, 2\] is .* neither a box here nor -1"),
         (lambda image: image["interactions"][0].__setitem__(2, -2), r"\[0, 0, -2\] is .* neither a box here nor -1"),
         (lambda image: image["interactions"][0].pop(), r"0\.interactions\.0\.2: Field required"),
-        (lambda image: image["actions"][0].__setitem__(0, 1), r"\[1, 0\] is an action .* no person"),
+        (lambda image: image["actions"][0].__setitem__(0, 1), r"\[1, 0\] is an action .* not a person"),
         (lambda image: image["actions"][0].__setitem__(1, 4), r"\[0, 4\] is an action .* not one of 4"),
     ],
 )
@@ -167,13 +167,13 @@ def test_records_that_do_not_fit_are_refused_by_file_and_image(folder, edit, mes
 
 def test_a_duplicate_image_is_refused(folder):
     change(folder / "train.json", lambda images: images.append(images[0]))
-    with pytest.raises(ValueError, match=r"train\.json: image 7 stands 2 times\. Leave one of its records"):
+    with pytest.raises(ValueError, match=r"train\.json: image 7 is listed 2 times\. Keep one of its records"):
         load_annotations(folder, "train")
 
 
 def test_an_index_into_another_images_boxes_is_refused(folder):
     change(folder / "train.json", lambda images: images[1].update(interactions=[[0, 0, 0]]))
-    with pytest.raises(ValueError, match=r"image 8: \[0, 0, 0\] is .* human box is no person here"):
+    with pytest.raises(ValueError, match=r"image 8: \[0, 0, 0\] is .* human box is not a person"):
         load_annotations(folder, "train")
 
 
@@ -183,12 +183,12 @@ def test_an_index_into_another_images_boxes_is_refused(folder):
         (lambda vocabulary: vocabulary.update(person=2), "person is object 2 of 2"),
         (lambda vocabulary: vocabulary["hois"].append([2, 0]), r"hois\.2 is verb 2, object 0, but there are 2 verbs"),
         (lambda vocabulary: vocabulary["hois"].append([0, 2]), r"hois\.2 is verb 0, object 2"),
-        (lambda vocabulary: vocabulary["hois"].append([0, 0]), r"the same \(verb, object\) stands twice"),
+        (lambda vocabulary: vocabulary["hois"].append([0, 0]), r"the same \(verb, object\) is listed twice"),
         (lambda vocabulary: vocabulary.update(rare=[2]), "rare names HOI 2 of 2"),
         (lambda vocabulary: vocabulary.update(rare=[1, 1]), "rare names HOI 1 twice"),
         (
             lambda vocabulary: vocabulary.update(verbs=2 * vocabulary["verbs"][:1]),
-            r"verb '.*' stands twice.*Prepare it",
+            r"verb '.*' is listed twice.*Prepare it",
         ),
         (lambda vocabulary: vocabulary["objects"].__setitem__(1, ""), r"object 1 \(from 0\) has no name"),
         (lambda vocabulary: vocabulary.update(dataset="hoia"), "dataset: .*'vcoco' or 'hicodet', got 'hoia'"),
@@ -230,7 +230,7 @@ def test_a_release_without_labels_of_images_has_none(folder):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda splits: splits["train"].update({"7": [2]}), "image 7 holds object 2 of 2"),
+        (lambda splits: splits["train"].update({"7": [2]}), r"image 7 has object 2 \(from 0\) of 2"),
         (lambda splits: splits["train"].update({"7": [-1]}), r"train.7.0: .*greater than or equal to 0, got -1"),
         (lambda splits: splits["train"].update({"7": ["1"]}), r"train.7.0: .*integer, got '1'"),
         (lambda splits: splits["train"].update({"seven": [1]}), r"train.seven.*: .*integer"),

@@ -132,7 +132,7 @@ def own(**splits: list[Annotation]) -> Corpus:
         ({"train": []}, "vcoco: split 'train' has no image"),
         ({"val": []}, r"vcoco: split 'val' has no image.*val_images"),
         ({"test": []}, "vcoco: split 'test' has no image"),
-        ({"test": [image(1, 0)]}, r"test, image 1 \(1.jpg\): stands in split 'train', too"),
+        ({"test": [image(1, 0)]}, r"test, image 1 \(1.jpg\): is in split 'train', too"),
         (
             {"val": [image(3, 1, ball=(5.0, 5.0, 22.0, 9.0))]},
             r"val, image 3 \(3.jpg\): box \[5.0, 5.0, 22.0, 9.0\] .* 20 wide and 10 high",

@@ -237,7 +237,7 @@ def renamed_person(ann_id):
             "image 11: a person is annotation 999, which COCO's .* not have",
         ),
         ("vcoco/vcoco_train.json", renamed_person(201), "image 11: a person is annotation 201, which is of image 20"),
-        ("vcoco/vcoco_train.json", renamed_person(103), "image 11: person 103 has COCO's category 3, no person"),
+        ("vcoco/vcoco_train.json", renamed_person(103), "image 11: person 103 has COCO's category 3, not person"),
         ("vcoco/vcoco_train.json", renamed_person(105), "action 'stand': a person .* two rows"),
         ("vcoco/vcoco_train.json", of_row(1, "role_object_id", 4, 777), "'hit obj' of person 101 is annotation 777"),
         ("vcoco/vcoco_train.json", of_row(1, "role_object_id", 2, 202), "'hit instr' of .* 202, which is of image 20"),
@@ -253,8 +253,8 @@ def renamed_person(ann_id):
         ),
         ("vcoco/vcoco_train.json", lambda rows: rows[1].pop("ann_id"), r"1\.ann_id: Field required"),
         ("vcoco/vcoco_train.json", lambda rows: rows.clear(), "List should have at least 1 item"),
-        ("vcoco/vcoco_train.json", lambda rows: rows.append(rows[1]), "verb 'hit instr' stands twice"),
-        ("vcoco/vcoco_train.json", lambda rows: rows.append(rows[0]), "action 'stand' stands twice"),
+        ("vcoco/vcoco_train.json", lambda rows: rows.append(rows[1]), "verb 'hit instr' is listed twice"),
+        ("vcoco/vcoco_train.json", lambda rows: rows.append(rows[0]), "action 'stand' is listed twice"),
         ("vcoco/vcoco_train.json", lambda rows: rows[0].update(action_name=""), r"0\.action_name: expected a name"),
         ("vcoco/vcoco_train.json", lambda rows: rows[0].update(role_name=[]), r"0\.role_name: List should have at"),
         (
@@ -290,12 +290,12 @@ def renamed_person(ann_id):
         (
             "coco/instances_train2014.json",
             lambda coco: coco["annotations"][1].__setitem__("id", 101),
-            "annotation id 101 stands twice",
+            "annotation id 101 is listed twice",
         ),
         (
             "coco/instances_train2014.json",
             lambda coco: coco["images"].append(coco["images"][0]),
-            "image id 11 stands twice",
+            "image id 11 is listed twice",
         ),
         (
             "coco/instances_train2014.json",
@@ -310,12 +310,12 @@ def renamed_person(ann_id):
         (
             "coco/instances_train2014.json",
             lambda coco: coco["categories"].append({"id": 3, "name": "egg"}),
-            "category 3 stands twice under categories",
+            "category 3 is listed twice under categories",
         ),
         (
             "coco/instances_train2014.json",
             lambda coco: coco["categories"].append({"id": 4, "name": "ball"}),
-            "category 'ball' stands twice",
+            "category 'ball' is listed twice",
         ),
         (
             "coco/instances_val2014.json",
@@ -586,7 +586,7 @@ def test_what_is_known_to_go_wrong_with_the_release_is_told(published, tmp_path)
     assert "verbs: 24 expected, 25 found (the literature scores 24" in said
     assert "train_images: 2,533 expected, 5,400 found (this is the list of trainval" in said
     assert "test_images: 4,946 expected, 4,532 found (these are the images with a pair" in said
-    assert "test_from_pairs: 0 expected, 1 found (instances_vcoco_test.json lacks the positives" in said
+    assert "test_from_pairs: 0 expected, 1 found (instances_vcoco_test.json has no positives" in said
     assert "val_pairs_by_verb: 7,417 expected, 7,430 found, first 'hit obj' with 0 for 122" in said
 
 

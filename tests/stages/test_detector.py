@@ -493,7 +493,7 @@ def test_test_photos_that_coco_does_not_know_are_an_error(corner):
     content["annotations"] = [box for box in content["annotations"] if box["image_id"] != 9]
     (folder / "instances_val2014.json").write_text(json.dumps(content))
     chosen = corner.scratch().model_copy(update={"all_of_coco": True})
-    with pytest.raises(ValueError, match=r"1 of the 4 images to leave out are none of COCO's, such as \[9\]"):
+    with pytest.raises(ValueError, match=r"1 of the 4 images to leave out are not in COCO, such as \[9\]"):
         corner.run("refused", detector_=chosen, coco=folder)
 
 

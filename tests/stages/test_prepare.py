@@ -94,7 +94,7 @@ def test_own_data_are_prepared(tiny_vcoco_raw, tiny_hicodet_raw, settings, tmp_p
 def test_own_data_that_do_not_do_leave_no_output(tiny_vcoco_raw, settings, tmp_path):
     (tiny_vcoco_raw / "images").mkdir()
     with pytest.raises(
-        ValueError, match=r"images: 4 of 4 annotated photos are not there:\n  COCO_train2014_000000000012\.jpg is"
+        ValueError, match=r"images: 4 of 4 annotated photos are missing:\n  COCO_train2014_000000000012\.jpg is"
     ):
         prepare(settings=settings("vcoco", release="own"), raw=tiny_vcoco_raw, out=tmp_path / "prepare")
     assert not (tmp_path / "prepare").exists()
@@ -129,7 +129,7 @@ def test_a_box_with_corners_out_of_order_is_refused(tiny_vcoco_raw, settings, tm
     content = json.loads(path.read_text())
     content["annotations"][0]["bbox"] = [10, 10, -5, 40]
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"vcoco: image 11: \[10.0, 10.0, 5.0, 50.0\] is no box"):
+    with pytest.raises(ValueError, match=r"vcoco: image 11: \[10.0, 10.0, 5.0, 50.0\] is not a valid box"):
         prepare(settings=settings("vcoco"), raw=tiny_vcoco_raw, out=tmp_path / "prepare")
     assert not (tmp_path / "prepare").exists()
 

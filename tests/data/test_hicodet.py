@@ -80,7 +80,10 @@ def edit_of(key, index, value):
         (lambda content: content["annotation"][0]["hoi"].__setitem__(0, 4), "row 0 has HOI 4, verb 1, object 1, which"),
         (edit_of("filenames", 1, "HICO_1.jpg"), "HICO_1.jpg: has the same number as HICO_test2015_00000001.jpg"),
         (edit_of("filenames", 1, "three.jpg"), "three.jpg: the file name has no number"),
-        (edit_of("filenames", 1, f"{10**18}.jpg"), "000.jpg: its last number is the image's id, and 18 digits are"),
+        (
+            edit_of("filenames", 1, f"{10**18}.jpg"),
+            "000.jpg: its last number is the image's id, which may have at most 18 digits",
+        ),
         (edit_of("objects", 0, " "), r"objects\.0: expected a name, got an empty text, got ' '"),
         (edit_of("filenames", 1, "../3.jpg"), r"filenames\.1: expected the name of a file below its folder"),
         (edit_of("filenames", 1, "/photos/3.jpg"), r"filenames\.1: expected the name of a file below its folder"),

@@ -21,7 +21,7 @@ ORIGINS = {
     "drawn": "pictures drawn by a program (`rmlr draw`), not photos",
     "own": "the author's own pictures and annotations",
 }
-NETWORKS = {"rmlr": "RmLR's network", "upt": "UPT's network", "boxes": "A control that sees boxes and classes only"}
+NETWORKS = {"rmlr": "RmLR's network", "upt": "UPT's network", "boxes": "A control that uses boxes and classes only"}
 WITHOUT_DETECTOR = "\nThe detector is not in the folder: give yours, `detector=` or `--detector`.\n"
 TEXT = """# {name}
 
@@ -61,7 +61,7 @@ Detector: SHA-256 of its weights `{detector}`.
 
 ## Licence
 
-Of the weights: `{license}`. Data sets and pre-trained detectors have terms of their own.
+Of the weights: `{license}`. Data sets and pre-trained detectors have their own terms.
 """
 
 
@@ -71,7 +71,7 @@ def model_card(folder: Path, card: Card, checkpoint: Path, license: str) -> str:
     Args:
         folder: the exported run, its other files written.
         card: of its network.
-        checkpoint: folder that `train` wrote, which says what it was trained on; `evaluate` beside it has the metrics.
+        checkpoint: folder that `train` wrote, with the training settings; `evaluate` next to it has the metrics.
         license: as the hub abbreviates licences.
     """
     from huggingface_hub import EvalResult, ModelCardData
@@ -125,7 +125,7 @@ def model_card(folder: Path, card: Card, checkpoint: Path, license: str) -> str:
 
 
 def _metrics(path: Path, dataset: str) -> dict[str, float]:
-    """The headlines of a run's evaluation, as fractions; none where it was not evaluated."""
+    """The main metrics of a run's evaluation, as fractions; empty if it was not evaluated."""
     if not path.is_file():
         return {}
     try:
@@ -144,12 +144,12 @@ def _table(scores: dict[str, float], split: str) -> str:
 
 
 def _origin(checkpoint: Path, dataset: str) -> str:
-    """What kind of pictures a run was trained on, by the settings of its annotations, where they are still there."""
+    """The kind of pictures a run was trained on, from the settings of its annotations, if they still exist."""
     for path in inputs_of(checkpoint):
         if (path / "vocabulary.json").is_file() and (path / SETTINGS).is_file():
             node = PrepareNode.load(path / SETTINGS)
             return ORIGINS[(node.vcoco if dataset == "vcoco" else node.hicodet).release]
-    return "of an origin that the run does not say"
+    return "of unknown origin"
 
 
 def _sha256(path: Path) -> str:

@@ -43,15 +43,15 @@ class Parts:
 
 
 def find_run(run: str | Path, revision: str | None = None) -> Path:
-    """The folder of a run: the one that is named, or a model of the hub (OWNER/NAME) at one commit, in the hub's cache.
+    """The folder of a run: a local folder, or a model of the hub (OWNER/NAME) at one commit, in the hub's cache.
 
-    ValueError where there is no such folder or model, or where a model of the hub is named without its commit: what a
-    branch or a tag means can change.
+    ValueError if the folder or model does not exist, or if a model of the hub is named without its commit: a branch or
+    a tag can move.
     """
     name = str(run)
     if os.path.lexists(run):
         if revision is not None:
-            raise ValueError(f"{run}: is a folder, and revision (--revision) {revision} is for a model of the hub")
+            raise ValueError(f"{run}: is a folder, but revision (--revision) {revision} needs a model of the hub")
         return Path(run)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise ValueError(
@@ -61,7 +61,7 @@ def find_run(run: str | Path, revision: str | None = None) -> Path:
     if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise ValueError(
             f"{run}: no such folder. If it is a model of the hub, pin its commit: revision (--revision) is {revision}, "
-            "expected 40 hexadecimal digits, as the hub's page of the model's commits shows them"
+            "expected 40 hexadecimal digits, as on the hub's page of the model's commits"
         )
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import snapshot_download
@@ -70,14 +70,14 @@ def find_run(run: str | Path, revision: str | None = None) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(SHARED)))
     except Exception as error:  # the hub client's, many kinds
         raise ValueError(
-            f"{run}: neither a folder, nor to be had from the hub or its cache at commit {revision} "
-            f"({' '.join(str(error).split())}). Where there is a network, run "
+            f"{run}: not a folder, and not available from the hub or its cache at commit {revision} "
+            f"({' '.join(str(error).split())}). With a network, run "
             f"`hf download {name} --revision {revision}`"
         ) from error
 
 
 def find_parts(run: Path, detector: Path | None = None, pose: Path | None = None) -> Parts:
-    """The parts of a run for `load`; ValueError if one is not found, or is not the one used in training.
+    """The parts of a run for `load`; ValueError if one is not found, or differs from the one used in training.
 
     `detector` and `pose` are given by the user.
     """

@@ -1,4 +1,4 @@
-"""Where the features of a split come from: a frozen detector that sees its photos, or files of another framework."""
+"""The sources of a split's features: a frozen detector applied to its photos, or files of another framework."""
 
 import hashlib
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from rmlr.study.settings import PictureSize
 
 @runtime_checkable
 class Seeing(Protocol):
-    """What gives the features of a split."""
+    """A source of the features of a split."""
 
     digest: str
     image: PictureSize
@@ -33,16 +33,16 @@ class Seeing(Protocol):
     device: torch.device
 
     def load(self, items: Sequence[Annotation], view: int) -> Any:
-        """Read what is needed for these images; in any thread."""
+        """Read the input for these images; called in any thread."""
         ...
 
     def see(self, loaded: Any) -> tuple[Detections, Int[Tensor, "b 2"]]:
-        """What is found in them, and their sizes: height and width."""
+        """The detections in them, and their sizes: height and width."""
         ...
 
 
 class Looking:
-    """A frozen detector that is shown the photos."""
+    """A frozen detector applied to the photos."""
 
     def __init__(self, detector: Path, images: Path, vocabulary: Vocabulary, chosen: FeaturesNode) -> None:
         rule = chosen.features
@@ -58,13 +58,13 @@ class Looking:
         return pinned(batch) if self.device.type == "cuda" else batch
 
     def see(self, loaded: ImageBatch) -> tuple[Detections, Int[Tensor, "b 2"]]:
-        """What the detector finds in them."""
+        """The detections in them."""
         parts = (getattr(loaded.to(self.device), name) for name in ImageBatch.__slots__)
         return self._frozen(*parts), loaded.original
 
 
 class Taking:
-    """Files of another framework, an image at a time."""
+    """Files of another framework, one image at a time."""
 
     batch_size = 1
     device = torch.device("cpu")
@@ -89,7 +89,7 @@ class Taking:
         return self._given.read(item)
 
     def see(self, loaded: GivenImage) -> tuple[Detections, Int[Tensor, "b 2"]]:
-        """As detections; what is of a class that was never annotated has found nothing."""
+        """As detections; those of a class that was never annotated are empty."""
         given = loaded.instances
         labels = self._label_of[given.labels]
         detections = Detections(

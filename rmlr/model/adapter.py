@@ -1,4 +1,4 @@
-"""What one kind of detector must say for the others to use it: `Adapter`, and what it finds: `Found`.
+"""The common interface of all kinds of detectors, `Adapter`, and its output, `Found`.
 
 `rmlr.model.detr`, `families` and `foreign` each have an adapter; `rmlr.model.detector` uses any of them.
 """
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rmlr.hoi.batch import DEVIATION, MEAN
 from rmlr.study.settings import ImageSize, PictureSize
 
-# Classes that COCO-trained detectors carry and COCO never annotated: their logits take no part in the arg max.
+# Classes of COCO-trained detectors that COCO never annotated: their logits are left out of the arg max.
 NEVER_ANNOTATED = "N/A, street sign, hat, shoe, eye glasses, plate, mirror, window, desk, door, blender, hair brush"
 
 # Of COCO's classes: names of PASCAL VOC, which checkpoints of RT-DETR and D-FINE have.
@@ -26,11 +26,11 @@ OTHER_NAMES = {
     "diningtable": "dining table",
     "tvmonitor": "tv",
 }
-PICTURE = "rmlr_picture"  # of a `transformers` configuration: a `Picture`, where the checkpoint has one of its own
+PICTURE = "rmlr_picture"  # of a `transformers` configuration: a `Picture`, if the checkpoint has its own
 
 
 class Picture(BaseModel):
-    """How a detector wants a photo: at which size, and normalised by which mean and deviation of red, green, blue."""
+    """The input format of a detector: its size, and mean and standard deviation of red, green and blue."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,10 +41,10 @@ class Picture(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a detector says of each query in a batch of pictures, and the map that interactions are read from."""
+    """A detector's output for each query of a batch of pictures, and the feature map of the batch."""
 
     probabilities: Float[Tensor, "b q o"]  # of its own classes, in [0, 1]; -1 of a query that found nothing
-    boxes: Float[Tensor, "b q 4"]  # xyxy, in shares of the picture without padding
+    boxes: Float[Tensor, "b q 4"]  # xyxy, relative to the picture without padding, in [0, 1]
     tokens: Float[Tensor, "b q d"]
     maps: Float[Tensor, "b c h w"]
     is_padding: Bool[Tensor, "b h w"]
@@ -63,17 +63,17 @@ class Adapter(nn.Module, ABC):
 
     @abstractmethod
     def find(self, pixels: Float[Tensor, "b 3 height width"], is_padding: Bool[Tensor, "b height width"]) -> Found:
-        """What is in these pictures, which are normalised as `picture` says."""
+        """The output for these pictures, which are normalised as in `picture`."""
 
     def check_size(self, size: PictureSize) -> None:
-        """ValueError where it cannot see a picture of this size, which is of the form of `picture.size`."""
+        """ValueError if it does not accept pictures of this size, which has the form of `picture.size`."""
 
     def attention(
         self, pixels: Float[Tensor, "b 3 height width"], is_padding: Bool[Tensor, "b height width"]
     ) -> Float[Tensor, "b q h w"]:
-        """Where on the map each query reads; sums to 1. ValueError for a detector that does not tell."""
+        """The attention of each query over the map; sums to 1. ValueError if this kind of detector has none."""
         raise ValueError(
-            f"{self.name}: this kind of detector does not tell where its queries read on the map, so nothing can be "
+            f"{self.name}: this kind of detector has no attention maps of its queries, so nothing can be "
             "traced. Leave --trace out, or take a run on a DETR"
         )
 
@@ -81,8 +81,8 @@ class Adapter(nn.Module, ABC):
 def match_names(of: Sequence[str], to: Sequence[str]) -> list[int]:
     """For each class of a detector its index in `to`, -1 for one that was never annotated.
 
-    Names are equal up to underscores, case and `OTHER_NAMES`. ValueError lists those that have no partner on either
-    side.
+    Names are equal up to underscores, case and `OTHER_NAMES`. ValueError lists the names without a
+    counterpart on either side.
     """
 
     def plain(name: str) -> str:
@@ -95,14 +95,14 @@ def match_names(of: Sequence[str], to: Sequence[str]) -> list[int]:
     missing = [name for name in to if plain(name) not in {plain(other) for other in of}]
     if extra or missing:
         raise ValueError(
-            f"the detector's classes are not the dataset's: it knows {extra} in addition and lacks {missing}. "
+            f"the detector's classes are not the dataset's: it has {extra} in addition, and {missing} are missing. "
             "Was it trained on another world or dataset?"
         )
     return [index.get(plain(name), -1) for name in of]
 
 
 def match_classes(detector: str, of: Sequence[str], to: Sequence[str]) -> list[int]:
-    """`match_names`; ValueError says which detector does not fit."""
+    """`match_names`; ValueError names the detector."""
     try:
         return match_names(of, to)
     except ValueError as error:

@@ -1,7 +1,7 @@
-"""The detector: images -> boxes, classes, tokens and a map, whatever it is made of.
+"""The detector: images -> boxes, classes, tokens and a map, for all kinds of detectors.
 
 `load_detector` reads one: a DETR (`rmlr.model.detr`), another family of `transformers` (`families`), or a class of the
-user's (`foreign`). All that follows uses it through `FrozenDetector` alone.
+user's (`foreign`). The other modules use it through `FrozenDetector` only.
 """
 
 import hashlib
@@ -31,16 +31,16 @@ from rmlr.study.tensors import save_tensors
 
 CONFIG_FILE = "config.json"
 
-Network: TypeAlias = PreTrainedModel | Foreign  # what is read, and saved
+Network: TypeAlias = PreTrainedModel | Foreign  # the networks that are loaded and saved
 
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """Every query's answer for a batch of images, and the map it was read from."""
+    """The output of every query for a batch of images, and the feature map."""
 
     boxes: Float[Tensor, "b q 4"]  # xyxy, pixels of the original image, clipped to it
-    scores: Float[Tensor, "b q"]  # probability of the likeliest real class; -1 of a query that found nothing
-    labels: Int[Tensor, "b q"]  # that class, in the order of the names asked for
+    scores: Float[Tensor, "b q"]  # probability of the likeliest real class; -1 if a query found nothing
+    labels: Int[Tensor, "b q"]  # that class, in the order of the requested names
     tokens: Float[Tensor, "b q d"]  # last decoder layer
     maps: Float[Tensor, "b c h w"]  # last backbone map
     is_padding: Bool[Tensor, "b h w"]
@@ -48,11 +48,11 @@ class Detections:
 
 
 class FrozenDetector(nn.Module):
-    """A detector that only looks: no gradient, no dropout, no batch statistics (model specification, section 2).
+    """A detector in inference mode: no gradient, no dropout, no batch statistics (model specification, section 2).
 
-    Its classes are given in the order of `names`, matched by name; names that differ are an error. Of each query the
-    likeliest class counts, so a box has one class. Pictures of different sizes are padded for a DETR; any other
-    detector sees those of one size together and none of the padding, so that what it finds does not depend on the other
+    Its classes are given in the order of `names`, matched by name; names that differ are an error. Each query
+    counts with its likeliest class, so a box has one class. Pictures of different sizes are padded for a DETR; another
+    detector gets pictures of one size together, without padding, so that its output does not depend on the other
     pictures of a batch.
     """
 
@@ -75,19 +75,19 @@ class FrozenDetector(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """The device it runs on."""
         return self.get_buffer("label_of").device
 
     def train(self, mode: bool = True) -> "FrozenDetector":
-        """Stays in evaluation mode, whatever its owner does."""
+        """Stays in evaluation mode, also if a parent module is set to training."""
         return super().train(False)
 
     def size(self, asked: PictureSize | None) -> PictureSize:
-        """At which size it sees a picture: as asked, else as it says itself; ValueError where it cannot as asked."""
+        """The size of its input: the requested one, else its own; ValueError if it does not support the request."""
         own = self.adapter.picture.size
         if asked is not None and isinstance(asked, FixedSize) != isinstance(own, FixedSize):
             raise ValueError(
-                f"{self.adapter.name}: sees pictures of {own}, the settings say image: {asked}. Set the detector's "
+                f"{self.adapter.name}: takes pictures of {own}, the settings say image: {asked}. Set the detector's "
                 "image to null, or to a size of that form"
             )
         if asked is not None and asked != own:
@@ -123,7 +123,7 @@ class FrozenDetector(nn.Module):
     def attention(
         self, pixels: Float[Tensor, "b 3 height width"], is_padding: Bool[Tensor, "b height width"]
     ) -> Float[Tensor, "b q h w"]:
-        """Where on the map each query reads; sums to 1. ValueError for a detector that does not tell."""
+        """The attention of each query over the map; sums to 1. ValueError if this kind of detector has none."""
         return self.adapter.attention(self._normalised(pixels), is_padding)
 
     def _find(self, pixels: Tensor, is_padding: Tensor, resized: Tensor) -> Found:
@@ -139,7 +139,7 @@ class FrozenDetector(nn.Module):
         return _together(parts, list(groups.values()))
 
     def _normalised(self, pixels: Tensor, is_padding: Tensor | None = None) -> Tensor:
-        """Pixels that are normalised as ImageNet's, normalised as this detector wants them; padding is 0."""
+        """Pixels normalised with ImageNet's mean and deviation, renormalised for this detector; padding is 0."""
         picture = self.adapter.picture
         if (picture.mean, picture.deviation) == (MEAN, DEVIATION):
             return pixels
@@ -177,12 +177,12 @@ def _together(parts: Sequence[Found], positions: Sequence[Sequence[int]]) -> Fou
 
 
 def _filled(tensor: Float[Tensor, "b q n"], queries: int, value: float) -> Float[Tensor, "b k n"]:
-    """As many queries as wanted: those that are added have found nothing."""
+    """Padded to this number of queries; the added ones have found nothing."""
     return nn.functional.pad(tensor, (0, 0, 0, queries - tensor.shape[1]), value=value)
 
 
 def load_detector(source: str, revision: str | None = None) -> Network:
-    """A detector from a folder, a published file, or the hub; whole, or ValueError naming what lacks."""
+    """A detector from a folder, a published file, or the hub; ValueError names what is missing."""
     if Path(source).suffix in (".pth", ".pt"):
         return load_published(Path(source))
     if _is_foreign(Path(source)):
@@ -191,7 +191,7 @@ def load_detector(source: str, revision: str | None = None) -> Network:
 
 
 def _config(folder: Path) -> dict[str, object]:
-    """What the configuration of a saved detector says; nothing where there is none."""
+    """The configuration of a saved detector; empty if it has none."""
     try:
         content = json.loads((folder / CONFIG_FILE).read_text())
     except (OSError, ValueError):
@@ -204,7 +204,7 @@ def _is_foreign(folder: Path) -> bool:
 
 
 def holds_detector(folder: Path) -> bool:
-    """Whether a folder is one that `save_detector` wrote, or `save_pretrained`."""
+    """Whether a folder was written by `save_detector` or `save_pretrained`."""
     return (folder / WEIGHTS_FILE).is_file() or _is_foreign(folder)
 
 
@@ -218,7 +218,7 @@ def select_instances(detections: Detections, person: int, rule: Selection) -> tu
 def as_batch(
     detections: Detections, image_ids: Int[Tensor, " b"], sizes: Int[Tensor, "b 2"], person: int, rule: Selection
 ) -> Batch:
-    """What the interaction modules are given of these images; `sizes` are their heights and widths."""
+    """The input of the interaction modules for these images; `sizes` are their heights and widths."""
     instances, image = select_instances(detections, person, rule)
     return Batch(
         image_ids=image_ids,
@@ -234,8 +234,8 @@ def as_batch(
 def select_queries(detections: Detections, person: int, rule: Selection) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
     """Image and query of the detections that are kept: image by image, people first, by falling score.
 
-    Class-wise non-maximum suppression, then scores of at least `min_score`; of people, and likewise of all else, at
-    least `min_instances` where suppression left so many and at most `max_instances`.
+    Class-wise non-maximum suppression, then scores of at least `min_score`; of people, and likewise of objects, at
+    least `min_instances` if suppression left so many, and at most `max_instances`.
 
     Differs: the paper is silent; this is UPT's rule.
     """
@@ -261,7 +261,7 @@ def select_queries(detections: Detections, person: int, rule: Selection) -> tupl
 
 
 def save_detector(network: Network, folder: Path) -> None:
-    """Write what `load_detector` reads; of `transformers` what the library's own `from_pretrained` reads."""
+    """Write a folder that `load_detector` reads; for `transformers`, also the library's `from_pretrained`."""
     if isinstance(network, Foreign):
         network.save(folder)
         return
@@ -274,16 +274,16 @@ def save_detector(network: Network, folder: Path) -> None:
 
 
 def detector_files(folder: Path) -> list[Path]:
-    """The files of a saved detector, which alone make it."""
+    """The files that define a saved detector."""
     if _is_foreign(folder):
         return foreign_files(folder)
     return [folder / CONFIG_FILE, folder / WEIGHTS_FILE]
 
 
 def weights_digest(folder: Path) -> str:
-    """SHA-256 of a saved detector: whose features a cache holds.
+    """SHA-256 of a saved detector, which identifies it in a feature cache.
 
-    Of a DETR that of its weights; of others also of what says how pictures are shown to it, and of a user's class.
+    For a DETR, of its weights; for others, also of its input format and of a user's class.
     """
     config = _config(folder)
     if config.get("model_type") in DETRS and PICTURE not in config:

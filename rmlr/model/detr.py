@@ -1,4 +1,4 @@
-"""DETR: trained through `detection_loss`, read as its authors publish it; and its adapter.
+"""DETR: its training loss `detection_loss`, the reading of published checkpoints, and its adapter.
 
 From scratch (`rmlr.model.anchored`) it is a small DETR that learns in minutes; with given weights it is any
 `DetrForObjectDetection`, or a DETR as its authors publish it, whose names only `rmlr.model.published` knows.
@@ -21,7 +21,7 @@ from rmlr.model.families import class_names, picture_of
 from rmlr.model.published import read_published
 from rmlr.study.settings import MapName
 
-DROPOUT = 0.1  # of a DETR as published, wherever its authors have it
+DROPOUT = 0.1  # of a DETR as published, wherever its authors apply it
 
 
 class DetrAdapter(Adapter):
@@ -30,10 +30,10 @@ class DetrAdapter(Adapter):
     takes_padding = True
 
     def __init__(self, detr: DetrForObjectDetection, map: MapName, strides: Sequence[int] | None) -> None:
-        """`map` chooses X: the last backbone map (paper), DETR's projection of it, or what its encoder makes of that.
+        """`map` chooses X: the last backbone map (paper), DETR's projection of it, or the output of its encoder.
 
-        Differs: the paper has the first alone. The projection takes an eighth of the room at DETR's sizes, and loses
-        what detection had no use for.
+        Differs: the paper has the first alone. The projection needs an eighth of the space at DETR's sizes, and
+        loses what detection does not use.
         """
         super().__init__()
         self.detr = detr
@@ -72,12 +72,12 @@ class DetrAdapter(Adapter):
     ) -> Float[Tensor, "b q h w"]:
         """The last decoder layer's cross-attention, mean over heads.
 
-        A second look at the images: the fused attention of `find` never holds its weights.
+        Needs a second forward pass: the fused attention of `find` does not return its weights.
         """
         decoder: Any = self.detr.model.decoder
         fused = decoder.config._attn_implementation
         self._maps.clear()
-        decoder.set_attn_implementation({"": "eager"})  # of the backbone, which has none, nothing is said
+        decoder.set_attn_implementation({"": "eager"})  # the backbone has no attention
         try:
             output: Any = self.detr(pixels, pixel_mask=(~is_padding).long(), output_attentions=True)
         finally:
@@ -122,7 +122,7 @@ def load_published(path: Path) -> DetrForObjectDetection:
 
 
 def adapt_classes(detr: DetrForObjectDetection, names: Sequence[str]) -> None:
-    """Reorder the class head to `names`, its rows kept (hicodet's fine-tuning copies COCO's rows likewise)."""
+    """Reorder the class head to `names`, keeping its rows (hicodet's fine-tuning copies COCO's rows likewise)."""
     old = class_names(detr.config)
     target = match_classes(detr.name_or_path or "this DETR", old, names)
     rows = [target.index(position) for position in range(len(names))] + [len(old)]  # "no object" stays last
@@ -137,7 +137,7 @@ def adapt_classes(detr: DetrForObjectDetection, names: Sequence[str]) -> None:
 
 
 def backbone_stride(detr: DetrForObjectDetection) -> int:
-    """Pixels of the resized image per map cell, as the backbone itself shows."""
+    """Pixels of the resized image per map cell, measured on the backbone."""
     side = 256
     with torch.no_grad():
         maps = detr.model.backbone.model(torch.zeros(1, 3, side, side, device=detr.device)).feature_maps
@@ -145,7 +145,7 @@ def backbone_stride(detr: DetrForObjectDetection) -> int:
 
 
 def thaw_given(detr: DetrForObjectDetection, no_object_weight: float) -> None:
-    """Let a detector with given weights learn as DETR does: all but its batch norms, the stem and the first stage.
+    """Make a pre-trained detector trainable as in DETR: all but its batch norms, the stem and the first stage.
 
     Differs: the library freezes the whole backbone, and leaves out the losses of the decoder's other layers.
     """

@@ -85,7 +85,7 @@ class TransformerEncoder:
         self._prefix, self._suffix = probe[:start], probe[start + len(bare) :]
         if pooling == "cls" and not self._prefix:
             raise ValueError(
-                f"{folder}: its tokenizer puts no [CLS] before a text, so pooling: cls has nothing to read. Set its "
+                f"{folder}: its tokenizer puts no [CLS] before a text, so pooling: cls is not possible. Set its "
                 "pooling to mean or eos"
             )
         self.separator = self._separator(len(bare))
@@ -162,7 +162,7 @@ class TransformerEncoder:
                 feature = output.pooler_output
             return output.last_hidden_state, feature
         output = model.get_text_features(**inputs)
-        if isinstance(output, Tensor):  # early versions of transformers 5 give the vector alone
+        if isinstance(output, Tensor):  # early versions of transformers 5 return the vector alone
             return model.text_model(**inputs).last_hidden_state, output
         return output.last_hidden_state, output.pooler_output
 
@@ -185,10 +185,10 @@ def _load(folder: Path) -> tuple[Any, Any]:
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     architecture = _architecture(config)
     if hasattr(config, "text_config") and not hasattr(architecture, "get_text_features"):
-        raise ValueError(f"model_type '{config.model_type}' does not give features of a text alone")
+        raise ValueError(f"model_type '{config.model_type}' has no features of text alone")
     talk.disable_progress_bar()
     level = talk.get_verbosity()
-    talk.set_verbosity_error()  # it would print a table of the unused weights
+    talk.set_verbosity_error()  # otherwise it prints a table of the unused weights
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model, report = architecture.from_pretrained(
@@ -199,7 +199,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
     if extra := len(report["unexpected_keys"]):
         log.info("%s: left out %d tensors of heads that an encoder does not have", folder, extra)
     if missing := sorted(key for key in report["missing_keys"] if "pooler" not in key):
-        raise ValueError(f"weights lack {missing[:3]}, {len(missing)} in all")
+        raise ValueError(f"weights are missing: {missing[:3]}, {len(missing)} in all")
     if getattr(model.config, "is_encoder_decoder", False):
         model = model.get_encoder()
     check_finite("weights", model.state_dict(), "Get them again")
@@ -207,7 +207,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
 
 
 def _architecture(config: Any) -> Any:
-    """The class of `transformers` that reads a text: an encoder alone, a pair, or a text tower by its own name."""
+    """The class of `transformers` that encodes text: an encoder, a pair, or a text tower by its name."""
     import transformers
 
     named = next(iter(config.architectures or ()), "")
@@ -284,7 +284,7 @@ def load_encoder(model: str, revision: str | None, sha256: str | None, pooling: 
     digest = _digest(weights)
     if sha256 is not None and digest != sha256:
         raise ValueError(
-            f"{weights[0]}: sha256 is {digest}, but the settings say {sha256}. Is it the release that was meant?"
+            f"{weights[0]}: sha256 is {digest}, but the settings say {sha256}. Is it the intended release?"
         )
     modules = None
     if pooling == "own":
@@ -299,12 +299,10 @@ def load_encoder(model: str, revision: str | None, sha256: str | None, pooling: 
 
 
 def _weights(folder: Path) -> list[Path]:
-    """The files that hold an encoder's weights: one, or several that an index names."""
+    """The files with an encoder's weights: one, or several that an index lists."""
     path = next((path for path in map(folder.joinpath, WEIGHTS) if path.is_file()), None)
     if path is None:
-        raise ValueError(
-            f"{folder}: no weights here, expected one of {', '.join(WEIGHTS)} (save_pretrained writes one)"
-        )
+        raise ValueError(f"{folder}: has no weights, expected one of {', '.join(WEIGHTS)} (save_pretrained writes one)")
     if path.suffix != ".json":
         return [path]
     files = [folder / name for name in sorted(set(read_json(path, _ShardIndex).weight_map.values()))]
@@ -340,7 +338,7 @@ def _hub_folder(model: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     if model.count("/") > 1 or model.startswith((".", "/", "~")):
-        raise ValueError(f"text encoder {model!r}: there is no such folder, and it is not a hub id (OWNER/NAME)")
+        raise ValueError(f"text encoder {model!r}: the folder does not exist, and it is not a hub id (OWNER/NAME)")
     try:
         for weights in ("model*.safetensors", "pytorch_model*.bin"):
             wanted = ["*.json", "*.txt", "*.model", f"[0-9]_*/{weights}", weights]  # with those of numbered modules
@@ -350,9 +348,9 @@ def _hub_folder(model: str, revision: str | None) -> Path:
     except Exception as error:  # the hub client may raise anything
         download = f"hf download {model}" + (f" --revision {revision}" if revision else "")
         raise ValueError(
-            f"text encoder {model!r} (revision {revision}): neither a local folder, nor in the hub's cache, nor to be "
-            f"had from the hub ({' '.join(str(error).split())}). Where there is a network, run `{download}`; or name a "
-            "folder that holds it"
+            f"text encoder {model!r} (revision {revision}): not a local folder, not in the hub's cache, not available "
+            f"from the hub ({' '.join(str(error).split())}). With a network, run `{download}`; or name a "
+            "folder that contains it"
         ) from error
     if revision != folder.name:
         log.warning("text encoder %s, revision %s, is commit %s now: give that as its revision", model, revision,

@@ -1,7 +1,7 @@
-"""Detectors of `transformers`: read whole from a folder or the hub, and what tells one family from another.
+"""Detectors of `transformers`: loading from a folder or the hub, and the differences between families.
 
-Only this file and `rmlr.model.detr` know how the library spells them. A family is one line of `FAMILIES`; a detector of
-another kind, such as one that is told in words what to find, is refused with what it lacks.
+Only this file and `rmlr.model.detr` depend on the library's names. A family is one line of `FAMILIES`; a detector of
+another kind, such as one that is prompted with text, is refused with the reason.
 """
 
 import json
@@ -28,18 +28,18 @@ from rmlr.study.tensors import TensorFile, check_finite
 
 WEIGHTS_FILE = "model.safetensors"
 PROCESSOR_FILE = "preprocessor_config.json"
-PROBE = 256  # height and width of the empty picture that shows the strides of a detector for pictures of any size
+PROBE = 256  # size of the empty picture on which strides are measured, if a detector takes any size
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """How one family gives classes and maps. A map is named by the module that gives it; `*`: each of a list."""
+    """How one family outputs classes and maps. A map is named by its module; `*`: each of a list."""
 
     backbone: str
     projected: str = ""
     encoder: str = ""
     softmax: bool = False  # over classes and "no object", which comes last; else a sigmoid for each class
-    is_fixed: bool = False  # it sees pictures of one size, which only its image processor knows
+    is_fixed: bool = False  # it takes pictures of one size, which only its image processor specifies
 
 
 _DETR = Family("model.backbone", "model.input_projection", "model.encoder")
@@ -88,8 +88,8 @@ class FamilyAdapter(Adapter):
         chosen = [max(maps)] if strides is None else list(strides)
         if missing := [stride for stride in chosen if stride not in maps]:
             raise ValueError(
-                f"{self.name}: its map '{map}' has stride {' or '.join(str(stride) for stride in sorted(maps))}, asked "
-                f"for is {missing[0]}"
+                f"{self.name}: its map '{map}' has stride {' or '.join(str(stride) for stride in sorted(maps))}, the "
+                f"settings ask for {missing[0]}"
             )
         [self.stride] = chosen
         self.channels, self.token_dim = maps[self.stride].shape[1], tokens.shape[2]
@@ -106,7 +106,7 @@ class FamilyAdapter(Adapter):
         )
 
     def check_size(self, size: PictureSize) -> None:
-        """ValueError where it cannot see a picture of this size."""
+        """ValueError if it does not accept pictures of this size."""
         if isinstance(size, FixedSize):
             self._probe(size)
 
@@ -122,8 +122,8 @@ class FamilyAdapter(Adapter):
                 raise
             why = str(error).partition("\n")[0]
             raise ValueError(
-                f"{self.name}: cannot see a picture of {height} x {width} pixels (height, width): {why}. Set the "
-                "detector's image to null, for the size that its checkpoint says"
+                f"{self.name}: does not accept a picture of {height} x {width} pixels (height, width): {why}. Set the "
+                "detector's image to null, for the size in its checkpoint"
             ) from error
         return levels, self._tokens(output)
 
@@ -144,7 +144,7 @@ class FamilyAdapter(Adapter):
         return output.last_hidden_state[:, -self._num_tokens :] if self._num_tokens else output.last_hidden_state
 
     def _keep(self, kind: str, path: str) -> None:
-        """Keep what the modules at a path give at each call."""
+        """Store the output of the modules at a path at each call."""
         if not path or self._num_tokens:
             return
         parent = self.network.get_submodule(path.removesuffix(".*"))
@@ -155,7 +155,7 @@ class FamilyAdapter(Adapter):
 
 
 def _maps(kept: Any, grids: Sequence[tuple[int, ...]]) -> Iterator[Float[Tensor, "b c h w"]]:
-    """The maps in what a module gave: one, a list, pairs with their masks, or a sequence of cells of these grids."""
+    """The maps in a module's output: one, a list, pairs with masks, or a sequence of cells of these grids."""
     if isinstance(kept, Tensor) and kept.dim() == 4:
         yield kept
     elif isinstance(kept, Tensor) and kept.dim() == 3 and kept.is_floating_point():
@@ -174,9 +174,9 @@ def _maps(kept: Any, grids: Sequence[tuple[int, ...]]) -> Iterator[Float[Tensor,
 
 
 def load_transformers(source: str, revision: str | None = None) -> PreTrainedModel:
-    """A detector from a folder of `save_pretrained`, or the hub; whole, or ValueError naming what lacks.
+    """A detector from a folder of `save_pretrained`, or the hub; ValueError names what is missing.
 
-    The library itself fills what a checkpoint lacks with random numbers.
+    The library itself would initialise missing weights at random.
     """
     disable_progress_bar()
     for name in ("config.json", WEIGHTS_FILE):
@@ -187,15 +187,14 @@ def load_transformers(source: str, revision: str | None = None) -> PreTrainedMod
         dict(TensorFile(Path(source, WEIGHTS_FILE), "Make or get the detector again"))  # all of them are checked
     try:
         kind = PreTrainedConfig.get_config_dict(source, **origin)[0].get("model_type")
-    except (OSError, AttributeError, TypeError) as error:  # the latter: JSON, but no object
+    except (OSError, AttributeError, TypeError) as error:  # the latter: JSON, but not an object
         raise ValueError(
-            f"{source}: neither a folder that holds a detector (config.json, {WEIGHTS_FILE}) nor a model that the hub "
-            f"gives ({error})"
+            f"{source}: neither a folder with a detector (config.json, {WEIGHTS_FILE}) nor a model of the hub ({error})"
         ) from error
     if kind not in DETRS and kind not in FAMILIES:
         raise ValueError(
             f"{source}: its config.json says model_type '{kind}'. Expected a detector that has a token for each box "
-            f"and needs no words: {', '.join(['detr', *FAMILIES])}. Any other can be a class of your own: "
+            f"and needs no text: {', '.join(['detr', *FAMILIES])}. Any other can be a class of your own: "
             "docs/detectors.md"
         )
     form = DETRS.get(kind, AutoModelForObjectDetection)
@@ -206,7 +205,7 @@ def load_transformers(source: str, revision: str | None = None) -> PreTrainedMod
     except Exception as error:  # of a damaged config.json, many kinds
         said = (str(error).splitlines() or [type(error).__name__])[0]
         what = "DETR" if kind in DETRS else kind
-        raise ValueError(f"{source}: config.json and {WEIGHTS_FILE} make no {what} ({said}). Get it again") from error
+        raise ValueError(f"{source}: config.json and {WEIGHTS_FILE} are not a {what} ({said}). Get it again") from error
     network, report = loaded
     faults = {
         "missing": sorted(report["missing_keys"]),
@@ -222,18 +221,18 @@ def load_transformers(source: str, revision: str | None = None) -> PreTrainedMod
 
 
 def class_names(config: Any) -> list[str]:
-    """Names of the classes in the order of the logits, "no object" not among them; N/A where an id has no name."""
+    """Names of the classes in the order of the logits, without "no object"; N/A if an id has no name."""
     names = config.id2label or {}
     return [names.get(index, "N/A") for index in range(max(names, default=-1) + 1)]
 
 
 def picture_of(config: Any) -> Picture:
-    """How a detector of `transformers` wants a photo: as its checkpoint says, else as DETR."""
+    """The input format of a detector of `transformers`: from its checkpoint, else DETR's."""
     return Picture.model_validate(getattr(config, PICTURE, {}))
 
 
 def _note_picture(network: PreTrainedModel, source: str, revision: str | None, kind: str) -> None:
-    """Keep what the checkpoint's image processor does in its configuration, where that is not what DETR's does."""
+    """Store the settings of the checkpoint's image processor in its configuration, if they differ from DETR's."""
     if hasattr(network.config, PICTURE):
         return  # saved by `save_detector`
     found = cached_file(source, PROCESSOR_FILE, revision=revision, _raise_exceptions_for_missing_entries=False)
@@ -243,13 +242,13 @@ def _note_picture(network: PreTrainedModel, source: str, revision: str | None, k
             setattr(network.config, PICTURE, picture.model_dump())
     elif kind in FAMILIES and FAMILIES[kind].is_fixed:
         raise ValueError(
-            f"{source}: holds no {PROCESSOR_FILE}, which says at which size a {kind} sees a picture. Get it from where "
-            "the weights are from"
+            f"{source}: has no {PROCESSOR_FILE}, which specifies the input size of a {kind}. Get it from the source "
+            "of the weights"
         )
 
 
 class Processor(BaseModel):
-    """What is read of the file of an image processor."""
+    """The fields of an image processor's file that are read."""
 
     size: dict[str, int] | int = 800
     max_size: int = 1333
@@ -261,7 +260,7 @@ class Processor(BaseModel):
 
 
 def read_picture(path: Path) -> Picture:
-    """How an image processor's file says that a photo is resized and normalised; ValueError where that is unknown."""
+    """How a photo is resized and normalised, by an image processor's file; ValueError if that is unknown."""
     try:
         content = json.loads(path.read_text())
     except ValueError as error:
@@ -275,7 +274,7 @@ def read_picture(path: Path) -> Picture:
         found = ImageSize(shortest=size["shortest_edge"], longest=longest)
     else:
         raise ValueError(f"{path}: size is {size}. Expected height and width, or shortest_edge and longest_edge")
-    scale = 255 * said.rescale_factor if said.do_rescale else 255.0  # of what is in 0..1
+    scale = 255 * said.rescale_factor if said.do_rescale else 255.0  # of values in 0..1
     mean, deviation = (said.image_mean, said.image_std) if said.do_normalize else ((0.0,) * 3, (1.0,) * 3)
     return Picture(size=found, mean=_divided(mean, scale), deviation=_divided(deviation, scale))
 

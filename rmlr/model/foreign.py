@@ -2,7 +2,7 @@
 
     class Mine:
         names = ("person", "bicycle")   # classes, in the order of its labels
-        token_dim = 64                  # numbers in the vector of each box
+        token_dim = 64                  # size of the vector of each box
         channels = 256                  # of its map
         stride = 32                     # pixels of the picture for each cell of the map
         image = FixedSize(height=512, width=512)   # or ImageSize(shortest=800, longest=1333)
@@ -10,7 +10,7 @@
         def __init__(self, weights: Path | None): ...
         def detect(self, pixels): ...   # b 3 height width, in [0, 1] -> Seen
 
-Its output is checked at every call: what does not fit is one ValueError that names the class and the field.
+Its output is checked at every call: invalid output is one ValueError that names the class and the field.
 """
 
 import importlib
@@ -34,14 +34,14 @@ FORM = "python"  # `model_type` of its config.json
 SOURCE, WEIGHTS = "detector.py", "weights"  # in the folder of a detector: a copy of the class' file, and its weights
 ATTRIBUTES = {"names": "a sequence of names", "image": "an ImageSize or a FixedSize of rmlr.study.settings"}
 ATTRIBUTES |= dict.fromkeys(("token_dim", "channels", "stride"), "a whole number of at least 1")
-OUTSIDE = 1.0  # pixels that a box may lie outside of its picture, for rounding
+OUTSIDE = 1.0  # pixels that a box may extend beyond its picture, for rounding
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What `detect` gives for pictures of one size: as many boxes for each; those that are none have score 0."""
+    """The output of `detect` for pictures of one size: equally many boxes for each; unused boxes have score 0."""
 
-    boxes: Float[Tensor, "b q 4"]  # xyxy, in pixels of the picture that was given
+    boxes: Float[Tensor, "b q 4"]  # xyxy, in pixels of the input picture
     scores: Float[Tensor, "b q"]  # in [0, 1]
     labels: Int[Tensor, "b q"]  # class of each box, as in `names`
     tokens: Float[Tensor, "b q d"]  # a vector for each box
@@ -49,13 +49,13 @@ class Seen:
 
 
 class Foreign:
-    """A class of the user's with the weights that it was given, found by import path and made."""
+    """An instance of a user's class, found by its import path, with the given weights."""
 
     def __init__(self, python: str, weights: Path | None) -> None:
-        """ValueError where the class is not found, is not of the form above, or its weights are not there."""
+        """ValueError if the class is not found, does not have the form above, or its weights do not exist."""
         self.python, self.weights = python, weights
         if weights is not None and not weights.exists():
-            raise ValueError(f"{weights}: does not exist, and is named as the weights of {python}. Put them there")
+            raise ValueError(f"{weights}: does not exist, but is named as the weights of {python}. Put them there")
         module, _, name = python.rpartition(".")
         self.source = class_file(python)
         form = getattr(importlib.import_module(module), name, None)
@@ -76,13 +76,13 @@ class Foreign:
         found = cls(python, weights[0] if weights else None)
         if found.source.read_bytes() != (folder / SOURCE).read_bytes():
             raise ValueError(
-                f"{found.source}: is not what {folder / SOURCE} was copied from: {python} has changed since. Make the "
-                "detector again, or bring that file back"
+                f"{found.source}: differs from its copy {folder / SOURCE}: {python} has changed since. Make the "
+                "detector again, or restore that file"
             )
         return found
 
     def save(self, folder: Path) -> None:
-        """Copy the class' file and its weights, and say in config.json whose they are."""
+        """Copy the class' file and its weights, and name the class in config.json."""
         shutil.copyfile(self.source, folder / SOURCE)
         if self.weights is not None:
             (folder / WEIGHTS).mkdir()
@@ -92,7 +92,7 @@ class Foreign:
 
 
 def foreign_files(folder: Path) -> list[Path]:
-    """What makes a saved detector of this kind, in order of names."""
+    """The files of a saved detector of this kind, sorted by name."""
     return [folder / "config.json", folder / SOURCE, *files_of(folder / WEIGHTS)]
 
 
@@ -118,11 +118,11 @@ class ForeignAdapter(Adapter):
         if map != "backbone":
             raise ValueError(f"{self.name}: a detector of your own has one map, `map: backbone`; asked for is '{map}'")
         if strides is not None and list(strides) != [self.stride]:
-            raise ValueError(f"{self.name}: its map has stride {self.stride}, asked for is {list(strides)}")
+            raise ValueError(f"{self.name}: its map has stride {self.stride}, but the settings ask for {list(strides)}")
         self.detector = made  # registered if it is a module: moved to a device, frozen
 
     def find(self, pixels: Float[Tensor, "b 3 height width"], is_padding: Bool[Tensor, "b height width"]) -> Found:
-        seen = self.detector.detect(pixels.clamp(0, 1))  # rounding may have led out of it
+        seen = self.detector.detect(pixels.clamp(0, 1))  # rounding may exceed the range
         height, width = pixels.shape[2:]
         self._check(seen, pixels)
         probabilities = seen.scores.new_zeros(*seen.scores.shape, len(self.names))
@@ -136,9 +136,9 @@ class ForeignAdapter(Adapter):
         )
 
     def _check(self, seen: object, pixels: Tensor) -> None:
-        """ValueError where something of the output does not fit."""
+        """ValueError if a part of the output is invalid."""
         if not isinstance(seen, Seen):
-            raise self._error(f"a {type(seen).__name__}", "a rmlr.model.foreign.Seen")
+            raise self._error(f"a {type(seen).__name__}", "an instance of rmlr.model.foreign.Seen")
         (images, _, height, width), number = pixels.shape, seen.scores.shape[-1]
         real, whole = torch.float32, torch.int64
         expected = {
@@ -173,4 +173,4 @@ class ForeignAdapter(Adapter):
                 )
 
     def _error(self, found: str, expected: str) -> ValueError:
-        return ValueError(f"{self.name}: `detect` gave {found}. Expected: {expected}")
+        return ValueError(f"{self.name}: `detect` returned {found}. Expected: {expected}")

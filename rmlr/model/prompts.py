@@ -1,4 +1,4 @@
-"""What is said of each interaction, for its sentence: the phrase itself, a template, or descriptions from a file.
+"""The sentences of each interaction: its phrase, a template, or descriptions from a file.
 
 Words are always those of the phrase (`person ride bicycle`): templates and descriptions change sentences alone.
 """
@@ -18,9 +18,9 @@ from rmlr.study.files import check_form, read_json, read_text
 from rmlr.study.plain_yaml import parse
 
 NO_INTERACTION_WORDS = NO_INTERACTION.replace("_", " ")
-STRESSED_AT_END = {"control"}  # of several syllables, with the last letter doubled all the same
+STRESSED_AT_END = {"control"}  # of several syllables, but the last letter is doubled
 VOWELS = "aeiou"
-TRIES = 1000  # of drawing a derangement; one in three succeeds
+TRIES = 1000  # to draw a derangement; one in three succeeds
 
 FORMS = "expected a list with a sentence for each HOI class (HICO-DET), or texts by phrase"
 
@@ -104,19 +104,19 @@ def read_descriptions(path: Path, texts: Texts, vocabulary: Vocabulary) -> list[
     known = dict.fromkeys(str(vocabulary.phrase(*pair)) for pair in pairs)
     if unknown := [phrase for phrase in described if phrase not in known]:
         raise ValueError(
-            f"{path}: '{unknown[0]}' is no phrase of a verb and an object of this data set{_more(unknown)}. Expected: "
+            f"{path}: '{unknown[0]}' is not a phrase of a verb and object of this data set{_more(unknown)}. Expected: "
             f"phrases such as '{next(iter(known), '')}' (index.json of a text cache lists them)"
         )
     names = [str(phrase) for phrase in texts.phrases]
     if missing := [name for name in names if name not in described]:
-        raise ValueError(f"{path}: says nothing of '{missing[0]}'{_more(missing)}. Add a sentence for it")
+        raise ValueError(f"{path}: has no sentence for '{missing[0]}'{_more(missing)}. Add one")
     return [described[name] for name in names]
 
 
 def _by_class(path: Path, sentences: list[str], texts: Texts, vocabulary: Vocabulary) -> list[list[str]]:
     if vocabulary.dataset != "hicodet":
         raise ValueError(
-            f"{path}: a list goes by HICO-DET's numbered HOI classes, which {vocabulary.dataset} does not have. Give "
+            f"{path}: a list is in the order of HICO-DET's HOI classes, which {vocabulary.dataset} does not have. Give "
             "sentences by phrase"
         )
     if len(sentences) != len(vocabulary.hois):
@@ -128,7 +128,7 @@ def _by_class(path: Path, sentences: list[str], texts: Texts, vocabulary: Vocabu
     for sentence, hoi in zip(sentences, vocabulary.hois, strict=True):
         found[texts.phrase_of[hoi]].append(sentence)
     if missing := [str(phrase) for phrase, said in zip(texts.phrases, found, strict=True) if not said]:
-        raise ValueError(f"{path}: says nothing of '{missing[0]}'{_more(missing)}, which is annotated but no HOI class")
+        raise ValueError(f"{path}: has no sentence for '{missing[0]}'{_more(missing)}, annotated but not an HOI class")
     return found
 
 
@@ -140,7 +140,7 @@ def _more(found: Sequence[str]) -> str:
 
 
 def shuffled(texts: Texts, seed: int) -> dict[Phrase, Phrase]:
-    """What is said in each phrase's place when the names of verbs and objects are deranged: a control.
+    """A control: the phrase that replaces each phrase when the names of verbs and objects are shuffled.
 
     Every verb gets another verb's name and every object another object's, so that no phrase keeps its meaning, while
     phrases that share a verb or an object still do: the geometry of words stays. Names are those that occur.
@@ -157,7 +157,7 @@ def shuffled(texts: Texts, seed: int) -> dict[Phrase, Phrase]:
 
 
 def _deranged(names: list[str], random: np.random.Generator, kind: str) -> dict[str, str]:
-    """Each name's new one: a permutation without a name whose first word stays."""
+    """The new name of each name: a permutation in which the first word of each name changes."""
     first = np.array([name if kind == "object" else name.split(" ")[0] for name in names])
     for _ in range(TRIES if len(names) != 1 else 0):
         order = random.permutation(len(names))

@@ -117,7 +117,7 @@ class SentenceModules:
             return lambda states: torch.cat([POOLED[mode](states) for mode in modes], -1)
         if kind == "Normalize":
             return lambda vectors: F.normalize(vectors, dim=-1)
-        if kind == "Dropout":  # nothing is trained here
+        if kind == "Dropout":  # only for training
             return lambda vectors: vectors
         if kind == "LayerNorm":
             norm = nn.LayerNorm(read_json(config, _LayerNormConfig).dimension)
@@ -134,11 +134,11 @@ class SentenceModules:
         """The module with the weights of its folder, frozen."""
         path = next((path for path in map(folder.joinpath, MODULE_WEIGHTS) if path.is_file()), None)
         if path is None:
-            raise ValueError(f"{folder}: no weights here, expected one of {', '.join(MODULE_WEIGHTS)}. Get them again")
+            raise ValueError(f"{folder}: has no weights, expected one of {', '.join(MODULE_WEIGHTS)}. Get them again")
         self.weights.append(path)
         try:
             module.load_state_dict({key.removeprefix(prefix): value for key, value in _tensors(path).items()})
-        except Exception as error:  # torch's and safetensors' own, of damaged files and of other shapes
+        except Exception as error:  # raised by torch or safetensors for damaged files or other shapes
             raise ValueError(f"{path}: does not fit its config.json ({' '.join(str(error).split())})") from error
         check_finite(str(path), module.state_dict(), "Get them again")
         return module.float().eval().requires_grad_(False)
@@ -150,7 +150,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _activation(config: Path, sizes: _DenseConfig) -> nn.Module:
-    """The activation that a Dense module names by its class, which must be one of torch's."""
+    """The activation of a Dense module, named by its class, which must be one of torch."""
     if sizes.activation_function is None:
         return nn.Identity()
     place, _, name = sizes.activation_function.rpartition(".")
@@ -163,7 +163,7 @@ def _activation(config: Path, sizes: _DenseConfig) -> nn.Module:
 
 
 def encoder_folder(folder: Path) -> tuple[Path, list[_Module] | None]:
-    """Where a folder has its encoder, and the modules that follow it; None where there is no modules.json."""
+    """The folder of the encoder, and the modules that follow it; None if there is no modules.json."""
     path = folder / MODULES_FILE
     if not path.exists():
         return folder, None

@@ -178,7 +178,7 @@ def test_a_folder_without_weights_is_refused(fresh, tmp_path):
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ValueError, match="neither a folder that holds a detector"):
+    with pytest.raises(ValueError, match="neither a folder with a detector"):
         load_detector(str(tmp_path / "nothing"))
 
 
@@ -276,7 +276,7 @@ def test_names_of_pascal_voc_are_those_of_coco():
 
 
 def test_names_without_a_partner_are_listed():
-    with pytest.raises(ValueError, match=r"knows \['kite'\] in addition and lacks \['bat'\]"):
+    with pytest.raises(ValueError, match=r"has \['kite'\] in addition, and \['bat'\] are missing"):
         match_names(["person", "kite"], ["person", "bat"])
 
 

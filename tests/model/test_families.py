@@ -164,7 +164,7 @@ def test_a_finer_map_is_chosen_by_its_stride(folders):
         frozen = FrozenDetector(network, NAMES, "encoder", [stride])
         seen = frozen(*photos((64, 64)))
         assert (frozen.stride, seen.maps.shape[2:]) == (stride, (64 // stride, 64 // stride))
-    with pytest.raises(ValueError, match="its map 'encoder' has stride 8 or 16 or 32, asked for is 4"):
+    with pytest.raises(ValueError, match="its map 'encoder' has stride 8 or 16 or 32, the settings ask for 4"):
         FrozenDetector(network, NAMES, "encoder", [4])
 
 
@@ -181,7 +181,7 @@ def test_a_detector_of_one_size_sees_no_other(folders):
     frozen = FrozenDetector(load_detector(str(folders["rt_detr"])), NAMES)
     assert frozen.size(None) == FixedSize(height=64, width=64)
     assert frozen.size(FixedSize(height=96, width=96)) == FixedSize(height=96, width=96)
-    with pytest.raises(ValueError, match="cannot see a picture of 70 x 64 pixels"):
+    with pytest.raises(ValueError, match="does not accept a picture of 70 x 64 pixels"):
         frozen.size(FixedSize(height=70, width=64))
     with pytest.raises(ValueError, match="the settings say image: shortest=800 longest=1333"):
         frozen.size(ImageSize(shortest=800, longest=1333))

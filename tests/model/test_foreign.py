@@ -104,7 +104,7 @@ def test_pictures_may_have_different_numbers_of_boxes_and_those_of_score_0_are_n
     ],
 )
 def test_output_that_does_not_fit_is_one_error_that_names_the_field(weights, name, said):
-    with pytest.raises(ValueError, match=rf"{MODULE}.{name}: `detect` gave {said}"):
+    with pytest.raises(ValueError, match=rf"{MODULE}.{name}: `detect` returned {said}"):
         FrozenDetector(make(name, weights), NAMES)(*photos((48, 64)))
 
 
@@ -125,7 +125,7 @@ def test_a_class_that_is_not_of_the_form_is_refused(weights, name, said):
 def test_a_module_or_weights_that_are_not_there_are_named(weights):
     with pytest.raises(ValueError, match=r"tests\.nothing\.Grid: there is no module .*PYTHONPATH"):
         Foreign("tests.nothing.Grid", weights)
-    with pytest.raises(ValueError, match=r"nothing\.pt: does not exist, and is named as the weights of tests"):
+    with pytest.raises(ValueError, match=r"nothing\.pt: does not exist, but is named as the weights of tests"):
         make("Grid", Path("nothing.pt"))
 
 
@@ -161,7 +161,7 @@ def test_it_sees_at_its_own_size_unless_the_settings_say_another_of_that_form(we
     assert frozen.size(None) == ImageSize(shortest=48, longest=64)
     assert frozen.size(ImageSize(shortest=32, longest=64)).shortest == 32
     with pytest.raises(
-        ValueError, match="Grid: sees pictures of shortest=48 longest=64, the settings say image: height"
+        ValueError, match="Grid: takes pictures of shortest=48 longest=64, the settings say image: height"
     ):
         frozen.size(FixedSize(height=64, width=64))
 
@@ -169,5 +169,5 @@ def test_it_sees_at_its_own_size_unless_the_settings_say_another_of_that_form(we
 def test_another_map_than_it_has_is_refused(weights):
     with pytest.raises(ValueError, match="has one map, `map: backbone`; asked for is 'encoder'"):
         FrozenDetector(make("Grid", weights), NAMES, "encoder")
-    with pytest.raises(ValueError, match=r"its map has stride 16, asked for is \[8\]"):
+    with pytest.raises(ValueError, match=r"its map has stride 16, but the settings ask for \[8\]"):
         FrozenDetector(make("Grid", weights), NAMES, "backbone", [8])

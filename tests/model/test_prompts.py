@@ -88,8 +88,8 @@ def test_phrases_of_combinations_that_do_not_occur_are_left_out(tmp_path):
         (["one", "two"], r"2 sentences, but there are 3 HOI classes"),
         (["one", " ", "three"], r"1: expected a sentence, not an empty text"),
         (["one", "two", 3], r"2: .*valid string"),
-        (dict.fromkeys(NAMES[:1], "said"), r"says nothing of 'person ride apple' \(1 more such\)"),
-        (dict.fromkeys([*NAMES, "person rides apple"], "said"), r"'person rides apple' is no phrase of a verb and an"),
+        (dict.fromkeys(NAMES[:1], "said"), r"has no sentence for 'person ride apple' \(1 more such\)"),
+        (dict.fromkeys([*NAMES, "person rides apple"], "said"), r"'person rides apple' is not a phrase of a verb and"),
         ({name: [] for name in NAMES}, r"person ride bicycle"),
         ({name: [""] for name in NAMES}, r"person ride bicycle.*expected a sentence, not an empty text"),
         (dict.fromkeys(NAMES, 3), r"person ride bicycle"),
@@ -118,7 +118,7 @@ def test_a_file_that_is_not_there_is_an_error_that_names_it(tmp_path):
 
 
 def test_a_list_is_for_hico_det_alone(tmp_path):
-    with pytest.raises(ValueError, match=r"said\.json: a list goes by HICO-DET's numbered HOI classes"):
+    with pytest.raises(ValueError, match=r"said\.json: a list is in the order of HICO-DET's HOI classes"):
         described(tmp_path / "said.json", ["one", "two", "three"], VCOCO)
 
 

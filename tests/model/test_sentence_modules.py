@@ -140,7 +140,7 @@ DENSE = {"in_features": 8, "out_features": 5}
         ([POOLING, ("WordWeights", {})], r"modules\.json: module WordWeights is not supported"),
         ([("Pooling", {"pooling_mode": "median"})], r"1_Pooling/config\.json: pooling_mode"),
         ([POOLING, ("Dense", {"out_features": 5})], r"2_Dense/config\.json: in_features"),
-        ([POOLING, ("Dense", DENSE)], r"2_Dense: no weights here, expected one of model\.safetensors"),
+        ([POOLING, ("Dense", DENSE)], r"2_Dense: has no weights, expected one of model\.safetensors"),
         ([POOLING, ("Dense", DENSE | {"use_residual": True})], r"2_Dense/config\.json: use_residual"),
         ([POOLING, ("Dense", DENSE | {"activation_function": "os.system"})], r"expected a class of torch\.nn"),
     ],

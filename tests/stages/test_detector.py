@@ -527,7 +527,7 @@ def test_the_vocabulary_of_the_photos_is_that_of_the_detector(corner):
     other = dataclasses.replace(load_vocabulary(corner.root / "prepare"), objects=("person", "kite"))
     first = corner.run("first")
     save_vocabulary(corner.root / "prepare" / "vocabulary.json", other)
-    with pytest.raises(ValueError, match=r"knows \['ball'\] in addition and lacks \['kite'\]"):
+    with pytest.raises(ValueError, match=r"has \['ball'\] in addition, and \['kite'\] are missing"):
         corner.run("taken", detector_=corner.given(first, schedule=None))
 
 

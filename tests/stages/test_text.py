@@ -86,7 +86,7 @@ def test_sentences_come_from_a_template_or_from_a_file_whose_digest_is_recorded(
 def test_a_file_that_does_not_fit_leaves_nothing(study, settings_of, tmp_path):
     said = tmp_path / "said.json"
     said.write_text(json.dumps({"person hold ball": "a"}))
-    with pytest.raises(ValueError, match=r"said\.json: says nothing of 'person throw ball'"):
+    with pytest.raises(ValueError, match=r"said\.json: has no sentence for 'person throw ball'"):
         text(settings=settings_of(with_sentences(descriptions=str(said))), annotations=study.prepare,
              out=tmp_path / "text")  # fmt: skip
     assert not (tmp_path / "text").exists()

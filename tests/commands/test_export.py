@@ -177,7 +177,7 @@ def test_a_folder_comes_before_the_hub_and_has_no_revision(exported, tmp_path, m
     monkeypatch.chdir(exported.parent.parent)
     name = f"{exported.parent.name}/{exported.name}"
     assert find_run(name) == Path(name)
-    with pytest.raises(ValueError, match="is for a model of the hub"):
+    with pytest.raises(ValueError, match="needs a model of the hub"):
         find_run(name, COMMIT)
     with pytest.raises(ValueError, match=r"a/b/c: no such folder"):
         find_run("a/b/c", COMMIT)

@@ -101,7 +101,7 @@ def test_a_hub_id_that_is_nowhere_is_one_error_that_says_what_to_do(tmp_path, mo
 @pytest.mark.parametrize("model", ["./nowhere", "/no/such/folder", "some/where/else"])
 def test_a_folder_that_is_not_there_is_not_asked_for_at_the_hub(model, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked"))
-    with pytest.raises(ValueError, match="there is no such folder"):
+    with pytest.raises(ValueError, match="the folder does not exist"):
         load_encoder(model, None, None, "mean")
 
 

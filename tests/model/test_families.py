@@ -224,7 +224,9 @@ def test_an_image_processor_that_is_not_understood_is_refused_by_its_file(tmp_pa
 def test_a_detector_of_one_size_without_its_image_processor_is_refused(tmp_path):
     save_family("d_fine", tmp_path, NAMES)
     (tmp_path / "preprocessor_config.json").unlink()
-    with pytest.raises(ValueError, match=r"holds no preprocessor_config\.json, which says at which size a d_fine sees"):
+    with pytest.raises(
+        ValueError, match=r"has no preprocessor_config\.json, which specifies the input size of a d_fine"
+    ):
         load_detector(str(tmp_path))
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from rmlr.data.augment import view_sizes
 from rmlr.data.features import FeatureWriter, Index, ShardBuilder, check_space
 from rmlr.data.loading import ahead, loader_threads
 from rmlr.data.records import load_annotations, load_vocabulary
+from rmlr.hoi import Annotation, Vocabulary
 from rmlr.learning.seeing import Looking, Seeing, Taking
 from rmlr.model.detector import select_instances
 from rmlr.study.nodes import FeaturesNode
@@ -51,25 +53,8 @@ def features(
     inputs = [path for path in (annotations, images, detector, from_) if path is not None]
     with run("features", chosen, settings=settings, out=out, inputs=inputs) as record:
         vocabulary, wanted = load_vocabulary(annotations), load_annotations(annotations, split)
-        if from_ is not None and images is None and detector is None:
-            source: Seeing = Taking(from_, vocabulary, chosen)
-        elif from_ is None and images is not None and detector is not None:
-            source = Looking(detector, images, vocabulary, chosen)
-        else:
-            raise ValueError("give either --images and --detector, or --from, the folder of features that you have")
-        index = Index(
-            detector_digest=source.digest,
-            view=View(image=source.image, selection=rule.selection, map=rule.map, strides=rule.strides),
-            objects=list(vocabulary.objects),
-            person=vocabulary.person,
-            channels=source.channels,
-            token_dim=source.token_dim,
-            map_dtype=rule.map_dtype,
-            shard_images=rule.shard_images,
-            image_ids=[annotation.image_id for annotation in wanted],
-            views=rule.views,
-            augment=rule.augment,
-        )
+        source = _source(vocabulary, chosen, images, detector, from_)
+        index = _index(source, vocabulary, wanted, chosen)
         by_id = {annotation.image_id: annotation for annotation in wanted}
         parts = [index.model_dump(), chosen.model_dump(), [(item.image_id, item.file_name) for item in wanted]]
         writer = FeatureWriter(index, record.resume, hashlib.sha256(json.dumps(parts).encode()).hexdigest())
@@ -114,6 +99,34 @@ def features(
                         check_space(record.folder, round(size * ratio), round((size - to_write) * ratio) + found)
         writer.finish(record.folder)
         record.log_metrics({"images": float(len(wanted)), "instances_made": float(kept)})
+
+
+def _source(
+    vocabulary: Vocabulary, chosen: FeaturesNode, images: Path | None, detector: Path | None, given: Path | None
+) -> Seeing:
+    """The detector on photos, or features that were computed elsewhere."""
+    if given is not None and images is None and detector is None:
+        return Taking(given, vocabulary, chosen)
+    if given is None and images is not None and detector is not None:
+        return Looking(detector, images, vocabulary, chosen)
+    raise ValueError("give either --images and --detector, or --from, the folder of features that you have")
+
+
+def _index(source: Seeing, vocabulary: Vocabulary, wanted: Sequence[Annotation], chosen: FeaturesNode) -> Index:
+    rule = chosen.features
+    return Index(
+        detector_digest=source.digest,
+        view=View(image=source.image, selection=rule.selection, map=rule.map, strides=rule.strides),
+        objects=list(vocabulary.objects),
+        person=vocabulary.person,
+        channels=source.channels,
+        token_dim=source.token_dim,
+        map_dtype=rule.map_dtype,
+        shard_images=rule.shard_images,
+        image_ids=[annotation.image_id for annotation in wanted],
+        views=rule.views,
+        augment=rule.augment,
+    )
 
 
 def _chunks(

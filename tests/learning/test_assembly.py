@@ -61,7 +61,7 @@ def test_nothing_is_learnt_of_unseen_classes(hicodet_records, monkeypatch):
         objects = vocabulary.objects
         view = View(image=seen.image, selection=seen.features.selection, map=seen.features.map)
 
-        def __init__(self, features, annotated, split, share, vocabulary, pose):
+        def __init__(self, features, annotated, split, share, vocabulary, pose, cache):
             self.truths = Truths(annotated, [image.image_id for image in annotated], vocabulary)
             self.image_ids = [image.image_id for image in annotated]
             self.drawn = self.used = torch.arange(len(annotated))

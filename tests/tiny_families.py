@@ -13,6 +13,8 @@ from transformers.utils.logging import disable_progress_bar
 
 SQUARE = {"size": {"height": 64, "width": 64}, "do_normalize": False}  # RT-DETR's image processor, but for the size
 NORMALISED = {"size": {"height": 64, "width": 64}, "do_normalize": True}
+SMALL = {"size": {"shortest_edge": 64, "longest_edge": 96}}
+LARGER = {"size": {"shortest_edge": 128, "longest_edge": 192}}  # its coarsest map has a stride of 64
 QUERIES = 12
 
 
@@ -82,19 +84,19 @@ def _yolos(named: dict) -> Any:
 
 
 FAMILIES: dict[str, tuple[Callable[[dict], Any], dict[str, Any]]] = {  # its configuration, and its image processor's
-    "conditional_detr": (_detr("ConditionalDetrConfig"), {}),
-    "dab-detr": (_detr("DabDetrConfig", hidden_size=16), {}),
+    "conditional_detr": (_detr("ConditionalDetrConfig"), SMALL),
+    "dab-detr": (_detr("DabDetrConfig", hidden_size=16), SMALL),
     "deformable_detr": (
-        _detr("DeformableDetrConfig", backbone_config=_resnet("stage2", "stage3", "stage4"), d_model=32), {},
+        _detr("DeformableDetrConfig", backbone_config=_resnet("stage2", "stage3", "stage4"), d_model=32), LARGER,
     ),
-    "table-transformer": (_detr("TableTransformerConfig"), {}),
+    "table-transformer": (_detr("TableTransformerConfig"), SMALL),
     "rt_detr": (_rt_detr("RTDetrConfig"), SQUARE),
     "rt_detr_v2": (_rt_detr("RTDetrV2Config"), SQUARE),
     "d_fine": (_rt_detr("DFineConfig", decoder_n_points=[2, 2, 2]), SQUARE),
     "deimv2": (_rt_detr("Deimv2Config", decoder_n_points=[2, 2, 2]), SQUARE),
     "lw_detr": (_lw_detr, NORMALISED),
     "rf_detr": (_rf_detr, NORMALISED),
-    "yolos": (_yolos, {}),
+    "yolos": (_yolos, SMALL),
 }  # fmt: skip
 
 

@@ -84,20 +84,29 @@ class Chain:
 
 @torch.no_grad()
 def teach_two_classes(folder: Path, names: Sequence[str], photos: Sequence[Path]) -> None:
-    """Let about half of a detector's boxes in these photos be called persons, the others balls."""
+    """Let about half of a detector's boxes in each of these photos be called persons, the others balls."""
     network: Any = load_detector(str(folder))
     frozen = FrozenDetector(network, names)
-    batch = load_batch(photos, frozen.size(None))
-    tokens = frozen(batch.pixels, batch.is_padding, batch.resized, batch.original).tokens.flatten(0, 1)
-    middle = tokens.mean(0)
-    direction = torch.linalg.svd(tokens - middle, full_matrices=False).Vh[0]
-    direction /= ((tokens - middle) @ direction).std()
     heads = [
         part
         for name, part in network.named_modules()
-        if isinstance(part, nn.Linear) and part.out_features in (len(names), len(names) + 1) and ".enc_" not in name
+        if isinstance(part, nn.Linear)
+        and part.out_features in (len(names), len(names) + 1)
+        and "class" in name
+        and "enc_" not in name
     ]
-    assert heads
+    read: list[torch.Tensor] = []
+    for head in heads:
+        head.register_forward_pre_hook(lambda _module, inputs: read.append(inputs[0]))
+    batch = load_batch(photos, frozen.size(None))
+    seen = frozen(batch.pixels, batch.is_padding, batch.resized, batch.original)
+    vectors = read[-1].view(*seen.scores.shape, -1)  # b q d, of the last layer
+    middle, shared = vectors.mean((0, 1)), vectors.mean(1)  # what the boxes of a photo share must not decide
+    away = (vectors - shared[:, None]).flatten(0, 1)
+    between = torch.linalg.svd(shared - middle, full_matrices=False).Vh[: len(photos) - 1]
+    away -= away @ between.T @ between
+    direction = torch.linalg.svd(away, full_matrices=False).Vh[0]
+    direction /= (away @ direction).std()
     for head in heads:
         head.weight.zero_()
         head.bias.fill_(-9.0)
@@ -116,7 +125,7 @@ def family(tmp_path: Path, photo_run, kind: str) -> Chain:
 
 def must_look(chain: Chain, photo_run) -> None:
     run, out = chain.finish(), chain.root / "found"
-    photo(str(photo_run.photos[0]), run=run, detector=chain.root / "detector", out=out, min_score=0.0)
+    photo(*map(str, photo_run.photos), run=run, detector=chain.root / "detector", out=out, min_score=0.0)
     assert (out / "triplets.csv").read_text().count("\n") > 1
     assert list(out.glob("*-triplets.png"))
     with pytest.raises(ValueError, match="has no attention maps of its queries"):

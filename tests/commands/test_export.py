@@ -140,7 +140,8 @@ def test_a_model_of_the_hub_is_taken_from_its_cache(photo_run, exported, tmp_pat
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     model = load("me/people", revision=COMMIT)
     assert model(photo_run.photos[0]) == load(photo_run.run)(photo_run.photos[0])
-    with pytest.raises(ValueError, match=rf"me/others: not a folder, and not available .*hf download me/others --revision {COMMIT}"):
+    said = rf"me/others: not a folder, and not available .*hf download me/others --revision {COMMIT}"
+    with pytest.raises(ValueError, match=said):
         load("me/others", revision=COMMIT)
 
 

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import pytest
 import torch
@@ -34,6 +34,7 @@ from ..tiny_families import save_family
 ROOT = Path(__file__).parents[2]
 RUN = "runs/table2/wo_cl/0"
 QUICK = "rt_detr_v2"
+Form = TypeVar("Form", bound=Section)
 AUGMENT = Augment(
     flip=0.5, jitter=0.4, shortest=[64], longest=64, crop=0.0, crop_from=[64], crop_smallest=32, crop_largest=48
 )
@@ -51,7 +52,7 @@ class Chain:
             given = node.detector.model_dump() | {"architecture": None, "schedule": None, "image": None} | changes
             self.nodes["detector/base"] = DetectorNode.check(node.model_dump() | {"detector": given}, "a test")
 
-    def node(self, name: str, form: type) -> object:
+    def node(self, name: str, form: type[Form]) -> Form:
         node = self.nodes[name]
         assert isinstance(node, form)
         return node
@@ -61,7 +62,7 @@ class Chain:
         path.write_text(node.dump())
         return path
 
-    def run(self, *splits: str) -> None:
+    def run(self, *splits: Literal["train", "val", "test"]) -> None:
         annotations, seen = self.prepare, self.root / "features"
         where = {"annotations": annotations, "images": self.images}
         out = self.root / "detector"

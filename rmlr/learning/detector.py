@@ -39,7 +39,7 @@ POINTS = 50  # points of the loss curve
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class TrainingBatch:
     """Photos with the targets of a detector; boxes in pixels of photos of height and width `sizes`."""
 
     pixels: Float[Tensor, "b 3 height width"]
@@ -67,7 +67,7 @@ class Photos:
         wanted = [self.annotations[index] for index in indices]
         return load_annotated(wanted, self.folder, self._size)
 
-    def mirrored(self, indices: Sequence[int], is_mirrored: Bool[Tensor, " b"]) -> Lesson:
+    def mirrored(self, indices: Sequence[int], is_mirrored: Bool[Tensor, " b"]) -> TrainingBatch:
         """These photos with their boxes, some mirrored."""
         batch = self.load(indices)
         found = [targets(self.truths[index]) for index in indices]
@@ -77,14 +77,14 @@ class Photos:
             photo.copy_(photo.flip(-1))
             box[:, [0, 2]] = float(batch.original[position, 1]) - box[:, [2, 0]]
         boxes, labels = zip(*found, strict=True)
-        return Lesson(batch.pixels, batch.is_padding, boxes, labels, batch.original)
+        return TrainingBatch(batch.pixels, batch.is_padding, boxes, labels, batch.original)
 
-    def augmented(self, indices: Sequence[int], rule: Augment, seed: int, step: int) -> Lesson:
+    def augmented(self, indices: Sequence[int], rule: Augment, seed: int, step: int) -> TrainingBatch:
         """These photos with their boxes, augmented at random by `rule`."""
         wanted = [self.truths[index] for index in indices]
         batch, views = load_augmented(wanted, self.folder, rule, seed=seed, view=step)
         boxes, labels = zip(*map(targets, views), strict=True)
-        return Lesson(batch.pixels, batch.is_padding, boxes, labels, batch.original)
+        return TrainingBatch(batch.pixels, batch.is_padding, boxes, labels, batch.original)
 
 
 def distinct(annotation: Annotation, repeats_iou: float | None) -> Annotation:
@@ -115,11 +115,11 @@ class Learner(nn.Module):
         super().__init__()
         self.detr = detr
 
-    def forward(self, lesson: Lesson) -> Float[Tensor, ""]:
+    def forward(self, batch: TrainingBatch) -> Float[Tensor, ""]:
         """The loss on a batch, which is moved to the device of the DETR."""
         device = self.detr.device
-        pixels, is_padding, sizes = (x.to(device) for x in (lesson.pixels, lesson.is_padding, lesson.sizes))
-        boxes, labels = ([x.to(device) for x in part] for part in (lesson.boxes, lesson.labels))
+        pixels, is_padding, sizes = (x.to(device) for x in (batch.pixels, batch.is_padding, batch.sizes))
+        boxes, labels = ([x.to(device) for x in part] for part in (batch.boxes, batch.labels))
         return detection_loss(self.detr, pixels, is_padding, boxes, labels, sizes)
 
 
@@ -165,7 +165,7 @@ def fit(
     steps = schedule.steps or max((schedule.epochs or 1) * len(photos) // schedule.batch_size, 1)
     every = max(steps // max(SAVES, schedule.epochs or 0), 1)
 
-    def load(part: tuple[int, list[int], Tensor]) -> tuple[list[int], Lesson]:
+    def load(part: tuple[int, list[int], Tensor]) -> tuple[list[int], TrainingBatch]:
         step, indices, is_mirrored = part
         image_ids = [photos.annotations[index].image_id for index in indices]
         if schedule.augment is None:
@@ -174,7 +174,7 @@ def fit(
 
     drawn = islice(_batches(len(photos), schedule.batch_size, seed), start, steps)
     parts = (part for batch in drawn for part in _shares(batch, rank, processes, micro))
-    lessons = ahead(load, parts, loader_threads(device))
+    batches = ahead(load, parts, loader_threads(device))
     with record.progress(steps, "detector: steps") as progress:
         if start:
             progress.advance(start, note="(resumed)")
@@ -184,7 +184,7 @@ def fit(
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
             optimizer.zero_grad()
-            total = _backward(accelerator, parallel, lessons, accumulation, step)
+            total = _backward(accelerator, parallel, batches, accumulation, step)
             torch.nn.utils.clip_grad_norm_(detr.parameters(), schedule.clip_norm)
             optimizer.step()
             average.update(detr, step)
@@ -202,14 +202,18 @@ def fit(
 
 
 def _backward(
-    accelerator: Accelerator, parallel: nn.Module, lessons: Iterator[tuple[list[int], Lesson]], number: int, step: int
+    accelerator: Accelerator,
+    parallel: nn.Module,
+    batches: Iterator[tuple[list[int], TrainingBatch]],
+    number: int,
+    step: int,
 ) -> float:
     """Add the gradients of micro-batches; returns the loss of this process. ValueError in all if one is not finite."""
     total = 0.0
     for position in range(number):
-        image_ids, lesson = next(lessons)
+        image_ids, batch = next(batches)
         with accelerator.no_sync(parallel) if position + 1 < number else nullcontext():
-            loss = parallel(lesson) / number
+            loss = parallel(batch) / number
             if cast(Tensor, accelerator.reduce((~loss.detach().isfinite()).int(), "sum")):
                 raise ValueError(
                     f"step {step}: the detector's loss is {loss.item()} on images {image_ids}. Lower the learning rate?"

@@ -85,9 +85,10 @@ class Foreign:
         """Copy the class' file and its weights, and name the class in config.json."""
         shutil.copyfile(self.source, folder / SOURCE)
         if self.weights is not None:
-            (folder / WEIGHTS).mkdir()
-            target = folder / WEIGHTS / self.weights.name
-            (shutil.copytree if self.weights.is_dir() else shutil.copyfile)(self.weights, target)
+            for file in files_of(self.weights) if self.weights.is_dir() else [self.weights]:
+                target = folder / WEIGHTS / file.relative_to(self.weights.parent)
+                target.parent.mkdir(parents=True, exist_ok=True)  # not a copy of a folder, which may be read-only
+                shutil.copyfile(file, target)
         (folder / "config.json").write_text(json.dumps({"model_type": FORM, "class": self.python}) + "\n")
 
 

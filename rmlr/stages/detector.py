@@ -60,7 +60,7 @@ def detector(
         test = load_annotations(annotations, "test")
         if chosen.detector.schedule is not None:
             assert isinstance(network, DetrForObjectDetection)
-            train = _lessons(chosen.detector, annotations, coco, vocabulary, test)
+            train = _training_examples(chosen.detector, annotations, coco, vocabulary, test)
             record.log_metrics({"train_images": float(len(train))})
             photos = Photos(train, images, chosen.detector)
             identity = training_identity(chosen, seed, photos)
@@ -79,7 +79,7 @@ def detector(
         record.log_metrics(metrics)
 
 
-def _lessons(
+def _training_examples(
     settings: Detector, annotations: Path, coco: Path | None, vocabulary: Vocabulary, test: Sequence[Annotation]
 ) -> list[Annotation]:
     """The training examples of a detector, never with a test photo."""
@@ -91,15 +91,15 @@ def _lessons(
         )
     excluded = {annotation.image_id for annotation in test}
     if coco is None:
-        lessons = load_annotations(annotations, "train")
+        examples = load_annotations(annotations, "train")
     else:
-        lessons = read_coco_without(coco, excluded, vocabulary.objects)
+        examples = read_coco_without(coco, excluded, vocabulary.objects)
         if any("/" in annotation.file_name for annotation in test):  # a published release: photos are in folders
-            lessons = in_folders(lessons)
-        log.info("COCO without V-COCO's test photos: %d images, %d left out", len(lessons), len(excluded))
-    if shared := sorted(excluded.intersection(annotation.image_id for annotation in lessons)):
+            examples = in_folders(examples)
+        log.info("COCO without V-COCO's test photos: %d images, %d left out", len(examples), len(excluded))
+    if shared := sorted(excluded.intersection(annotation.image_id for annotation in examples)):
         raise ValueError(f"{annotations}: {len(shared)} test photos are in the training set, such as {shared[:5]}")
-    return lessons
+    return examples
 
 
 def _start(settings: Detector, vocabulary: Vocabulary) -> Network:

@@ -192,7 +192,7 @@ class Study(Section):
         }
 
     def _check_folds(self, profile: Profile, where: str) -> None:
-        """ValueError where a fold would be learnt from by what is scored on it."""
+        """ValueError if something that is scored on a fold would be trained on it."""
         assert profile.folds is not None
         if profile.prediction.split != FOLDS_OF:
             raise ValueError(f"{where}: all folds are predicted: prediction.split must be {FOLDS_OF}")
@@ -203,12 +203,16 @@ class Study(Section):
                 raise ValueError(f"{where}.validation is 0, but train.{dataset}.validate_every asks for photos of val")
         if profile.folds.of == "test":
             return
-        for name, detector in profile.detectors.items():
-            if detector.schedule is not None and not detector.all_of_coco:
-                raise ValueError(
-                    f"{where}: detector {name} learns from train, which is in the folds. Take it as it is (schedule: "
-                    "null), or split the photos of test alone: folds: {count: 5, of: test}"
-                )
+        trained = [
+            f"detector {name}" for name, one in profile.detectors.items() if one.schedule and not one.all_of_coco
+        ]
+        if profile.pose is not None and profile.pose.schedule is not None:
+            trained.append("the pose network")
+        if trained:
+            raise ValueError(
+                f"{where}: {trained[0]} is trained on train, which is in the folds. Use given weights unchanged "
+                "(schedule: null), or make folds of the test photos only: folds: {count: 5, of: test}"
+            )
 
     def _check_figure(self, name: str, figure: AnyFigure) -> None:
         """ValueError unless the number of runs is right, and all have the same data set."""

@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from rmlr.data.given import GivenFeatures
 from rmlr.hoi import Annotation
+
+from ..photo_records import unannotated
 
 ABOUT = {
     "detector": "mine 1.0",
@@ -23,19 +24,7 @@ HEIGHT, WIDTH = 128, 150  # seen as 64 x 75
 
 
 def record() -> Annotation:
-    nothing = np.zeros(0, dtype=np.int64)
-    return Annotation(
-        image_id=7,
-        file_name="7.jpg",
-        height=HEIGHT,
-        width=WIDTH,
-        boxes=np.zeros((0, 4)),
-        labels=nothing,
-        interactions=nothing.reshape(0, 3),
-        is_crowd=nothing.astype(bool),
-        is_listed=nothing.astype(bool),
-        actions=nothing.reshape(0, 2),
-    )
+    return unannotated(7, HEIGHT, WIDTH, ".jpg")
 
 
 def tensors(count: int = 2) -> dict[str, torch.Tensor]:

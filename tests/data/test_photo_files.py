@@ -10,23 +10,13 @@ from PIL import Image
 from rmlr.data.photo_files import check_photos
 from rmlr.hoi import Annotation
 
+from ..photo_records import unannotated
+
 WHERE = Path("my/vcoco")
 
 
 def record(number: int, width: int = 20, height: int = 10) -> Annotation:
-    nothing = np.zeros(0, dtype=bool)
-    return Annotation(
-        image_id=number,
-        file_name=f"{number}.jpg",
-        height=height,
-        width=width,
-        boxes=np.zeros((0, 4)),
-        labels=np.zeros(0, dtype=np.int64),
-        interactions=np.zeros((0, 3), dtype=np.int64),
-        is_crowd=nothing,
-        is_listed=nothing,
-        actions=np.zeros((0, 2), dtype=np.int64),
-    )
+    return unannotated(number, height, width, ".jpg")
 
 
 SPLITS = {"train": [record(1), record(2)], "val": [record(3, 200, 100)], "test": [record(4)]}

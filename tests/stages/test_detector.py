@@ -15,7 +15,7 @@ from rmlr.data.coco import read_coco_without
 from rmlr.data.records import load_annotations, load_vocabulary, save_annotations, save_vocabulary
 from rmlr.hoi import Annotation, Vocabulary
 from rmlr.learning import detector as learning
-from rmlr.learning.detector import Lesson, Photos, targets
+from rmlr.learning.detector import Photos, TrainingBatch, targets
 from rmlr.model.detector import WEIGHTS_FILE, load_detector, save_detector
 from rmlr.stages.detector import detector
 from rmlr.study.nodes import DetectorNode
@@ -289,9 +289,9 @@ def test_a_mirrored_photo_has_mirrored_boxes_also_in_a_batch_with_a_larger_one(c
     check_colours(seen)
 
 
-def check_colours(lesson: Lesson) -> None:
+def check_colours(batch: TrainingBatch) -> None:
     """Red is a person, blue a ball, where their boxes are."""
-    for pixels, boxes, labels in zip(lesson.pixels, lesson.boxes, lesson.labels, strict=True):
+    for pixels, boxes, labels in zip(batch.pixels, batch.boxes, batch.labels, strict=True):
         for box, label in zip(boxes.round().int().tolist(), labels.tolist(), strict=True):
             channel = pixels[:, (box[1] + box[3]) // 2, (box[0] + box[2]) // 2]
             assert (channel[0] > channel[2]) == (label == 0)
@@ -299,16 +299,16 @@ def check_colours(lesson: Lesson) -> None:
 
 def test_augmented_photos_have_their_boxes_with_them_and_differ_from_step_to_step(corner):
     photos = photos_of(corner)
-    lessons = [photos.augmented(range(8), AUGMENT, 0, step) for step in range(8)]
-    for lesson in lessons:
-        check_colours(lesson)
-        assert all(len(boxes) == len(labels) for boxes, labels in zip(lesson.boxes, lesson.labels, strict=True))
+    batches = [photos.augmented(range(8), AUGMENT, 0, step) for step in range(8)]
+    for batch in batches:
+        check_colours(batch)
+        assert all(len(boxes) == len(labels) for boxes, labels in zip(batch.boxes, batch.labels, strict=True))
     again = photos.augmented([3, 5], AUGMENT, 0, 2)
     height, width = again.sizes[0].tolist()
-    assert torch.equal(again.pixels[0, :, :height, :width], lessons[2].pixels[3, :, :height, :width])
-    assert torch.equal(again.boxes[1], lessons[2].boxes[5])
-    assert len({tuple(lesson.sizes[0].tolist()) for lesson in lessons}) > 1
-    assert {len(boxes) for lesson in lessons for boxes in lesson.boxes} >= {1, 2}, "a crop leaves some boxes out"
+    assert torch.equal(again.pixels[0, :, :height, :width], batches[2].pixels[3, :, :height, :width])
+    assert torch.equal(again.boxes[1], batches[2].boxes[5])
+    assert len({tuple(batch.sizes[0].tolist()) for batch in batches}) > 1
+    assert {len(boxes) for batch in batches for boxes in batch.boxes} >= {1, 2}, "a crop leaves some boxes out"
 
 
 def torchrun_detector(corner, name: str, **schedule) -> subprocess.CompletedProcess:

@@ -12,7 +12,7 @@ from rmlr.data.augment import load_view
 from rmlr.data.features import Features as Cache
 from rmlr.data.images import load_batch
 from rmlr.data.records import load_vocabulary, save_annotations, save_vocabulary
-from rmlr.hoi import Annotation, Vocabulary
+from rmlr.hoi import Vocabulary
 from rmlr.learning import seeing as stage
 from rmlr.model.anchored import build_detector
 from rmlr.model.detector import FrozenDetector, load_detector, save_detector, weights_digest
@@ -20,6 +20,7 @@ from rmlr.stages.features import features
 from rmlr.study.nodes import FeaturesNode
 from rmlr.study.settings import Features, ImageSize, Selection
 
+from ..photo_records import unannotated
 from ..tiny_detr import tiny_detr
 
 VOCABULARY = Vocabulary(
@@ -65,21 +66,7 @@ def corner(tmp_path) -> Corner:
     for image_id, (height, width) in PHOTOS.items():
         pixels = rng.integers(0, 255, (height // 8, width // 8, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((width, height)).save(tmp_path / "images" / f"{image_id}.png")
-        nothing = np.zeros(0, dtype=np.int64)
-        annotations.append(
-            Annotation(
-                image_id=image_id,
-                file_name=f"{image_id}.png",
-                height=height,
-                width=width,
-                boxes=np.zeros((0, 4)),
-                labels=nothing,
-                interactions=nothing.reshape(0, 3),
-                is_crowd=nothing.astype(bool),
-                is_listed=nothing.astype(bool),
-                actions=nothing.reshape(0, 2),
-            )
-        )
+        annotations.append(unannotated(image_id, height, width))
     save_vocabulary(tmp_path / "prepare" / "vocabulary.json", VOCABULARY)
     save_annotations(tmp_path / "prepare" / "train.json", annotations)
     save_annotations(tmp_path / "prepare" / "val.json", [])

@@ -18,7 +18,6 @@ from rmlr.data.features import Features, FeatureWriter, Index, ShardBuilder
 from rmlr.data.images import load_batch, resized_size
 from rmlr.data.records import save_annotations, save_vocabulary
 from rmlr.detections.triplets import load_triplets
-from rmlr.hoi import Annotation
 from rmlr.hoi.batch import Instances
 from rmlr.learning.inference import load
 from rmlr.model.checkpoint import load_card, load_checkpoint
@@ -32,6 +31,7 @@ from rmlr.study.nodes import PoseNode
 from rmlr.study.plan import Study
 from rmlr.study.settings import ImageSize, Pose
 
+from ..photo_records import unannotated
 from .conftest import VIEW, VOCABULARY
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -69,15 +69,6 @@ def write_features(folder: Path, image_ids: list[int], detector: str = "d" * 64)
     writer.finish(folder)
 
 
-def annotation(image_id: int, height: int, width: int) -> Annotation:
-    nothing = np.zeros(0, dtype=np.int64)
-    return Annotation(
-        image_id=image_id, file_name=f"{image_id}.png", height=height, width=width, boxes=np.zeros((0, 4)),
-        labels=nothing, interactions=nothing.reshape(0, 3), is_crowd=nothing.astype(bool),
-        is_listed=nothing.astype(bool), actions=nothing.reshape(0, 2),
-    )  # fmt: skip
-
-
 def given(weights: Path, batch_size: int) -> Pose:
     """A pose network whose file is the user's."""
     return Pose(weights=str(weights), architecture=None, schedule=None, batch_size=batch_size)
@@ -109,7 +100,7 @@ def corner(tmp_path, pose_weights) -> Corner:
     for image_id, (height, width) in PHOTOS.items():
         pixels = rng.integers(0, 255, (height // 8, width // 8, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((width, height)).save(tmp_path / "images" / f"{image_id}.png")
-    annotations = [annotation(image_id, *size) for image_id, size in PHOTOS.items()]
+    annotations = [unannotated(image_id, *size) for image_id, size in PHOTOS.items()]
     save_vocabulary(tmp_path / "prepare" / "vocabulary.json", VOCABULARY)
     for split, members in (("train", annotations), ("val", [])):
         save_annotations(tmp_path / "prepare" / f"{split}.json", members)

@@ -10,6 +10,7 @@ import yaml
 from graph import Graph
 from wanted import LONG_AGO, only_one, want
 
+from rmlr.study.params import Run
 from rmlr.study.plan import Study
 
 ROOT = Path(__file__).parents[2]
@@ -141,6 +142,9 @@ def test_one_process_at_a_time_may_write(tmp_path):
 
 # ---- folds
 
+TAKEN = {"dataset": "vcoco", "weights": "facebook/detr-resnet-50", "revision": None, "seen": ["coco"]}
+TAKEN |= {"architecture": None, "schedule": None, "image": None, "object_ap": "pycocotools"}
+
 
 def of_folds(content, **folds) -> Graph:
     content["profiles"]["tiny"]["folds"] = {"count": 3, "of": "test"} | folds
@@ -213,10 +217,29 @@ def test_a_number_alone_is_folds_of_all_photos_for_a_detector_that_is_taken_as_i
     assert (node.folds.count, node.folds.of, node.folds.validation) == (5, "all", 0.0)
 
 
+def test_with_folds_of_all_photos_a_detector_that_has_seen_the_data_set_has_seen_what_is_scored(content):
+    profile, run = (
+        content["profiles"]["tiny"],
+        Run(variant="rmlr", dataset="vcoco", backbone="base", encoder="main", overrides={}),
+    )
+    profile["detectors"]["base"] |= TAKEN | {"weights": "weights/mine", "seen": ["vcoco"]}
+    has_seen = [
+        Study.check(content | {"profiles": {"tiny": profile | {"folds": folds}}}, "params.yaml")
+        .profiles["tiny"]
+        .has_seen_test(run)
+        for folds in (None, {"count": 3, "of": "test"}, {"count": 3, "of": "all"})
+    ]
+    assert has_seen == [False, False, True]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tiny: tiny.update(folds=3), r"tiny.folds: detector base learns from train, which is in the folds"),
+        (lambda tiny: tiny.update(folds=3), r"tiny.folds: detector base is trained on train, which is in the folds"),
+        (
+            lambda tiny: tiny.update(folds=3, detectors={"base": TAKEN}, backbones={"base": tiny["backbones"]["base"]}),
+            r"tiny.folds: the pose network is trained on train, which is in the folds",
+        ),
         (lambda tiny: tiny["prediction"].update(split="val"), r"tiny.folds: .*prediction.split must be test"),
         (lambda tiny: tiny["train"]["vcoco"].update(split="test"), r"tiny.folds: train.vcoco.split is test: expected"),
         (

@@ -127,7 +127,9 @@ def test_every_number_is_in_one_place_so_that_an_experiment_can_set_it():
     assert [found for found in twice if not all(path.startswith("profiles.paper") for path in found)] == []
 
 
-@pytest.mark.parametrize("number", ["demo.losses.hoi", "paper.train.vcoco.epochs"])
+@pytest.mark.parametrize(
+    "number", ["demo.losses.hoi", "paper.train.vcoco.epochs", "photos_centernet.network.ire.layers"]
+)
 def test_a_number_set_for_an_experiment_is_changed_there_and_nowhere_else(number, tmp_path):
     params = tmp_path / "params.yaml"
     shutil.copyfile(ROOT / "params.yaml", params)

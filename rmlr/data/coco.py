@@ -6,6 +6,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Sequence, Set
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -136,17 +137,20 @@ def read_coco(folder: Path, wanted: Container[int]) -> Coco:
     for path in paths:
         content = read_json(path, _File)
         found = sorted((category.id, category.name) for category in content.categories)
-        if categories and found != categories:
-            raise ValueError(f"{path}: categories differ from those of {paths[0]}. Are both of one release?")
         for twice in (Counter(number for number, _ in found), Counter(name for _, name in found)):
             if (most := twice.most_common(1)) and most[0][1] > 1:
                 raise ValueError(
                     f"{path}: category {most[0][0]!r} is listed twice under categories. Give each one id and name"
                 )
+        if categories and found != categories:
+            raise ValueError(
+                f"{path}: categories differ from those of {paths[0]}: {first_difference(found, categories)}. "
+                "Are both of one release?"
+            )
         categories, category_ids, known = found, {number for number, _ in found}, set()
         for image in content.images:
             if image.id in known or image.id in images:
-                raise ValueError(f"{path}: image id {image.id} is listed twice. Is the file damaged?")
+                raise ValueError(f"{path}: image id {image.id} is listed twice. Keep one of its entries")
             known.add(image.id)
             if image.id in wanted:
                 images[image.id], instances[image.id] = image, []
@@ -164,7 +168,7 @@ def read_coco(folder: Path, wanted: Container[int]) -> Coco:
             if item.image_id not in wanted:
                 continue
             if item.id in place:
-                raise ValueError(f"{path}: annotation id {item.id} is listed twice. Is the file damaged?")
+                raise ValueError(f"{path}: annotation id {item.id} is listed twice. Keep one of its entries")
             of_image = instances[item.image_id]
             if item.ignore == 1 or item.area <= 0:
                 place[item.id] = (item.image_id, NO_BOX)
@@ -177,6 +181,12 @@ def read_coco(folder: Path, wanted: Container[int]) -> Coco:
         raise ValueError(f"{paths[0]}: no category is named '{PERSON}': {', '.join(objects)}")
     label_of = {number: label for label, (number, _) in enumerate(categories)}
     return Coco(objects, images, instances, place, label_of, dropped)
+
+
+def first_difference(found: Sequence, expected: Sequence) -> str:
+    """Where two lists differ first, in words."""
+    place, pair = next((place, pair) for place, pair in enumerate(zip_longest(found, expected)) if pair[0] != pair[1])
+    return "entry {} (from 0) is {}, expected {}".format(place, *("absent" if each is None else each for each in pair))
 
 
 class _AllBut:

@@ -85,7 +85,7 @@ class Index(Shards):
     @model_validator(mode="after")
     def _knows_the_person(self) -> "Index":
         if self.person >= len(self.objects):
-            raise ValueError(f"person is object {self.person} of {len(self.objects)}")
+            raise ValueError(f"person is object {self.person}, expected 0 to {len(self.objects) - 1}")
         return self
 
     def forms(self, cells: int | str = "cells") -> dict[str, Form]:

@@ -65,7 +65,7 @@ def load_people(path: Path) -> tuple[tuple[str, ...], list[Posed]]:
     names, images = tuple(content.categories[0].keypoints), {image.id: image for image in content.images}
     if len(images) < len(content.images):
         image_id = Counter(image.id for image in content.images).most_common(1)[0][0]
-        raise ValueError(f"{path}: image id {image_id} is listed twice. Is the file damaged?")
+        raise ValueError(f"{path}: image id {image_id} is listed twice. Keep one of its entries")
     people = []
     for number, one in enumerate(content.annotations):
         if one.image_id not in images:

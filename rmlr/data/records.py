@@ -171,7 +171,7 @@ def load_image_objects(folder: Path, split: str) -> dict[int, list[int]] | None:
     for image_id, objects in found.items():
         if objects and max(objects) >= num_objects:
             raise ValueError(
-                f"{path}: image {image_id} has object {max(objects)} (from 0) of {num_objects}. Prepare it again"
+                f"{path}: image {image_id} has object {max(objects)}, expected 0 to {num_objects - 1}. Prepare it again"
             )
     return found
 
@@ -181,11 +181,14 @@ def check_vocabulary(source: Path, vocabulary: Vocabulary) -> None:
     verbs = vocabulary.verbs + vocabulary.unscored_verbs
     for what, names in (("object", vocabulary.objects), ("verb", verbs), ("action", vocabulary.actions)):
         if len(set(names)) < len(names):
-            raise ValueError(f"{source}: {what} '{Counter(names).most_common(1)[0][0]}' is listed twice")
+            raise ValueError(
+                f"{source}: {what} '{Counter(names).most_common(1)[0][0]}' is listed twice, expected different names"
+            )
         if unnamed := [number for number, name in enumerate(names) if not name.strip()]:
             raise ValueError(f"{source}: {what} {unnamed[0]} (from 0) has no name")
     if vocabulary.person >= len(vocabulary.objects):
-        raise ValueError(f"{source}: person is object {vocabulary.person} of {len(vocabulary.objects)}")
+        last = len(vocabulary.objects) - 1
+        raise ValueError(f"{source}: person is object {vocabulary.person}, expected 0 to {last}")
     for index, (verb, object_) in enumerate(vocabulary.hois):
         if verb >= len(vocabulary.verbs) or object_ >= len(vocabulary.objects):
             sizes = f"{len(vocabulary.verbs)} verbs and {len(vocabulary.objects)} objects"
@@ -193,9 +196,9 @@ def check_vocabulary(source: Path, vocabulary: Vocabulary) -> None:
     if len(set(vocabulary.hois)) < len(vocabulary.hois):
         raise ValueError(f"{source}: the same (verb, object) is listed twice in hois")
     if vocabulary.rare and max(vocabulary.rare) >= len(vocabulary.hois):
-        raise ValueError(f"{source}: rare names HOI {max(vocabulary.rare)} of {len(vocabulary.hois)}")
+        raise ValueError(f"{source}: rare has HOI {max(vocabulary.rare)}, expected 0 to {len(vocabulary.hois) - 1}")
     if len(set(vocabulary.rare)) < len(vocabulary.rare):
-        raise ValueError(f"{source}: rare names HOI {Counter(vocabulary.rare).most_common(1)[0][0]} twice")
+        raise ValueError(f"{source}: HOI {Counter(vocabulary.rare).most_common(1)[0][0]} is listed twice in rare")
 
 
 def check_annotations(source: Path, annotations: Sequence[Annotation], vocabulary: Vocabulary) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from rmlr.data.coco import PERSON, Box, Coco, CocoImage, GroundTruth, read_coco
+from rmlr.data.coco import PERSON, Box, Coco, CocoImage, GroundTruth, first_difference, read_coco
 from rmlr.data.images import read_size
 from rmlr.data.records import Corpus, check_vocabulary, with_hois_of
 from rmlr.hoi import NO_BOX, Annotation, Vocabulary
@@ -75,8 +75,8 @@ def read_vcoco(raw: Path, unscored_roles: Sequence[str]) -> Corpus:
     are the (verb, object) combinations with a box in train and val.
     """
     folder = raw / "vcoco"
-    ids = {split: read_ids(folder / "splits" / f"vcoco_{split}.ids") for split in SPLITS}
     official = {split: folder / f"vcoco_{split}.json" for split in SPLITS}
+    ids = {split: read_ids(_ids_file(path)) for split, path in official.items()}
     rows = {split: read_json(path, _ActionsFile).root for split, path in official.items() if path.exists()}
     if not rows:
         raise ValueError(
@@ -84,16 +84,17 @@ def read_vcoco(raw: Path, unscored_roles: Sequence[str]) -> Corpus:
         )
     coco = read_coco(raw / "coco", set(chain.from_iterable(ids.values())))
     first = next(iter(rows))
-    vocabulary = _vocabulary(official[first], rows[first], coco.objects, unscored_roles)
+    vocabularies = {split: _vocabulary(official[split], rows[split], coco.objects, unscored_roles) for split in rows}
+    vocabulary = vocabularies[first]
 
     splits: dict[str, list[Annotation]] = {}
     notes: dict[str, int] = {}
     for split in SPLITS:
         if split in rows:
-            if _roles(rows[split]) != _roles(rows[first]):
+            if (found := _roles(rows[split])) != (expected := _roles(rows[first])):
                 raise ValueError(
-                    f"{official[split]}: actions and roles differ from those of {official[first]}. "
-                    "Are both of one release?"
+                    f"{official[split]}: actions and roles differ from those of {official[first]}: "
+                    f"{first_difference(found, expected)}. Are both of one release?"
                 )
             splits[split] = _join(official[split], rows[split], ids[split], coco, vocabulary)
             notes[f"{split}_listed_persons"] = len(rows[split][0].ann_id)
@@ -115,14 +116,20 @@ def read_vcoco(raw: Path, unscored_roles: Sequence[str]) -> Corpus:
     return Corpus(with_hois_of(vocabulary, splits["train"] + splits["val"]), splits, notes)
 
 
+def _ids_file(path: Path) -> Path:
+    """The list of ids of the split whose annotations a file has."""
+    return path.parent / "splits" / f"{path.stem.removeprefix('instances_')}.ids"
+
+
 def read_ids(path: Path) -> list[int]:
     """The image ids of a split, in file order; the official trainval list is not sorted."""
     ids: dict[int, None] = {}  # in order
     for line, text in enumerate(read_text(path, "Put V-COCO's data/splits there").split(), start=1):
         if not (text.isdecimal() and len(text) <= MAX_DIGITS):
-            raise ValueError(f"{path}: entry {line}: expected an image id, got {text[:60]!r}")
+            what = f"an image id of at most {MAX_DIGITS} digits"
+            raise ValueError(f"{path}: entry {line}: expected {what}, got {text[:60]!r}")
         if int(text) in ids:
-            raise ValueError(f"{path}: image {int(text)} is listed twice")
+            raise ValueError(f"{path}: image {int(text)} is listed twice. Keep one of them")
         ids[int(text)] = None
     return list(ids)
 
@@ -170,7 +177,7 @@ def _join(path: Path, rows: list[_Action], ids: list[int], coco: Coco, vocabular
         if image_id not in coco.images:
             raise ValueError(
                 f"{path}: image {image_id} of the split is in no COCO instances file. Are they of one release? "
-                "Else take it from the split's list of ids, or add it to coco/instances_*2014.json"
+                f"Else remove it from {_ids_file(path)}, or add it to coco/instances_*2014.json"
             )
 
     def find(annotation_id: int, image_id: int, what: str) -> int:
@@ -191,8 +198,8 @@ def _join(path: Path, rows: list[_Action], ids: list[int], coco: Coco, vocabular
     for image_id, annotation_id in zip(images, people, strict=True):
         if image_id not in listed:
             raise ValueError(
-                f"{path}: person {annotation_id} is of image {image_id}, which is not in the split's list of ids. "
-                "Are annotations and split of one release?"
+                f"{path}: person {annotation_id} is of image {image_id}, which is not among the {len(ids)} ids of "
+                f"{_ids_file(path)}. Are both of one release?"
             )
         human = find(annotation_id, image_id, "a person")
         humans.append(human)
@@ -258,8 +265,8 @@ def read_pairs(path: Path, ids: list[int], vocabulary: Vocabulary, coco: Coco, p
     if sorted(content.images) != sorted(ids):
         outside = sorted(set(content.images) ^ set(ids))
         raise ValueError(
-            f"{path}: {len(content.images)} images, {len(ids)} in the split's list of ids, {len(outside)} in one only, "
-            f"such as {outside[:1]}. Are annotations and split of one release?"
+            f"{path}: {len(content.images)} images, {len(ids)} in {_ids_file(path)}, {len(outside)} in one only, "
+            f"such as {outside[:1]}. Are both of one release?"
         )
     verbs = vocabulary.verbs + vocabulary.unscored_verbs
     for key, names, known in (

@@ -124,7 +124,7 @@ def _find_files(folder: Path, vocabulary: Vocabulary) -> dict[Path, Int[np.ndarr
         what = "is missing" if wrong[0] in expected else "is not expected"
         raise ValueError(
             f"{folder}: {wrong[0]} {what}; expected {_name(1)} to {_name(len(expected))}, one for each object, "
-            f"or a single {ALL}; there are {len(found)} files"
+            f"or a single {ALL}. Number of files found: {len(found)}"
         )
     files = [folder / name for name in expected]
     return {

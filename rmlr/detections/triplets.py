@@ -201,7 +201,9 @@ def _numbers(name: Path | str, column: pa.ChunkedArray, field: pa.Field, is_roun
     """A column in the type of its field; 64-bit floats stay if 32 bits lose digits, except with `is_rounded`."""
     wanted, is_null = np.dtype(field.type.to_pandas_dtype()), column.is_null().to_numpy()
     if is_null.any() and field.name not in MISSING:
-        raise ValueError(f"{name}: {name_row(int(np.argmax(is_null)))}: column '{field.name}' is empty (null)")
+        raise ValueError(
+            f"{name}: {name_row(int(np.argmax(is_null)))}: column '{field.name}' holds null, expected a number"
+        )
     if is_null.all() and len(is_null):  # without a type if pandas has only None
         return np.full(len(is_null), MISSING[field.name], dtype=wanted)
     column = column.cast(pa.float32()) if pa.types.is_float16(column.type) else column
@@ -267,8 +269,8 @@ def _agent_faults(agents: Agents, vocabulary: Vocabulary | None, image_ids: Sequ
 
 
 def _score_faults(rows: Triplets | Agents) -> Faults:
-    yield np.isnan(rows.score), "the score is NaN"
-    yield np.isinf(rows.score), "the score is infinite; expected a finite number, in any range"
+    for test, what in ((np.isnan, "NaN"), (np.isinf, "infinite")):
+        yield test(rows.score), f"the score is {what}; expected a finite number, in any range"
 
 
 def _is_inverted(boxes: Float[np.ndarray, "t 4"]) -> Bool[np.ndarray, " t"]:
@@ -277,5 +279,5 @@ def _is_inverted(boxes: Float[np.ndarray, "t 4"]) -> Bool[np.ndarray, " t"]:
 
 def _image_faults(rows: Triplets | Agents, image_ids: Sequence[int] | None) -> Faults:
     if image_ids is not None:
-        message = f"the image is not one of the {len(image_ids)} of the split; were they predicted on another one?"
+        message = f"the image is not one of the {len(image_ids)} of the split; perhaps the rows are of another split"
         yield ~np.isin(rows.image_id, np.array(image_ids, dtype=np.int64)), message

@@ -19,6 +19,9 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a full disk
+MAPPING = dict.fromkeys(("model_type", "dict_type"), "expected keys with values")  # pydantic names our classes
+SHORT = reprlib.Repr()  # for values in messages
+SHORT.maxstring = SHORT.maxother = 80
 LONGEST_NAME = 255  # bytes of a file name, on usual file systems
 
 Form = TypeVar("Form", bound=BaseModel)
@@ -41,7 +44,7 @@ def _must_stay_inside(name: str) -> str:
 
 def _must_say_something(name: str) -> str:
     if not name.strip():
-        raise ValueError("expected a name, got an empty text")
+        raise ValueError("expected a name")
     return name
 
 
@@ -117,12 +120,18 @@ def _not_utf8(path: Path, error: UnicodeDecodeError) -> str:
 
 
 def _first_fault(where: str, error: ValidationError) -> str:
-    first, *others = error.errors(include_url=False)
-    key = ".".join(map(str, first["loc"])) or "(top)"
-    message = f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}"
-    if first["type"] != "missing":
-        message += f", got {reprlib.repr(first['input'])}"
-    return message + (f" ({len(others)} more such)" if others else "")
+    first, *others = describe_faults(error)
+    return f"{where}: {first}" + (f" ({len(others)} more such)" if others else "")
+
+
+def describe_faults(error: ValidationError) -> list[str]:
+    """For each key that does not fit: the key, what was expected and what was found."""
+    return [
+        f"{'.'.join(map(str, fault['loc'])) or '(top)'}: "
+        + MAPPING.get(fault["type"], fault["msg"].removeprefix("Value error, "))
+        + ("" if fault["type"] == "missing" else f", got {SHORT.repr(fault['input'])}")
+        for fault in error.errors(include_url=False)
+    ]
 
 
 # ---- writing

@@ -21,7 +21,7 @@ def parse(text: str, where: str) -> Any:
     except yaml.YAMLError as error:
         raise ValueError(f"{where}: not YAML: {error}") from error
     except RecursionError as error:
-        raise ValueError(f"{where}: expected at most {DEEPEST} levels of nesting, found far more") from error
+        raise ValueError(f"{where}: expected at most {DEEPEST} levels of nesting, found more") from error
     except ValueError as error:  # such as month 13 in what looks like a date
         if str(error).startswith(where):
             raise

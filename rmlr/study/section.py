@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from rmlr.study.files import read_text
+from rmlr.study.files import describe_faults, read_text
 from rmlr.study.plain_yaml import parse
 
 MOST = 2**53  # integers up to here are exact in every program that reads a settings file
@@ -63,12 +63,8 @@ class Section(BaseModel):
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            lines = [
-                f"  {'.'.join(map(str, item['loc'])) or '(top)'}: {item['msg']}"
-                + ("" if item["type"] == "missing" else f", got {_shortened(item['input'])}")
-                for item in error.errors()
-            ]
-            raise ValueError(f"{where}: {len(lines)} setting(s) do not fit:\n" + "\n".join(lines)) from error
+            lines = [f"\n  {fault}" for fault in describe_faults(error)]
+            raise ValueError(f"{where}: {len(lines)} setting(s) do not fit:{''.join(lines)}") from error
 
     def dump(self) -> str:
         """The section as YAML, which `load` reads back to an equal section.
@@ -76,8 +72,3 @@ class Section(BaseModel):
         Fields at their default are left out, so a new field with a default does not change the identity of a result.
         """
         return yaml.safe_dump(self.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
-
-
-def _shortened(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

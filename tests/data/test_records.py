@@ -180,12 +180,12 @@ def test_an_index_into_another_images_boxes_is_refused(folder):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda vocabulary: vocabulary.update(person=2), "person is object 2 of 2"),
+        (lambda vocabulary: vocabulary.update(person=2), "person is object 2, expected 0 to 1"),
         (lambda vocabulary: vocabulary["hois"].append([2, 0]), r"hois\.2 is verb 2, object 0, but there are 2 verbs"),
         (lambda vocabulary: vocabulary["hois"].append([0, 2]), r"hois\.2 is verb 0, object 2"),
         (lambda vocabulary: vocabulary["hois"].append([0, 0]), r"the same \(verb, object\) is listed twice"),
-        (lambda vocabulary: vocabulary.update(rare=[2]), "rare names HOI 2 of 2"),
-        (lambda vocabulary: vocabulary.update(rare=[1, 1]), "rare names HOI 1 twice"),
+        (lambda vocabulary: vocabulary.update(rare=[2]), "rare has HOI 2, expected 0 to 1"),
+        (lambda vocabulary: vocabulary.update(rare=[1, 1]), "HOI 1 is listed twice in rare"),
         (
             lambda vocabulary: vocabulary.update(verbs=2 * vocabulary["verbs"][:1]),
             r"verb '.*' is listed twice.*Prepare it",
@@ -230,7 +230,7 @@ def test_a_release_without_labels_of_images_has_none(folder):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda splits: splits["train"].update({"7": [2]}), r"image 7 has object 2 \(from 0\) of 2"),
+        (lambda splits: splits["train"].update({"7": [2]}), "image 7 has object 2, expected 0 to 1"),
         (lambda splits: splits["train"].update({"7": [-1]}), r"train.7.0: .*greater than or equal to 0, got -1"),
         (lambda splits: splits["train"].update({"7": ["1"]}), r"train.7.0: .*integer, got '1'"),
         (lambda splits: splits["train"].update({"seven": [1]}), r"train.seven.*: .*integer"),

@@ -390,13 +390,13 @@ def test_wrong_files_are_refused_by_name(folder, tmp_path):
         read_hicodet_results(folder, VOCABULARY, IMAGES)
     (folder / "detections_05.mat").rename(folder / FILES[1])
     (folder / "detections_5.mat").touch()
-    with pytest.raises(ValueError, match=r"detections_5\.mat is not expected; .* there are 5 files"):
+    with pytest.raises(ValueError, match=r"detections_5\.mat is not expected.* found: 5"):
         read_hicodet_results(folder, VOCABULARY, IMAGES)
     (folder / "detections_5.mat").rename(folder / "detections.mat")
     with pytest.raises(ValueError, match=r"contains both detections\.mat and detections_01\.mat"):
         read_hicodet_results(folder, VOCABULARY, IMAGES)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"empty: detections_01\.mat is missing; .* there are 0 files"):
+    with pytest.raises(ValueError, match=r"empty: detections_01\.mat is missing.* found: 0"):
         read_hicodet_results(tmp_path / "empty", VOCABULARY, IMAGES)
     with pytest.raises(ValueError, match=r"absent: is not a folder"):
         read_hicodet_results(tmp_path / "absent", VOCABULARY, IMAGES)

@@ -129,7 +129,7 @@ def test_missing_extra_and_wrongly_typed_columns_are_one_error(tmp_path: Path):
             r"row 1 \(from 0\) \(2 rows like it\): the score is NaN.*'image_id': 11",
         ),
         ({"score": [0.1, 0.2, float("-inf")]}, r"row 2 .*the score is infinite; expected a finite number"),
-        ({"score": [0.1, None, 0.3]}, r"row 1 \(from 0\): column 'score' is empty"),
+        ({"score": [0.1, None, 0.3]}, r"row 1 \(from 0\): column 'score' holds null"),
         ({"human_x1": [1, 2, float("nan")]}, r"row 2 .*the human box is not four finite numbers"),
         ({"human_y2": [float("inf"), 40, 40]}, r"row 0 .*the human box is not four finite numbers"),
         ({"object_x1": [1, float("nan"), 3]}, r"row 1 .*neither four finite numbers nor four NaN"),
@@ -167,7 +167,8 @@ def test_rows_of_any_source_are_checked_and_named_as_it_names_them():
     rows = triplets()
     rows.score[1] = np.nan
     with pytest.raises(
-        ValueError, match=r"^some\.pkl: item 1, 'hold_obj': the score is NaN\. The row: .*'image_id': 11"
+        ValueError,
+        match=r"^some\.pkl: item 1, 'hold_obj': the score is NaN; expected a finite .*The row: .*'image_id': 11",
     ):
         check_triplets("some.pkl", rows, describe_row=lambda row: f"item {row}, 'hold_obj'")
 
@@ -225,7 +226,7 @@ def test_half_a_box_of_nulls_and_a_null_elsewhere_are_errors_that_name_the_row(t
     with pytest.raises(ValueError, match=r"row 1 .*neither four finite numbers nor four NaN \(or null\)"):
         load_triplets(path, vocabulary=VCOCO)
     path = write_frame(tmp_path / "t.parquet", verb=pd.array([0, None, 1], dtype="Int64"))
-    with pytest.raises(ValueError, match=r"row 1 \(from 0\): column 'verb' is empty \(null\)"):
+    with pytest.raises(ValueError, match=r"row 1 \(from 0\): column 'verb' holds null, expected a number"):
         load_triplets(path, vocabulary=VCOCO)
 
 
@@ -308,7 +309,7 @@ def test_a_table_of_agents_comes_back_as_it_was_written(tmp_path: Path, count: i
         ({"human_y1": [2, 99, 99]}, r"row 1 .*\(2 rows like it\): the human box is inverted"),
         ({"action": [0, 3, 1]}, r"row 1 .*the action is not in 0\.\.2"),
         ({"action": [-1, 0, 1]}, r"row 0 .*the action is not in 0\.\.2"),
-        ({"action": [None, 0, 1]}, r"row 0 \(from 0\): column 'action' is empty"),
+        ({"action": [None, 0, 1]}, r"row 0 \(from 0\): column 'action' holds null"),
         ({"image_id": [10, 13, 11]}, r"row 1 .*the image is not one of the 3 of the split"),
     ],
 )

@@ -485,7 +485,7 @@ def test_a_table_with_a_taken_name_is_an_error(content, name):
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        ("seeds", [0, 1, 0], "seeds: Value error, each seed is one run: 0 is listed 2 times, got [0, 1, 0]"),
+        ("seeds", [0, 1, 0], "seeds: each seed is one run: 0 is listed 2 times, got [0, 1, 0]"),
         ("seeds", [2**32], "seeds.0: Input should be less than 4294967296"),
         ("seeds", [], "seeds: List should have at least 1 item"),
         ("detector_seed", 2**32, "detector_seed: Input should be less than 4294967296"),

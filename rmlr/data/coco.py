@@ -6,7 +6,6 @@
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Sequence, Set
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +14,7 @@ import pydantic
 from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
+from rmlr.data.records import differences
 from rmlr.hoi import NO_BOX, Annotation
 from rmlr.study.files import Int64, Name, PositiveInt, RelativeName, read_json
 
@@ -142,10 +142,9 @@ def read_coco(folder: Path, wanted: Container[int]) -> Coco:
                 raise ValueError(
                     f"{path}: category {most[0][0]!r} is listed twice under categories. Give each one id and name"
                 )
-        if categories and found != categories:
+        if categories and (difference := differences(found, categories)):
             raise ValueError(
-                f"{path}: categories differ from those of {paths[0]}: {first_difference(found, categories)}. "
-                "Are both of one release?"
+                f"{path}: categories differ from those of {paths[0]}: {difference}. Are both of one release?"
             )
         categories, category_ids, known = found, {number for number, _ in found}, set()
         for image in content.images:
@@ -181,12 +180,6 @@ def read_coco(folder: Path, wanted: Container[int]) -> Coco:
         raise ValueError(f"{paths[0]}: no category is named '{PERSON}': {', '.join(objects)}")
     label_of = {number: label for label, (number, _) in enumerate(categories)}
     return Coco(objects, images, instances, place, label_of, dropped)
-
-
-def first_difference(found: Sequence, expected: Sequence) -> str:
-    """Where two lists differ first, in words."""
-    place, pair = next((place, pair) for place, pair in enumerate(zip_longest(found, expected)) if pair[0] != pair[1])
-    return "entry {} (from 0) is {}, expected {}".format(place, *("absent" if each is None else each for each in pair))
 
 
 class _AllBut:

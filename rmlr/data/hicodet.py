@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
-from rmlr.data.records import Corpus, check_vocabulary
+from rmlr.data.records import Corpus, check_vocabulary, differences
 from rmlr.hoi import Annotation, Vocabulary
 from rmlr.study.files import Name, Natural, PositiveInt, RelativeName, check_form, read_json
 from rmlr.study.matlab import read_variables
@@ -371,9 +371,10 @@ def read_image_objects(
     objects = [vocabulary.objects[object_] for _, object_ in vocabulary.hois]
     actions = content["list_action"]
     nouns = _texts(actions["nname"]) if "nname" in (actions.dtype.names or ()) else []
-    faults = _differences("list_action.nname", [noun.replace(" ", "_") for noun in nouns], objects)
+    lists = {"list_action.nname": ([noun.replace(" ", "_") for noun in nouns], objects)}
+    lists |= {f"list_{name}": (_texts(content[f"list_{name}"]), file.filenames) for name, file in files.items()}
+    faults = [f"{name}: {difference}" for name, pair in lists.items() if (difference := differences(*pair))]
     for name, file in files.items():
-        faults += _differences(f"list_{name}", _texts(content[f"list_{name}"]), file.filenames)
         labels, shape = content[f"anno_{name}"], (len(objects), len(file.filenames))
         if labels.shape != shape or labels.dtype.kind not in "iuf":
             faults.append(
@@ -401,13 +402,3 @@ def unlabelled_objects(annotations: Sequence[Annotation], labelled: Bool[np.ndar
 def _texts(cells: np.ndarray) -> list[str]:
     """The texts of a cell array, or of a field of a struct array."""
     return [str(cell.item()) if isinstance(cell, np.ndarray) and cell.size == 1 else "" for cell in cells.ravel()]
-
-
-def _differences(name: str, found: list[str], expected: Sequence[str]) -> list[str]:
-    """The differences of a list of names from the expected one, in words; empty if it is equal."""
-    faults = [f"{len(found)} entries, expected {len(expected)}"] if len(found) != len(expected) else []
-    pairs = zip(found, expected, strict=False)
-    first = next((number for number, (one, other) in enumerate(pairs, start=1) if one != other), None)
-    if first is not None:
-        faults.append(f"entry {first} is '{found[first - 1]}', expected '{expected[first - 1]}'")
-    return [f"{name}: {', '.join(faults)}"] if faults else []

@@ -201,6 +201,15 @@ def check_vocabulary(source: Path, vocabulary: Vocabulary) -> None:
         raise ValueError(f"{source}: HOI {Counter(vocabulary.rare).most_common(1)[0][0]} is listed twice in rare")
 
 
+def differences(found: Sequence, expected: Sequence) -> str:
+    """The differences of a list from the expected one, in words; empty if it is equal."""
+    faults = [f"{len(found)} entries, expected {len(expected)}"] if len(found) != len(expected) else []
+    pairs = enumerate(zip(found, expected, strict=False), start=1)
+    if (first := next((number for number, (one, other) in pairs if one != other), None)) is not None:
+        faults.append(f"entry {first} is {found[first - 1]!r}, expected {expected[first - 1]!r}")
+    return ", ".join(faults)
+
+
 def check_annotations(source: Path, annotations: Sequence[Annotation], vocabulary: Vocabulary) -> None:
     """ValueError unless images are unique, indices are in range, and boxes have their corners in order."""
     if not annotations:

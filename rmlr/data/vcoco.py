@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from rmlr.data.coco import PERSON, Box, Coco, CocoImage, GroundTruth, first_difference, read_coco
+from rmlr.data.coco import PERSON, Box, Coco, CocoImage, GroundTruth, read_coco
 from rmlr.data.images import read_size
-from rmlr.data.records import Corpus, check_vocabulary, with_hois_of
+from rmlr.data.records import Corpus, check_vocabulary, differences, with_hois_of
 from rmlr.hoi import NO_BOX, Annotation, Vocabulary
 from rmlr.study.files import Int64, Name, RelativeName, read_json, read_text
 
@@ -91,10 +91,10 @@ def read_vcoco(raw: Path, unscored_roles: Sequence[str]) -> Corpus:
     notes: dict[str, int] = {}
     for split in SPLITS:
         if split in rows:
-            if (found := _roles(rows[split])) != (expected := _roles(rows[first])):
+            if difference := differences(_roles(rows[split]), _roles(rows[first])):
                 raise ValueError(
                     f"{official[split]}: actions and roles differ from those of {official[first]}: "
-                    f"{first_difference(found, expected)}. Are both of one release?"
+                    f"{difference}. Are both of one release?"
                 )
             splits[split] = _join(official[split], rows[split], ids[split], coco, vocabulary)
             notes[f"{split}_listed_persons"] = len(rows[split][0].ann_id)

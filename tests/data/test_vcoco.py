@@ -279,7 +279,7 @@ def renamed_person(ann_id):
         (
             "vcoco/vcoco_val.json",
             lambda rows: rows.reverse(),
-            "actions and roles differ from those of .*vcoco_train.json: entry 0 .* is \\('point', ",
+            "actions and roles differ from those of .*vcoco_train.json: entry 1 is \\('point', ",
         ),
         (
             "coco/instances_train2014.json",

@@ -19,7 +19,8 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a full disk
-MAPPING = dict.fromkeys(("model_type", "dict_type"), "expected keys with values")  # pydantic names our classes
+KEYS = "expected keys with values"  # pydantic would name our classes
+MAPPING: dict[str, str] = {"model_type": KEYS, "dict_type": KEYS}
 SHORT = reprlib.Repr()  # for values in messages
 SHORT.maxstring = SHORT.maxother = 80
 LONGEST_NAME = 255  # bytes of a file name, on usual file systems

@@ -96,7 +96,7 @@ def test_what_does_not_fit_is_refused_by_row_and_column(train, hicodet_records, 
     frame, records = pd.read_parquet(VCOCO), load_triplets(VCOCO)
     with pytest.raises(ValueError, match=r"^the table of triplets: column 'verb' is missing"):
         evaluate(frame.drop(columns="verb"), train)
-    with pytest.raises(ValueError, match=r"the table of triplets: row 2 \(from 0\): column 'score' is empty"):
+    with pytest.raises(ValueError, match=r"the table of triplets: row 2 \(from 0\): column 'score' holds null"):
         evaluate(frame.assign(score=frame["score"].where(frame.index != 2, np.nan)), train)
     with pytest.raises(ValueError, match="the data frame does not fit a table: Duplicate column names"):
         evaluate(pd.concat([frame, frame["verb"]], axis=1), train)

@@ -163,7 +163,11 @@ CASES: dict[str, list[tuple[str, Change, str]]] = {
             replace("prepare.yaml", os.mkdir),
             r"prepare\.yaml: is not a file\. Does the path lead to a settings file\?",
         ),
-        ("raw file", write("raw", ""), r"raw/vcoco: input of 'prepare' does not exist\. Run the stage that makes it"),
+        (
+            "raw file",
+            write("raw", ""),
+            r"raw/vcoco: input of 'prepare' does not exist\. Check the path, or run the stage",
+        ),
         (
             "action empty",
             edit(ROWS, lambda rows: rows[0].update(action_name="")),
@@ -266,6 +270,11 @@ CASES: dict[str, list[tuple[str, Change, str]]] = {
             "vocabulary twice",
             edit(VOCABULARY, lambda vocabulary: vocabulary["objects"].append("person")),
             rf"{VOCABULARY}: object 'person' is listed twice, expected different names\. Prepare it again",
+        ),
+        (
+            "vocabulary empty",
+            edit(VOCABULARY, lambda vocabulary: vocabulary.update(objects=[])),
+            rf"{VOCABULARY}: objects: Tuple should have at least 1 item",
         ),
         (
             "vocabulary person",

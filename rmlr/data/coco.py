@@ -172,6 +172,11 @@ def read_coco(folder: Path, wanted: Container[int]) -> Coco:
             if item.ignore == 1 or item.area <= 0:
                 place[item.id] = (item.image_id, NO_BOX)
                 dropped[item.image_id] += 1
+            elif min(item.bbox[2:]) < 0:
+                raise ValueError(
+                    f"{path}: image {item.image_id}: bbox of annotation {item.id} is {list(item.bbox)} (x, y, width, "
+                    "height), expected a width and a height of at least 0"
+                )
             else:
                 place[item.id] = (item.image_id, len(of_image))
                 of_image.append(item)

@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Bool, Int
-from pydantic import BaseModel, ConfigDict, FiniteFloat, RootModel
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, RootModel
 
 from rmlr.hoi import NO_BOX, Annotation, Dataset, Vocabulary
-from rmlr.study.files import Int64, Natural, PositiveInt, RelativeName, read_json, write_whole
+from rmlr.study.files import SHORT, Int64, Natural, PositiveInt, RelativeName, read_json, write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class _Vocabulary(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     dataset: Dataset
-    objects: tuple[str, ...]
+    objects: Annotated[tuple[str, ...], Field(min_length=1)]
     person: Natural
     verbs: tuple[str, ...]
     hois: tuple[tuple[Natural, Natural], ...]
@@ -206,11 +207,11 @@ def differences(found: Sequence, expected: Sequence) -> str:
     faults = [f"{len(found)} entries, expected {len(expected)}"] if len(found) != len(expected) else []
     pairs = enumerate(zip(found, expected, strict=False), start=1)
     if (first := next((number for number, (one, other) in pairs if one != other), None)) is not None:
-        faults.append(f"entry {first} is {found[first - 1]!r}, expected {expected[first - 1]!r}")
+        faults.append(f"entry {first} is {SHORT.repr(found[first - 1])}, expected {SHORT.repr(expected[first - 1])}")
     return ", ".join(faults)
 
 
-def check_annotations(source: Path, annotations: Sequence[Annotation], vocabulary: Vocabulary) -> None:
+def check_annotations(source: Path | str, annotations: Sequence[Annotation], vocabulary: Vocabulary) -> None:
     """ValueError unless images are unique, indices are in range, and boxes have their corners in order."""
     if not annotations:
         return

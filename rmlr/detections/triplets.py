@@ -146,8 +146,8 @@ def _columns(rows: Triplets | Agents) -> dict[str, np.ndarray]:
 
 def _write(path: Path, columns: dict[str, np.ndarray], schema: pa.Schema) -> None:
     arrays = [pa.array(columns[field.name].astype(field.type.to_pandas_dtype())) for field in schema]
-    with written_aside(path) as aside:
-        parquet.write_table(pa.Table.from_arrays(arrays, schema=schema), aside, write_page_checksum=True)
+    with written_aside(path) as aside, aside.open("wb") as file:  # opened here: Arrow takes only paths that are UTF-8
+        parquet.write_table(pa.Table.from_arrays(arrays, schema=schema), file, write_page_checksum=True)
 
 
 def name_table(source: Path | pa.Table | Triplets | Agents, what: str) -> Path | str:
@@ -164,9 +164,10 @@ def _read(source: Path | pa.Table, schema: pa.Schema, what: str, is_rounded: boo
                 f"{name}: {'is not a file' if source.exists() else 'no such file'}; expected a Parquet table of {what}"
             )
         try:
-            with parquet.ParquetFile(source, page_checksum_verification=True) as file:
-                faults = _column_faults(file.schema_arrow, schema)
-                table = None if faults else file.read()
+            # Opened here, as Arrow takes only paths that are UTF-8.
+            with source.open("rb") as file, parquet.ParquetFile(file, page_checksum_verification=True) as content:
+                faults = _column_faults(content.schema_arrow, schema)
+                table = None if faults else content.read()
         except Exception as error:  # Arrow may raise anything for a damaged file
             raise ValueError(f"{name}: not a complete Parquet file ({error}). Write or get it again") from error
     else:

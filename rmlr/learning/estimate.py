@@ -63,7 +63,9 @@ def estimate(train: Callable[..., None], settings: Path, inputs: Mapping[str, Pa
     given = Given(**inputs).needed(chosen, settings)
     for path in given.paths(chosen):
         if not path.exists():
-            raise ValueError(f"{path}: input of training does not exist. Run the stage that makes it first")
+            raise ValueError(
+                f"{path}: input of training does not exist. Check the path, or run the stage that makes it first"
+            )
     log.info("%s: running %d steps", settings, steps)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:  # to measure its memory alone
         try:

@@ -71,7 +71,7 @@ def prepare(*, settings: Path, raw: Path, out: Path) -> None:
             corpus, release = read_hicodet(raw, chosen.hicodet.val_images), chosen.hicodet.release
         vocabulary, numbers = corpus.vocabulary, dict(corpus.notes)
         for split, annotations in corpus.splits.items():
-            check_annotations(raw / chosen.dataset, annotations, vocabulary)
+            check_annotations(f"{raw / chosen.dataset}: {split}", annotations, vocabulary)
             counts = count_annotations(annotations, vocabulary)
             numbers |= {f"{split}_{name}": count for name, count in counts.items()}
             log.info(

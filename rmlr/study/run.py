@@ -105,7 +105,9 @@ def run(
         if path.exists() and not path.is_file() and not path.is_dir():
             raise ValueError(f"{path}: input of '{stage}' is a pipe or a device. Write its content to a file first")
         if not path.exists():
-            raise ValueError(f"{path}: input of '{stage}' does not exist. Run the stage that makes it first")
+            raise ValueError(
+                f"{path}: input of '{stage}' does not exist. Check the path, or run the stage that makes it first"
+            )
     if int(os.environ.get("RANK", "0")):  # a further process of a distributed run: the first one writes
         with tempfile.TemporaryDirectory() as scratch:
             yield Record(stage, Path(scratch), beside(out.resolve(), "resume"))

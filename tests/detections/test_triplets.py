@@ -1,3 +1,4 @@
+import os
 import re
 from decimal import Decimal
 from pathlib import Path
@@ -74,6 +75,12 @@ def test_a_table_comes_back_as_it_was_written(tmp_path: Path, count: int):
         before, after = getattr(table, name), getattr(loaded, name)
         assert np.array_equal(before, after, equal_nan=before.dtype.kind == "f"), name
         assert before.dtype == after.dtype
+
+
+def test_the_name_of_a_table_need_not_be_utf8(tmp_path: Path):
+    path = tmp_path / os.fsdecode(b"\xff.parquet")
+    save_triplets(path, triplets(3))
+    assert np.array_equal(load_triplets(path).score, triplets(3).score)
 
 
 def test_a_changed_bit_anywhere_in_a_table_of_ours_is_an_error_that_names_it(tmp_path: Path):

@@ -129,7 +129,7 @@ def test_a_box_with_corners_out_of_order_is_refused(tiny_vcoco_raw, settings, tm
     content = json.loads(path.read_text())
     content["annotations"][0]["bbox"] = [10, 10, -5, 40]
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"vcoco: image 11: \[10.0, 10.0, 5.0, 50.0\] is not a valid box"):
+    with pytest.raises(ValueError, match=r"train2014\.json: image 11: bbox of annotation 101 is \[10\.0, 10\.0, -5"):
         prepare(settings=settings("vcoco"), raw=tiny_vcoco_raw, out=tmp_path / "prepare")
     assert not (tmp_path / "prepare").exists()
 

@@ -42,6 +42,7 @@ COMMANDS: dict[str, str] = {
     "export": "A trained run and its detector -> one folder to share, or to serve with MLflow.",
     "adopt": "A published UPT's weights -> a run's folder, for photo, export and predict.",
     "accept": "A change of code that alters no result -> results marked as current, with name, time and reason.",
+    "trace": "A row of a table -> its runs, and every stage behind them: settings, seed, code, inputs, versions.",
     "compare": "Two evaluations -> is one better, or is it noise?",
     "cost": "This machine -> what the networks of Table 4, or a training run, cost on it.",
 }

@@ -9,15 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rmlr.study.current import SETTINGS
+from rmlr.study.current import SETTINGS, code_of, differences
 from rmlr.study.files import write_whole
 from rmlr.study.folder import only_writer
 from rmlr.study.made import ABOUT, made_by, read_about
 from rmlr.study.nodes import NODES
 from rmlr.study.plan import Study
 from rmlr.study.section import Section
-
-CODE = "code"  # the digest of a node's code, in its settings
 
 
 @dataclass(frozen=True)
@@ -28,13 +26,6 @@ class Result:
     stage: str
     made: Section
     wanted: Section
-
-    def differences(self) -> list[str]:
-        """The differences except digests of code: `key: made -> wanted`."""
-        one, other = _numbers(self.made), _numbers(self.wanted)
-        return [
-            f"{key}: {one.get(key)} -> {other.get(key)}" for key in {**one, **other} if one.get(key) != other.get(key)
-        ]
 
 
 def accept(*targets: Path, because: str, results: Path | None = None, params: Path = Path("params.yaml")) -> None:
@@ -56,15 +47,15 @@ def accept(*targets: Path, because: str, results: Path | None = None, params: Pa
     root = results or Path("results", Study.load(params).profile)
     found = list(_results(root, targets))
     changed = [result for result in found if result.made != result.wanted]
-    other = {result.folder: differences for result in changed if (differences := result.differences())}
+    other = {result.folder: numbers for result in changed if (numbers := differences(result.made, result.wanted))}
     if other and targets:
-        lines = [f"  {folder}: {'; '.join(differences)}" for folder, differences in other.items()]
+        lines = [f"  {folder}: {'; '.join(numbers)}" for folder, numbers in other.items()]
         raise ValueError("numbers differ, not only code, so nothing was accepted:\n" + "\n".join(lines))
-    for folder, differences in other.items():
-        sys.stdout.write(f"{folder}: left, numbers differ: {'; '.join(differences)}\n")
+    for folder, numbers in other.items():
+        sys.stdout.write(f"{folder}: left, numbers differ: {'; '.join(numbers)}\n")
     accepted = [result for result in changed if result.folder not in other]
     for result in accepted:
-        old, new = (_codes(section) for section in (result.made, result.wanted))
+        old, new = (code_of(section) for section in (result.made, result.wanted))
         _mark(result, {"who": _user(), "when": _now(), "because": because, "from": old, "to": new})
         sys.stdout.write(f"{result.folder}: accepted, code {old} -> {new}\n")
     current = len(found) - len(changed)
@@ -105,24 +96,6 @@ def _mark(result: Result, entry: dict[str, Any]) -> None:
         aside = result.folder / f".{SETTINGS}.part"
         aside.write_text(result.wanted.dump())
         made_by(result.folder, result.stage).put(aside, SETTINGS)
-
-
-def _flat(tree: Any, above: str = "") -> Iterator[tuple[str, Any]]:
-    """Every leaf of a node by its dotted path."""
-    below = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else None
-    if not below:
-        yield above, tree
-        return
-    for key, part in below:
-        yield from _flat(part, f"{above}.{key}" if above else str(key))
-
-
-def _numbers(section: Section) -> dict[str, Any]:
-    return {key: leaf for key, leaf in _flat(section.model_dump(mode="json")) if key.rpartition(".")[2] != CODE}
-
-
-def _codes(section: Section) -> str:
-    return str(section.model_dump(mode="json")[CODE])
 
 
 def _user() -> str:

@@ -4,13 +4,15 @@ Only content is compared, not time, so this also works for clones, copies, archi
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rmlr.study.content import digest, sha256_of
 from rmlr.study.section import Section
 
 SETTINGS, ABOUT = "settings.yaml", "run.json"
+CODE = "code"  # the digest of a node's code, in its settings
 
 
 def is_same(section: Section, path: Path) -> bool:
@@ -21,6 +23,31 @@ def is_same(section: Section, path: Path) -> bool:
         return type(section).load(path) == section
     except (OSError, ValueError):
         return False
+
+
+def differences(made: Section, wanted: Section) -> list[str]:
+    """The differences between two settings of one node, except digests of code: `key: made -> wanted`."""
+    one, other = _numbers(made), _numbers(wanted)
+    return [f"{key}: {one.get(key)} -> {other.get(key)}" for key in {**one, **other} if one.get(key) != other.get(key)]
+
+
+def code_of(section: Section) -> str:
+    """The digest of a node's code, from its settings."""
+    return str(section.model_dump(mode="json")[CODE])
+
+
+def _numbers(section: Section) -> dict[str, Any]:
+    return {key: leaf for key, leaf in _flat(section.model_dump(mode="json")) if key.rpartition(".")[2] != CODE}
+
+
+def _flat(tree: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf of a node by its dotted path."""
+    below = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else None
+    if not below:
+        yield above, tree
+        return
+    for key, part in below:
+        yield from _flat(part, f"{above}.{key}" if above else str(key))
 
 
 def recorded_inputs(folder: Path) -> dict[str, str] | None:

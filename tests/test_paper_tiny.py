@@ -458,8 +458,9 @@ def test_the_paper_profile_is_made_from_archives_to_every_table_and_figure(
         assert all(any(row[name] for name in row if f"paper_{name}" in row) for row in measured), table
     (best, *_) = (row for row in rows_of(study.folder / "results/table2.csv") if row["runs"] == "shared/rmlr")
     assert float(best["vcoco_ap_role_1"]) > 0
-    assert chosen.figures_in(PROFILE).keys() == chosen.figures.keys()
-    for figure in chosen.figures:
+    figures = chosen.figures_in(PROFILE).keys()
+    assert figures == {name for name in chosen.figures if not name.startswith("real_photos")}
+    for figure in figures:
         made = {path.name for path in (study.results / "figures" / figure).iterdir()}
         assert {"figure.png", "figure.svg", "figure.csv", "run.json"} <= made, figure
 

@@ -145,11 +145,11 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> dict[str, Any] | None:
-    """The commit of the running code, and whether files differ from it; None outside of git."""
+    """The commit of the running code, and whether files but results differ from it; None outside of git."""
     git = ["git", "-C", str(PACKAGE)]
     try:
         found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changes = [*git, "status", "--porcelain", "--untracked-files=no"]
+        changes = [*git, "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results"]
         dirty = bool(subprocess.run(changes, capture_output=True, text=True, check=True).stdout.strip())
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,6 +1,7 @@
 """What a stage was given."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,18 @@ def test_our_code_counts(given, monkeypatch):
     (given / "rmlr" / "changed.py").write_text("pass")
     monkeypatch.setattr(provenance, "PACKAGE", given / "rmlr")
     assert same_work() != before
+
+
+@pytest.mark.parametrize(("changed", "is_dirty"), [(None, False), ("results/table2.csv", False), ("rmlr/a.py", True)])
+def test_a_checkout_is_dirty_when_other_files_than_results_differ(tmp_path, monkeypatch, changed, is_dirty):
+    for name in ("rmlr/a.py", "results/table2.csv"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("old")
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "rmlr")
+    for command in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a", "commit", "-qm", "a"]):
+        subprocess.run(["git", "-C", tmp_path, *command], check=True)
+    if changed:
+        (tmp_path / changed).write_text("new")
+    found = provenance.commit()
+    assert found is not None
+    assert found["dirty"] is is_dirty

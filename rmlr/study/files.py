@@ -7,14 +7,16 @@ of a file; `RelativeName` and `Int64` are for fields that become paths and array
 import codecs
 import errno
 import hashlib
+import json
 import os
 import reprlib
 import shutil
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
@@ -81,7 +83,9 @@ def read_json(path: Path, form: type[Form], advice: str = "Is the folder the rig
     """A JSON file, checked against a form. ValueError names the file, the key, what was expected and what was found."""
     content = _read(path, advice)
     try:
-        return form.model_validate_json(content)
+        found = form.model_validate_json(content)
+        json.loads(content, object_pairs_hook=lambda pairs: _refuse_repeated(path, pairs), parse_int=str)
+        return found
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         if first["type"] != "json_invalid":
@@ -91,6 +95,16 @@ def read_json(path: Path, form: type[Form], advice: str = "Is the folder the rig
         except UnicodeDecodeError as cause:
             raise ValueError(_not_utf8(path, cause)) from error
         raise ValueError(f"{path}: {first['msg']}. Is the file cut off? Get or make it again") from error
+
+
+def _refuse_repeated(path: Path, pairs: list[tuple[str, Any]]) -> None:
+    """ValueError if a key of one JSON object is there twice: parsers would take the last value without a word."""
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        (repeated, number), *_ = Counter(keys).most_common(1)
+        raise ValueError(
+            f"{path}: the key {repeated!r} is {number} times in one object. Keep one, or get the file again"
+        )
 
 
 def check_form(where: str, content: object, form: type[Form]) -> Form:

@@ -62,6 +62,15 @@ def test_a_file_that_does_not_fit_is_one_error_that_names_it(path: Path, content
     assert len(str(caught.value)) < 400
 
 
+def test_a_key_twice_in_one_object_is_an_error_at_any_depth(path: Path):
+    path.write_text('{"ids": [], "scores": [1.0], "name": "a", "name": "b"}')
+    with pytest.raises(ValueError, match=r"the key 'name' is 2 times in one object\. Keep one, or get the file again"):
+        read_json(path, Form)
+    path.write_text('[{"a": 1}, {"a": {"b": 1, "b": 1, "b": 2}}]')
+    with pytest.raises(ValueError, match="the key 'b' is 3 times"):
+        read_json(path, RootModel[list])
+
+
 def test_deep_json_is_an_error_also_where_any_list_fits(path: Path):
     path.write_text(10_000 * "[" + 10_000 * "]")
     with pytest.raises(ValueError, match=r"file\.json: .*recursion limit"):

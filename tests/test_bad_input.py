@@ -205,6 +205,16 @@ CASES: dict[str, list[tuple[str, Change, str]]] = {
             rf"{COCO}: images\.0\.width: Input should be greater than 0, got 0",
         ),
         (
+            "coco far box",
+            edit(COCO, lambda coco: coco["annotations"][0].update(bbox=[0, 0, 1e308, 1])),
+            rf"{COCO}: annotations\.0\.bbox\.2: Input should be less than or equal to 16777216, got 1e\+308",
+        ),
+        (
+            "coco wide image",
+            edit(COCO, lambda coco: coco["images"][0].update(width=2**62)),
+            rf"{COCO}: images\.0\.width: Input should be less than or equal to 16777216",
+        ),
+        (
             "coco box",
             edit(COCO, lambda coco: coco["annotations"][0].update(bbox=[0, 0, float("inf"), 1])),
             rf"{COCO}: annotations\.0\.bbox\.2: Input should be a finite number, got inf",

@@ -16,12 +16,11 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 from rmlr.data.records import differences
 from rmlr.hoi import NO_BOX, Annotation
-from rmlr.study.files import Int64, Name, PositiveInt, RelativeName, read_json
+from rmlr.study.files import Box, Int64, Name, RelativeName, Side, read_json
 
 PERSON = "person"  # COCO's name
 MAX_JOIN_GAP = 0.01  # pixels between a pair's side and COCO's: both files have two decimals
 
-Box = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
 _STRICT = ConfigDict(strict=True)
 
 
@@ -40,8 +39,8 @@ class _Instance:
 class CocoImage:
     id: Int64
     file_name: RelativeName
-    height: PositiveInt
-    width: PositiveInt
+    height: Side
+    width: Side
 
 
 class _Category(BaseModel):

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
-from pydantic import BaseModel, ConfigDict, FiniteFloat
+from pydantic import BaseModel, ConfigDict
 
 from rmlr.data.records import Corpus, check_vocabulary, differences
 from rmlr.hoi import Annotation, Vocabulary
-from rmlr.study.files import Name, Natural, PositiveInt, RelativeName, check_form, read_json
+from rmlr.study.files import Box, Name, Natural, RelativeName, Side, check_form, read_json
 from rmlr.study.matlab import read_variables
 
 log = logging.getLogger(__name__)
@@ -27,14 +27,13 @@ MAX_DIGITS = 18  # of an id that 64 bits hold
 FEW = 10  # a class with fewer visible rows in train is rare, as the official program counts
 RELEASE = "hico_20160224_det"  # the official archive, which contains anno.mat and anno_bbox.mat
 
-Box = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]  # x1, y1, x2, y2, 1-based, both corners inside
 _STRICT = ConfigDict(strict=True)
 
 
 class _Image(BaseModel):
     model_config = _STRICT
 
-    boxes_h: list[Box]
+    boxes_h: list[Box]  # x1, y1, x2, y2, 1-based, both corners inside
     boxes_o: list[Box]
     hoi: list[Natural]
     object: list[Natural]
@@ -48,7 +47,7 @@ class _File(BaseModel):
 
     annotation: list[_Image]
     filenames: list[RelativeName]
-    size: list[tuple[PositiveInt, PositiveInt]]  # width, height
+    size: list[tuple[Side, Side]]  # width, height
     objects: list[Name]
     verbs: list[Name]
     correspondence: list[tuple[Natural, Natural, Natural]]  # HOI, object, verb

@@ -9,11 +9,11 @@ import numpy as np
 import pydantic
 from jaxtyping import Bool, Float
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, ConfigDict, Field
 
 from rmlr.data.coco import CocoImage
 from rmlr.data.images import ImageBatch, pad, read_sized
-from rmlr.study.files import read_json
+from rmlr.study.files import Box, Pixel, read_json
 
 SIDES = ("left_", "right_")
 _STRICT = ConfigDict(strict=True)
@@ -23,10 +23,10 @@ _STRICT = ConfigDict(strict=True)
 class _Annotation:
     image_id: int
     category_id: int
-    bbox: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]  # x, y, width, height
+    bbox: Box  # x, y, width, height
     iscrowd: int
     num_keypoints: int
-    keypoints: list[FiniteFloat]  # x, y, and 0: not annotated, 1: hidden, 2: visible; for each joint
+    keypoints: list[Pixel]  # x, y, and 0: not annotated, 1: hidden, 2: visible; for each joint
 
 
 class _Category(BaseModel):

@@ -12,10 +12,10 @@ from typing import Annotated
 
 import numpy as np
 from jaxtyping import Bool, Int
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, RootModel
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from rmlr.hoi import NO_BOX, Annotation, Dataset, Vocabulary
-from rmlr.study.files import SHORT, Int64, Natural, PositiveInt, RelativeName, read_json, write_whole
+from rmlr.study.files import SHORT, Box, Int64, Natural, RelativeName, Side, read_json, write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +63,9 @@ class _Image(BaseModel):
 
     image_id: Int64
     file_name: RelativeName
-    height: PositiveInt
-    width: PositiveInt
-    boxes: list[tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]]
+    height: Side
+    width: Side
+    boxes: list[Box]
     labels: list[Int64]
     interactions: list[tuple[Int64, Int64, Int64]]
     is_crowd: list[bool]

@@ -12,11 +12,11 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from rmlr.data.coco import PERSON, Box, Coco, CocoImage, GroundTruth, read_coco
+from rmlr.data.coco import PERSON, Coco, CocoImage, GroundTruth, read_coco
 from rmlr.data.images import read_size
 from rmlr.data.records import Corpus, check_vocabulary, differences, with_hois_of
 from rmlr.hoi import NO_BOX, Annotation, Vocabulary
-from rmlr.study.files import Int64, Name, RelativeName, read_json, read_text
+from rmlr.study.files import Box, Int64, Name, RelativeName, read_json, read_text
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Input and output of files: everything read is validated, everything written is written atomically.
 
 Every JSON file is read by `read_json`, every text file by `read_text`. A form (a pydantic model) describes the content
-of a file; `RelativeName` and `Int64` are for fields that become paths and array elements.
+of a file; `RelativeName`, `Int64` and `Box` are for fields that become paths and array elements.
 """
 
 import codecs
@@ -56,6 +56,10 @@ RelativeName = Annotated[str, AfterValidator(_must_stay_inside)]  # of a file be
 Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what an array holds
 Natural = Annotated[int, Field(ge=0, lt=2**63)]
 PositiveInt = Annotated[int, Field(gt=0, lt=2**63)]
+FARTHEST = 2**24  # pixels: up to here, boxes in float32 tell neighbouring pixels apart
+Side = Annotated[int, Field(gt=0, le=FARTHEST)]  # of an image, pixels
+Pixel = Annotated[float, Field(ge=-FARTHEST, le=FARTHEST, allow_inf_nan=False)]
+Box = tuple[Pixel, Pixel, Pixel, Pixel]
 
 
 def printable(path: Path | str) -> str:

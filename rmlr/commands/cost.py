@@ -263,8 +263,10 @@ def _measure(row: Row, node: CostNode, scene: Scene, device: torch.device) -> Co
     detector = FrozenDetector(random_detector(DEPTHS[backbone], classes), classes)
     vocabulary, network = _as_large_as_vcoco(), None
     if name := VARIANTS[method]:
-        shapes = {"channels": detector.channels, "token_dim": detector.token_dim}
-        network = build(node.variants[name], node.network, vocabulary=vocabulary, **shapes)
+        channels, token_dim = detector.channels, detector.token_dim
+        network = build(
+            node.variants[name], node.network, vocabulary=vocabulary, channels=channels, token_dim=token_dim
+        )
     whole = Method(detector, network, scene, vocabulary, node.selection, node.prediction).to(device)
     how = {"passes": node.cost.passes, "warmup": node.cost.warmup, "precision": node.cost.precision}
     return measure(whole, torch.rand(1, 3, scene.side, scene.side, device=device), **how)

@@ -1,15 +1,16 @@
 """The cache of the frozen networks' outputs (instances, tokens and maps) in shards, which are read as batches.
 
 A shard is one safetensors file of `shard_images` images: instances concatenated, maps as rows of cells without padding,
-and the numbers of both for every image. index.json lists the images and describes the network. A pose network may have
-a cache for the same split: shards of the same images, maps with the same cells. Reading copies nothing: tensors of a
-shard are views of the memory-mapped file. Each is checked once (`rmlr.study.tensors`): small ones when the cache is
-opened, a shard's maps when one of its images is first used.
+and the numbers of both for every image. Of a detector with several maps, the coarsest is "maps", the others "maps_1"
+and so on. index.json lists the images and describes the network. A pose network may have a cache for the same split:
+shards of the same images, maps with the same cells. Reading copies nothing: tensors of a shard are views of the
+memory-mapped file. Each is checked once (`rmlr.study.tensors`): small ones when the cache is opened, a shard's maps
+when one of its images is first used.
 """
 
 import logging
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from copy import copy
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rmlr.hoi import Annotation
-from rmlr.hoi.batch import Batch, Instances
+from rmlr.hoi.batch import Batch, Instances, Level
 from rmlr.study.files import Int64, Natural, PositiveInt, read_json, write_whole
 from rmlr.study.settings import Augment, View
 from rmlr.study.tensors import DIGEST, Form, TensorFile, save_tensors
@@ -81,6 +82,7 @@ class Index(Shards):
     objects: list[str]  # class of each label
     person: Natural
     token_dim: PositiveInt
+    finer_channels: list[PositiveInt] = []  # of the other maps, from coarse to fine
 
     @model_validator(mode="after")
     def _knows_the_person(self) -> "Index":
@@ -91,16 +93,25 @@ class Index(Shards):
     def forms(self, cells: int | str = "cells") -> dict[str, Form]:
         """Maps and all other tensors of a shard."""
         real, whole = torch.float32, torch.int64
-        return super().forms(cells) | {
-            "boxes": Form(real, ("instances", 4)),
-            "scores": Form(real, ("instances",), low=0, high=1),
-            "labels": Form(whole, ("instances",), low=0, high=len(self.objects) - 1),
-            "tokens": Form(real, ("instances", self.token_dim)),
-            "counts": Form(whole, ("images",), low=0),
-            "map_sizes": Form(whole, ("images", 2), low=1),
-            "cell_sizes": Form(real, ("images", 2), low=torch.finfo(real).tiny),
-            "image_sizes": Form(real, ("images", 2), low=1),
-        }
+        levels = {}
+        for level, channels in enumerate((self.channels, *self.finer_channels)):
+            levels |= {
+                _at("maps", level): Form(getattr(torch, self.map_dtype), (_at("cells", level), channels)),
+                _at("map_sizes", level): Form(whole, ("images", 2), low=1),
+                _at("cell_sizes", level): Form(real, ("images", 2), low=torch.finfo(real).tiny),
+            }
+        return (
+            super().forms(cells)
+            | levels
+            | {
+                "boxes": Form(real, ("instances", 4)),
+                "scores": Form(real, ("instances",), low=0, high=1),
+                "labels": Form(whole, ("instances",), low=0, high=len(self.objects) - 1),
+                "tokens": Form(real, ("instances", self.token_dim)),
+                "counts": Form(whole, ("images",), low=0),
+                "image_sizes": Form(real, ("images", 2), low=1),
+            }
+        )
 
 
 class PoseIndex(Shards):
@@ -113,6 +124,11 @@ class PoseIndex(Shards):
     def digest(self) -> str:
         """Of the network whose maps these are."""
         return self.pose_digest
+
+
+def _at(name: str, level: int) -> str:
+    """The name of a level's tensor in a shard."""
+    return f"{name}_{level}" if level else name
 
 
 def shard_name(shard: int) -> str:
@@ -129,14 +145,17 @@ class MapShardBuilder:
 
     def add_map(self, image_id: int, cells: Float[Tensor, "c h w"]) -> None:
         """Add one image's map, which has no padding."""
-        dtype = getattr(torch, self._index.map_dtype)
-        rows = cells.permute(1, 2, 0).reshape(-1, self._index.channels).to(dtype)
+        self._images[image_id] = {"maps": self._rows(image_id, cells)}
+
+    def _rows(self, image_id: int, cells: Float[Tensor, "c h w"]) -> Tensor:
+        """A map as it is stored."""
+        rows = cells.permute(1, 2, 0).flatten(0, 1).to(getattr(torch, self._index.map_dtype))
         if not rows.isfinite().all():
             raise ValueError(
                 f"image {image_id}: its map does not fit into {self._index.map_dtype} (largest value "
                 f"{cells.abs().max():g}). Set features.map_dtype to float32"
             )
-        self._images[image_id] = {"maps": rows.cpu()}
+        return rows.cpu()
 
     def save(self, path: Path, image_ids: Sequence[int]) -> None:
         """Write the shard atomically, its images in the order given."""
@@ -153,24 +172,23 @@ class ShardBuilder(MapShardBuilder):
         image_ids: Sequence[int],
         instances: Instances,
         instance_image: Int[Tensor, " n"],
-        maps: Float[Tensor, "b c h w"],
-        is_padding: Bool[Tensor, "b h w"],
-        cell_sizes: Float[Tensor, "b 2"],
+        levels: Sequence[Level],
         image_sizes: Int[Tensor, "b 2"],
     ) -> None:
-        """Add one batch; the padding of maps is removed."""
+        """Add one batch, its maps from coarse to fine; their padding is removed."""
         for position, image_id in enumerate(image_ids):
             is_own = instance_image == position
-            is_cell = ~is_padding[position]
-            height, width = int(is_cell.any(1).sum()), int(is_cell.any(0).sum())
-            self.add_map(image_id, maps[position, :, :height, :width])
-            self._images[image_id] |= {
-                "map_sizes": torch.tensor([[height, width]]),
-                "cell_sizes": cell_sizes[position][None].float().cpu(),
+            self._images[image_id] = columns = {
                 "image_sizes": image_sizes[position][None].float().cpu(),
                 "counts": is_own.sum()[None].cpu(),
                 **{name: getattr(instances, name)[is_own].cpu() for name in Instances.__slots__},
             }
+            for number, level in enumerate(levels):
+                is_cell = ~level.is_padding[position]
+                height, width = int(is_cell.any(1).sum()), int(is_cell.any(0).sum())
+                columns[_at("maps", number)] = self._rows(image_id, level.maps[position, :, :height, :width])
+                columns[_at("map_sizes", number)] = torch.tensor([[height, width]])
+                columns[_at("cell_sizes", number)] = level.cell_sizes[position][None].float().cpu()
 
 
 class FeatureWriter:
@@ -243,45 +261,48 @@ class Features:
         self.objects = tuple(first.objects)
         self.person = first.person
         self.channels = first.channels
+        self.finer_channels = tuple(first.finer_channels)
         self.token_dim = first.token_dim
         self.detector_digest = first.detector_digest
         self.view = first.view
         self.views = first.views
         self.augment = first.augment
 
-        self._maps = [  # which stay on disk until used
+        self._shards = [  # whose maps stay on disk until used
             _open_shard(folder, number, index)
             for folder, index in zip(folders, self.indices, strict=True)
             for number in range(len(index.shards))
         ]
-        for shard in self._maps:
-            _check_sizes(shard)
+        levels = range(1 + len(first.finer_channels))
+        for shard in self._shards:
+            _check_sizes(shard, levels)
         columns = {
-            name: torch.cat([_nothing(form), *(shard[name] for shard in self._maps)])
+            name: torch.cat([_nothing(form), *(shard[name] for shard in self._shards)])
             for name, form in first.forms().items()
-            if name not in ("maps", "image_ids")
+            if name != "image_ids" and not name.startswith("maps")
         }
         self._instances = Instances(*(columns[name] for name in Instances.__slots__))
-        self._counts, self._map_sizes = columns["counts"], columns["map_sizes"]
-        self._cell_sizes, self._image_sizes = columns["cell_sizes"], columns["image_sizes"]
+        self._counts, self._image_sizes = columns["counts"], columns["image_sizes"]
+        self._cell_sizes = [columns[_at("cell_sizes", level)] for level in levels]
+        images = [len(shard["image_ids"]) for shard in self._shards]
+        self._maps = [
+            _Maps(self._shards, _at("maps", level), channels, columns[_at("map_sizes", level)], images)
+            for level, channels in enumerate((first.channels, *first.finer_channels))
+        ]
         self._first_instance = self._counts.cumsum(0) - self._counts
         counts = [len(index.image_ids) for index in self.indices]
         rows = torch.arange(self.views * sum(counts)).split([self.views * count for count in counts])
         parts = [part.view(self.views, count) for part, count in zip(rows, counts, strict=True)]
         self._rows = torch.cat(parts, dim=1)  # views images: the place of each in columns
-        self._cells: list[tuple[int, int, int]] = []  # of each row: shard, first cell, last cell + 1
-        sizes = iter(self._map_sizes.prod(1).tolist())
-        for number, shard in enumerate(self._maps):
-            end = 0
-            for _ in range(len(shard["image_ids"])):
-                start, end = end, end + next(sizes)
-                self._cells.append((number, start, end))
 
         self.pose_channels: int | None = None
         self.pose_digest: str | None = None
-        self._poses: list[TensorFile] = []
+        shards: list[TensorFile] = []
         for pose, folder, index in zip(poses, folders, self.indices, strict=True) if poses else ():
-            self._add_pose(pose, folder, index)
+            shards += self._pose_shards(pose, folder, index, self._shards[len(shards) :])
+        self._poses = None
+        if self.pose_channels:
+            self._poses = _Maps(shards, "maps", self.pose_channels, columns["map_sizes"], images)
 
     @classmethod
     def load(cls, parent: Path, split: str, pose: Path | None = None) -> "Features":
@@ -292,8 +313,10 @@ class Features:
         names = ["train", "val"] if split == "trainval" else [split]
         return cls([parent / name for name in names], [pose / name for name in names] if pose else [])
 
-    def _add_pose(self, pose: Path, folder: Path, index: Index) -> None:
-        """Add the pose maps of one folder; ValueError if their cells differ from those of the features."""
+    def _pose_shards(
+        self, pose: Path, folder: Path, index: Index, features: Sequence[TensorFile]
+    ) -> Iterator[TensorFile]:
+        """The pose maps of one folder; ValueError if their cells differ from those of its features."""
         found = _load_index(pose, PoseIndex)
         shared = Shards.model_fields.keys() - {"channels", "map_dtype"}
         if differing := sorted(name for name in shared if getattr(found, name) != getattr(index, name)):
@@ -304,8 +327,8 @@ class Features:
         if (self.pose_digest or found.pose_digest) != found.pose_digest:
             raise ValueError(f"{pose}: its maps are of another pose network than those of the split before")
         self.pose_channels, self.pose_digest = found.channels, found.pose_digest
-        for number in range(len(found.shards)):
-            self._poses.append(_open_shard(pose, number, found, cells=self._maps[len(self._poses)].sizes["cells"]))
+        for number, shard in zip(range(len(found.shards)), features, strict=False):
+            yield _open_shard(pose, number, found, cells=shard.sizes["cells"])
 
     def only(self, image_ids: Collection[int], where: Path) -> "Features":
         """The features of some of the images, in their order here; ValueError names `where` if one is missing."""
@@ -355,8 +378,8 @@ class Features:
     def cells(self, index: int, view: int = 0) -> tuple[tuple[int, int], tuple[float, float]]:
         """For one image's map: height and width in cells, and of a cell in pixels of the original image."""
         row = self._rows[view, index]
-        height, width = self._map_sizes[row].tolist()
-        cell_height, cell_width = self._cell_sizes[row].tolist()
+        height, width = self._maps[0].sizes[row].tolist()
+        cell_height, cell_width = self._cell_sizes[0][row].tolist()
         return (height, width), (cell_height, cell_width)
 
     def batch(self, indices: Sequence[int], view: int = 0) -> Batch:
@@ -366,32 +389,54 @@ class Features:
         instance_image = torch.repeat_interleave(torch.arange(len(chosen)), counts)
         before = counts.cumsum(0) - counts
         rows = torch.arange(len(instance_image)) + (self._first_instance[chosen] - before)[instance_image]
-        sizes = self._map_sizes[chosen]
-        maps, is_padding = self._padded_maps(self._maps, self.channels, chosen.tolist(), sizes)
-        pose = None
-        if self.pose_channels:
-            pose = self._padded_maps(self._poses, self.pose_channels, chosen.tolist(), sizes)[0]
+        coarsest, *finer = (
+            Level(*maps.padded(chosen), sizes[chosen]) for maps, sizes in zip(self._maps, self._cell_sizes, strict=True)
+        )
         return Batch(
             image_ids=torch.tensor([self.image_ids[index] for index in indices], dtype=torch.long),
-            maps=maps,
-            is_padding=is_padding,
-            cell_sizes=self._cell_sizes[chosen],
+            maps=coarsest.maps,
+            is_padding=coarsest.is_padding,
+            cell_sizes=coarsest.cell_sizes,
             image_sizes=self._image_sizes[chosen],
             instances=Instances(*(getattr(self._instances, name)[rows] for name in Instances.__slots__)),
             instance_image=instance_image,
-            pose=pose,
+            pose=None if self._poses is None else self._poses.padded(chosen)[0],
+            finer=tuple(finer),
         )
 
-    def _padded_maps(
-        self, shards: Sequence[TensorFile], channels: int, of_rows: Sequence[int], sizes: Int[Tensor, "b 2"]
-    ) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, "b h w"]]:
+
+class _Maps:
+    """One map of every image, which is read from the shards when it is used."""
+
+    def __init__(
+        self,
+        shards: Sequence[TensorFile],
+        name: str,
+        channels: int,
+        sizes: Int[Tensor, "rows 2"],
+        images: Sequence[int],
+    ) -> None:
+        """`sizes`: height and width of each map, in the order of the shards, which have these numbers of images."""
+        self._shards, self._name, self._channels, self.sizes = shards, name, channels, sizes
+        self._cells: list[tuple[int, int, int]] = []  # of each row: shard, first cell, last cell + 1
+        numbers = iter(sizes.prod(1).tolist())
+        for shard, count in enumerate(images):
+            end = 0
+            for _ in range(count):
+                start, end = end, end + next(numbers)
+                self._cells.append((shard, start, end))
+
+    def padded(self, chosen: Int[Tensor, " b"]) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, "b h w"]]:
+        """The maps of these rows, padded with zeros to one size."""
+        sizes = self.sizes[chosen]
         height, width = sizes.amax(0).tolist() if len(sizes) else (0, 0)
-        cells = [shards[shard]["maps"][start:end] for shard, start, end in (self._cells[row] for row in of_rows)]
+        places = (self._cells[row] for row in chosen.tolist())
+        cells = [self._shards[shard][self._name][start:end] for shard, start, end in places]
         is_padding = torch.zeros(len(sizes), height, width, dtype=torch.bool)
         if cells and all(len(rows) == height * width for rows in cells):
-            maps = torch.stack(cells).float().view(-1, height, width, channels)
+            maps = torch.stack(cells).float().view(-1, height, width, self._channels)
             return maps.permute(0, 3, 1, 2), is_padding
-        maps = torch.zeros(len(sizes), height, width, channels)
+        maps = torch.zeros(len(sizes), height, width, self._channels)
         for position, (rows, (h, w)) in enumerate(zip(cells, sizes.tolist(), strict=True)):
             maps[position, :h, :w] = rows.view(h, w, -1)
             is_padding[position, h:] = True
@@ -422,9 +467,12 @@ def _open_shard(folder: Path, number: int, index: Shards, cells: int | str = "ce
     return shard
 
 
-def _check_sizes(shard: TensorFile) -> None:
+def _check_sizes(shard: TensorFile, levels: Sequence[int]) -> None:
     """ValueError if the numbers of instances and cells do not match a shard's images."""
-    for name, images, of in (("counts", shard["counts"].double(), "instances"),
-                             ("map_sizes", shard["map_sizes"].double().prod(1), "cells")):  # fmt: skip
+    told = [("counts", shard["counts"].double(), "instances")]
+    for level in levels:
+        name = _at("map_sizes", level)
+        told.append((name, shard[name].double().prod(1), _at("cells", level)))
+    for name, images, of in told:
         if (total := int(images.sum())) != shard.sizes[of]:
             raise shard.error(name, f"makes {total} {of}, but the shard has {shard.sizes[of]}")

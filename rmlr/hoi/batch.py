@@ -22,17 +22,36 @@ class Instances:
 
 
 @dataclass(frozen=True, slots=True)
+class Level:
+    """One map of the detector for every image of a batch, padded with zeros."""
+
+    maps: Float[Tensor, "b c h w"]
+    is_padding: Bool[Tensor, "b h w"]
+    cell_sizes: Float[Tensor, "b 2"]  # height and width of one cell, in pixels of the original image
+
+    def to(self, device) -> "Level":
+        """The same level on another device."""
+        return Level(*(getattr(self, k).to(device, non_blocking=True) for k in Level.__slots__))
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """The input of the interaction modules: instances concatenated, maps padded with zeros."""
 
     image_ids: Int[Tensor, " b"]
-    maps: Float[Tensor, "b c h w"]  # last backbone map
+    maps: Float[Tensor, "b c h w"]  # last backbone map; of a detector with several, the coarsest that is used
     is_padding: Bool[Tensor, "b h w"]
     cell_sizes: Float[Tensor, "b 2"]  # height and width of one map cell, in pixels of the original image
     image_sizes: Float[Tensor, "b 2"]  # height and width, in pixels of the original image
     instances: Instances
     instance_image: Int[Tensor, " n"]  # position in the batch, ascending
     pose: Float[Tensor, "b k h w"] | None = None  # the pose network's map over the same cells, if it is used
+    finer: tuple[Level, ...] = ()  # the detector's other maps from coarse to fine, which IRE alone reads
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """All maps of the detector from coarse to fine."""
+        return (Level(self.maps, self.is_padding, self.cell_sizes), *self.finer)
 
     def to(self, device) -> "Batch":
         """The same batch on another device."""
@@ -43,6 +62,7 @@ class Batch:
             instances=instances,
             instance_image=self.instance_image.to(device, non_blocking=True),
             pose=None if self.pose is None else self.pose.to(device, non_blocking=True),
+            finer=tuple(level.to(device) for level in self.finer),
         )
 
 

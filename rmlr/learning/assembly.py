@@ -77,6 +77,7 @@ def assemble(chosen: TrainNode, given: Given, seed: int) -> Assembly:
         "channels": examples.channels,
         "token_dim": examples.token_dim,
         "pose_channels": examples.pose_channels,
+        "finer_channels": list(examples.finer_channels),
     }
     card = Card(
         variant=chosen.variant,
@@ -96,6 +97,7 @@ def assemble(chosen: TrainNode, given: Given, seed: int) -> Assembly:
     card.must_fit(
         given.features or given.images or given.annotations,
         channels=examples.channels,
+        finer_channels=examples.finer_channels,
         token_dim=examples.token_dim,
         detector_digest=examples.detector_digest,
         objects=examples.objects,

@@ -46,7 +46,8 @@ class Examples(Batches, Protocol):
     used: Int[Tensor, " n"]  # of these, the ones with a pair
     objects: tuple[str, ...]
     view: View
-    channels: int
+    channels: int  # of the map
+    finer_channels: tuple[int, ...]  # of the detector's other maps
     token_dim: int
     pose_channels: int | None
     detector_digest: str
@@ -80,7 +81,8 @@ class Cached:
         self._cache = cached = self._load(features, split, annotated, pose)
         self._folders, self._annotated, self._vocabulary = (features, pose), annotated, vocabulary
         self.image_ids, self.objects, self.view = cached.image_ids, cached.objects, cached.view
-        self.channels, self.token_dim, self.pose_channels = cached.channels, cached.token_dim, cached.pose_channels
+        self.channels, self.finer_channels = cached.channels, cached.finer_channels
+        self.token_dim, self.pose_channels = cached.token_dim, cached.pose_channels
         self.detector_digest, self.pose_digest = cached.detector_digest, cached.pose_digest
         self.drawn, self.used = draw(cached.image_ids, share, cached.has_pair)
         names = [cache] if cache else ["train", "val"] if split == "trainval" else [split]

@@ -138,9 +138,7 @@ class Model:
             getattr(seen.scored, name)[rows].to(self.device) for name in ("human", "object", "image")
         )
         with torch.inference_mode():
-            remined = ire.attention(
-                batch.maps.float(), batch, Pairs(human, object_, image), Layout.of_rows(image, sequences=1)
-            )
+            remined = ire.attention(batch, Pairs(human, object_, image), Layout.of_rows(image, sequences=1))
             of_query = self.detector.attention(seen.inputs.pixels, seen.inputs.is_padding)[0]
             detected = (of_query[seen.query[human]] + of_query[seen.query[object_]]) / 2
         height, width = batch.cell_sizes[0].tolist()
@@ -164,6 +162,7 @@ class Model:
             instances=Instances(*(part[image, query] for part in parts)),
             instance_image=image,
             pose=self._pose_maps(inputs.pixels, *detections.maps.shape[2:]),
+            finer=detections.finer,
         )
         scored = score_verbs(
             self.network, batch, self._is_valid_verb, prior_power=self.prior_power, min_score=min_score
@@ -175,7 +174,7 @@ class Model:
     def _pose_maps(self, pixels: Tensor, height: int, width: int) -> Tensor | None:
         if self.pose is None:
             return None
-        return self.pose.onto_cells(self.pose(pixels), self.detector.stride, height, width)
+        return self.pose.onto_cells(self.pose(pixels), self.detector.strides[0], height, width)
 
     def _triplet(self, seen: _Seen, row: int) -> Triplet:
         scored, vocabulary = seen.scored, self.card.vocabulary

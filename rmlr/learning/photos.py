@@ -45,6 +45,7 @@ class Photos:
         self.image_ids, self.objects = [item.image_id for item in annotated], vocabulary.objects
         self.view = asked.at(self._frozen.size(asked.image))
         self.channels, self.token_dim = self._frozen.channels, self._frozen.token_dim
+        self.finer_channels = self._frozen.finer_channels
         self.pose_channels = self._pose and self._pose.channels
         self.detector_digest, self.pose_digest = weights_digest(detector), pose and pose_digest(pose)
         everyone = torch.ones(len(annotated), dtype=torch.bool)  # pairs are known only after detection
@@ -100,7 +101,7 @@ class Photos:
 
     def _pose_maps(self, network: PoseNetwork, photos: ImageBatch, rows: int, columns: int) -> Iterator[Tensor]:
         """One photo at a time, as in the stage `pose`: no map depends on padding."""
-        stride = self._frozen.stride
+        stride = self._frozen.strides[0]
         for photo, (height, width) in zip(photos.pixels, photos.resized.tolist(), strict=True):
             within = -(-height // stride), -(-width // stride)
             maps = network.onto_cells(network(photo[None, :, :height, :width]), stride, *within)

@@ -26,9 +26,10 @@ class Seeing(Protocol):
 
     digest: str
     image: PictureSize
-    channels: int
+    channels: int  # of the coarsest map
+    finer_channels: tuple[int, ...]  # of the others
     token_dim: int
-    stride: int
+    strides: tuple[int, ...]  # of all maps
     batch_size: int
     device: torch.device
 
@@ -50,7 +51,8 @@ class Looking:
         frozen = FrozenDetector(load_detector(str(detector)), vocabulary.objects, rule.map, rule.strides)
         self._frozen, self._images, self._augment = frozen.to(self.device), images, rule.augment
         self.digest, self.image, self.batch_size = weights_digest(detector), frozen.size(chosen.image), rule.batch_size
-        self.channels, self.token_dim, self.stride = frozen.channels, frozen.token_dim, frozen.stride
+        self.channels, self.finer_channels = frozen.channels, frozen.finer_channels
+        self.token_dim, self.strides = frozen.token_dim, frozen.strides
 
     def load(self, items: Sequence[Annotation], view: int) -> ImageBatch:
         """The photos in a view, padded."""
@@ -81,7 +83,7 @@ class Taking:
         self._label_of = torch.tensor(match_classes(where, about.objects, vocabulary.objects))
         self.digest = hashlib.sha256(about.model_dump_json().encode()).hexdigest()
         self.image, self.channels, self.token_dim = about.image, about.channels, about.token_dim
-        self.stride = about.stride
+        self.finer_channels, self.strides = (), (about.stride,)
 
     def load(self, items: Sequence[Annotation], view: int) -> GivenImage:
         """The features of an image."""

@@ -43,6 +43,7 @@ class Trained:
         load_card(weights).must_fit(
             weights / CARD_FILE,
             channels=cached.channels,
+            finer_channels=cached.finer_channels,
             token_dim=cached.token_dim,
             detector_digest=cached.detector_digest,
             objects=cached.objects,

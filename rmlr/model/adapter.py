@@ -41,13 +41,13 @@ class Picture(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A detector's output for each query of a batch of pictures, and the feature map of the batch."""
+    """A detector's output for each query of a batch of pictures, and the feature maps of the batch."""
 
     probabilities: Float[Tensor, "b q o"]  # of its own classes, in [0, 1]; -1 of a query that found nothing
     boxes: Float[Tensor, "b q 4"]  # xyxy, relative to the picture without padding, in [0, 1]
     tokens: Float[Tensor, "b q d"]
-    maps: Float[Tensor, "b c h w"]
-    is_padding: Bool[Tensor, "b h w"]
+    maps: tuple[Float[Tensor, "b _ _ _"], ...]  # channels, rows, columns; from coarse to fine
+    is_padding: tuple[Bool[Tensor, "b _ _"], ...]  # of each
 
 
 class Adapter(nn.Module, ABC):
@@ -57,8 +57,8 @@ class Adapter(nn.Module, ABC):
     names: list[str]  # of its classes
     picture: Picture
     token_dim: int
-    channels: int  # of the map
-    stride: int  # pixels of the resized picture for each cell of the map
+    channels: tuple[int, ...]  # of each map, from coarse to fine
+    strides: tuple[int, ...]  # of each map: pixels of the resized picture for each cell
     takes_padding: bool = False  # whether one call takes pictures of several sizes, padded
 
     @abstractmethod
@@ -71,7 +71,7 @@ class Adapter(nn.Module, ABC):
     def attention(
         self, pixels: Float[Tensor, "b 3 height width"], is_padding: Bool[Tensor, "b height width"]
     ) -> Float[Tensor, "b q h w"]:
-        """The attention of each query over the map; sums to 1. ValueError if this kind of detector has none."""
+        """The attention of each query over its map; sums to 1. ValueError if this kind of detector has none."""
         raise ValueError(
             f"{self.name}: this kind of detector has no attention maps of its queries, so nothing can be "
             "traced. Leave --trace out, or take a run on a DETR"

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import nn
 
 from rmlr.hoi import Vocabulary
@@ -42,6 +42,7 @@ class Card(Section):
     train: Train
     seed: NaturalInt
     versions: dict[str, str]
+    finer_channels: list[PositiveInt] = Field(default_factory=list)  # of the detector's other maps, which IRE reads
 
     @model_validator(mode="after")
     def _names_classes_that_there_are(self) -> "Card":
@@ -61,6 +62,7 @@ class Card(Section):
         where: Path,
         *,
         channels: int,
+        finer_channels: Sequence[int] = (),
         token_dim: int,
         detector_digest: str,
         objects: Sequence[str],
@@ -73,7 +75,7 @@ class Card(Section):
         network whose maps are given, if any.
         """
         found = {"channels": channels, "token_dim": token_dim, "detector_digest": detector_digest}
-        found |= {"pose_digest": pose_digest}
+        found |= {"pose_digest": pose_digest, "finer_channels": list(finer_channels)}
         differences = [
             f"{name}: the weights were trained with {getattr(self, name)}, given is {value}"
             for name, value in found.items()
@@ -123,6 +125,7 @@ def load_checkpoint(folder: Path) -> InteractionNetwork:
             token_dim=card.token_dim,
             vocabulary=card.vocabulary,
             pose_channels=card.pose_channels,
+            finer_channels=card.finer_channels,
         )
     except (ValueError, RuntimeError, MemoryError, OverflowError) as error:
         raise ValueError(f"{folder / CARD_FILE}: describes a network that cannot be built ({error})") from error

@@ -1,4 +1,4 @@
-"""The detector: images -> boxes, classes, tokens and a map, for all kinds of detectors.
+"""The detector: images -> boxes, classes, tokens and maps, for all kinds of detectors.
 
 `load_detector` reads one: a DETR (`rmlr.model.detr`), another family of `transformers` (`families`), or a class of the
 user's (`foreign`). The other modules use it through `FrozenDetector` only.
@@ -7,7 +7,7 @@ user's (`foreign`). The other modules use it through `FrozenDetector` only.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -19,7 +19,7 @@ from torchvision.ops import batched_nms
 from transformers import DetrForObjectDetection, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from rmlr.hoi.batch import DEVIATION, MEAN, Batch, Instances
+from rmlr.hoi.batch import DEVIATION, MEAN, Batch, Instances, Level
 from rmlr.hoi.boxes import clip
 from rmlr.model.adapter import PICTURE, Adapter, Found, match_classes
 from rmlr.model.detr import DetrAdapter, freeze_batch_norms, load_published
@@ -36,15 +36,21 @@ Network: TypeAlias = PreTrainedModel | Foreign  # the networks that are loaded a
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """The output of every query for a batch of images, and the feature map."""
+    """The output of every query for a batch of images, and the feature maps."""
 
     boxes: Float[Tensor, "b q 4"]  # xyxy, pixels of the original image, clipped to it
     scores: Float[Tensor, "b q"]  # probability of the likeliest real class; -1 if a query found nothing
     labels: Int[Tensor, "b q"]  # that class, in the order of the requested names
     tokens: Float[Tensor, "b q d"]  # last decoder layer
-    maps: Float[Tensor, "b c h w"]  # last backbone map
+    maps: Float[Tensor, "b c h w"]  # last backbone map; of several, the coarsest
     is_padding: Bool[Tensor, "b h w"]
     cell_sizes: Float[Tensor, "b 2"]  # height and width of one map cell, in pixels of the original image
+    finer: tuple[Level, ...] = ()  # the other maps, from coarse to fine
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """All maps, from coarse to fine."""
+        return (Level(self.maps, self.is_padding, self.cell_sizes), *self.finer)
 
 
 class FrozenDetector(nn.Module):
@@ -63,7 +69,7 @@ class FrozenDetector(nn.Module):
         map: MapName = "backbone",
         strides: Sequence[int] | None = None,
     ) -> None:
-        """`map` and `strides` choose X; `strides` None: the coarsest map."""
+        """`map` and `strides` choose X; `strides` None: the coarsest map. Several: one map of each stride."""
         super().__init__()
         adapter = _adapter(network, map, strides)
         self.adapter = adapter.eval().requires_grad_(False)
@@ -71,7 +77,9 @@ class FrozenDetector(nn.Module):
         self.register_buffer(
             "label_of", torch.tensor(match_classes(adapter.name, adapter.names, names)), persistent=False
         )
-        self.stride, self.channels, self.token_dim = adapter.stride, adapter.channels, adapter.token_dim
+        self.strides, self.token_dim = adapter.strides, adapter.token_dim
+        self.channels, *finer = adapter.channels
+        self.finer_channels = tuple(finer)
 
     @property
     def device(self) -> torch.device:
@@ -109,14 +117,19 @@ class FrozenDetector(nn.Module):
         height_width = original.to(pixels.dtype)
         corners = found.boxes * height_width.flip(-1).repeat(1, 2)[:, None]
         boxes = torch.stack([clip(b, float(h), float(w)) for b, (h, w) in zip(corners, height_width, strict=True)])
+        coarsest, *finer = (
+            Level(maps, padded, stride * height_width / resized)
+            for maps, padded, stride in zip(found.maps, found.is_padding, self.strides, strict=True)
+        )
         return Detections(
             boxes=boxes,
             scores=scores,
             labels=label_of[classes],
             tokens=found.tokens,
-            maps=found.maps,
-            is_padding=found.is_padding,
-            cell_sizes=self.stride * height_width / resized,
+            maps=coarsest.maps,
+            is_padding=coarsest.is_padding,
+            cell_sizes=coarsest.cell_sizes,
+            finer=tuple(finer),
         )
 
     @torch.no_grad()
@@ -160,25 +173,35 @@ def _adapter(network: Network, map: MapName, strides: Sequence[int] | None) -> A
 
 def _together(parts: Sequence[Found], positions: Sequence[Sequence[int]]) -> Found:
     """The pictures of several calls in the order of their positions; maps are padded to the largest."""
-    height = max(part.maps.shape[2] for part in parts)
-    width = max(part.maps.shape[3] for part in parts)
-    maps, is_padding = [], []
-    for part in parts:
-        right, below = width - part.maps.shape[3], height - part.maps.shape[2]
-        maps.append(nn.functional.pad(part.maps, (0, right, 0, below)))
-        is_padding.append(nn.functional.pad(part.is_padding, (0, right, 0, below), value=True))
     order = torch.tensor([position for group in positions for position in group]).argsort()
+    order = order.to(parts[0].tokens.device)
     queries = max(part.tokens.shape[1] for part in parts)
-    columns = [
-        [_filled(getattr(part, name), queries, value) for part in parts]
-        for name, value in (("probabilities", -1.0), ("boxes", 0.0), ("tokens", 0.0))
-    ]
-    return Found(*(torch.cat(column)[order.to(column[0].device)] for column in (*columns, maps, is_padding)))
+
+    def queried(name: str, value: float) -> Float[Tensor, "b q n"]:  # the added queries have found nothing
+        given = [getattr(part, name) for part in parts]
+        return torch.cat([nn.functional.pad(one, (0, 0, 0, queries - one.shape[1]), value=value) for one in given])[
+            order
+        ]
+
+    def levels(name: str, value: float | bool) -> tuple[Tensor, ...]:
+        return tuple(
+            torch.cat(_of_one_size(level, value))[order]
+            for level in zip(*(getattr(part, name) for part in parts), strict=True)
+        )
+
+    return Found(
+        probabilities=queried("probabilities", -1.0),
+        boxes=queried("boxes", 0.0),
+        tokens=queried("tokens", 0.0),
+        maps=levels("maps", 0.0),
+        is_padding=levels("is_padding", True),
+    )
 
 
-def _filled(tensor: Float[Tensor, "b q n"], queries: int, value: float) -> Float[Tensor, "b k n"]:
-    """Padded to this number of queries; the added ones have found nothing."""
-    return nn.functional.pad(tensor, (0, 0, 0, queries - tensor.shape[1]), value=value)
+def _of_one_size(maps: Sequence[Tensor], value: float | bool) -> list[Tensor]:
+    """Padded below and to the right, to the largest number of rows and columns (the last two dimensions)."""
+    rows, columns = max(one.shape[-2] for one in maps), max(one.shape[-1] for one in maps)
+    return [nn.functional.pad(one, (0, columns - one.shape[-1], 0, rows - one.shape[-2]), value=value) for one in maps]
 
 
 def load_detector(source: str, revision: str | None = None) -> Network:
@@ -228,6 +251,9 @@ def as_batch(
         image_sizes=sizes.float(),
         instances=instances,
         instance_image=image,
+        finer=tuple(
+            replace(level, maps=level.maps.masked_fill(level.is_padding[:, None], 0)) for level in detections.finer
+        ),
     )
 
 

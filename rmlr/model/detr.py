@@ -40,11 +40,12 @@ class DetrAdapter(Adapter):
         self.name = detr.name_or_path or "this DETR"
         self.names = class_names(detr.config)
         self.picture = picture_of(detr.config)
-        self.stride = backbone_stride(detr)
-        if strides is not None and list(strides) != [self.stride]:
-            raise ValueError(f"{self.name}: a DETR has one map, of stride {self.stride}; asked for is {list(strides)}")
+        stride = backbone_stride(detr)
+        if strides is not None and list(strides) != [stride]:
+            raise ValueError(f"{self.name}: a DETR has one map, of stride {stride}; asked for is {list(strides)}")
         backbone = detr.model.backbone
-        self.channels = backbone.intermediate_channel_sizes[-1] if map == "backbone" else detr.config.d_model
+        channels = backbone.intermediate_channel_sizes[-1] if map == "backbone" else detr.config.d_model
+        self.strides, self.channels = (stride,), (channels,)
         self.token_dim = detr.config.d_model
         self._map = map
         self._maps: list[tuple[Tensor, Tensor]] = []
@@ -63,8 +64,8 @@ class DetrAdapter(Adapter):
             probabilities=output.logits.softmax(-1)[..., :-1],
             boxes=xyxy_from_cxcywh(output.pred_boxes),
             tokens=output.last_hidden_state,
-            maps=maps,
-            is_padding=~is_cell,
+            maps=(maps,),
+            is_padding=(~is_cell,),
         )
 
     def attention(

@@ -84,25 +84,26 @@ class FamilyAdapter(Adapter):
         self._kept: dict[str, list[Any]] = {}
         for kind in {map, "projected"}:
             self._keep(kind, getattr(self._family, kind))
-        maps, tokens = self._probe(self.picture.size)
-        chosen = [max(maps)] if strides is None else list(strides)
-        if missing := [stride for stride in chosen if stride not in maps]:
+        maps, strides_there, self.token_dim = self._probe(self.picture.size)
+        place_of = {stride: place for place, stride in enumerate(strides_there)}
+        self.strides = (max(place_of),) if strides is None else tuple(strides)
+        if missing := [stride for stride in self.strides if stride not in place_of]:
             raise ValueError(
-                f"{self.name}: its map '{map}' has stride {' or '.join(str(stride) for stride in sorted(maps))}, the "
-                f"settings ask for {missing[0]}"
+                f"{self.name}: its map '{map}' has stride {' or '.join(str(stride) for stride in sorted(place_of))}, "
+                f"the settings ask for {missing[0]}"
             )
-        [self.stride] = chosen
-        self.channels, self.token_dim = maps[self.stride].shape[1], tokens.shape[2]
+        self._places = [place_of[stride] for stride in self.strides]
+        self.channels = tuple(maps[place].shape[1] for place in self._places)
 
     def find(self, pixels: Float[Tensor, "b 3 height width"], is_padding: Bool[Tensor, "b height width"]) -> Found:
         output, levels = self._look(pixels)
-        maps = levels[self.stride]
+        maps = tuple(levels[place] for place in self._places)
         return Found(
             probabilities=output.logits.softmax(-1)[..., :-1] if self._family.softmax else output.logits.sigmoid(),
             boxes=xyxy_from_cxcywh(output.pred_boxes),
             tokens=self._tokens(output),
             maps=maps,
-            is_padding=torch.zeros(len(maps), *maps.shape[2:], dtype=torch.bool, device=maps.device),
+            is_padding=tuple(torch.zeros_like(level[:, 0], dtype=torch.bool) for level in maps),
         )
 
     def check_size(self, size: PictureSize) -> None:
@@ -110,8 +111,8 @@ class FamilyAdapter(Adapter):
         if isinstance(size, FixedSize):
             self._probe(size)
 
-    def _probe(self, size: PictureSize) -> tuple[dict[int, Tensor], Tensor]:
-        """Maps by stride, and tokens, of an empty picture."""
+    def _probe(self, size: PictureSize) -> tuple[list[Tensor], list[int], int]:
+        """The maps of an empty picture, their strides, and the width of its tokens."""
         height, width = (size.height, size.width) if isinstance(size, FixedSize) else (PROBE, PROBE)
         device = next(self.network.parameters()).device
         try:
@@ -125,20 +126,19 @@ class FamilyAdapter(Adapter):
                 f"{self.name}: does not accept a picture of {height} x {width} pixels (height, width): {why}. Set the "
                 "detector's image to null, for the size in its checkpoint"
             ) from error
-        return levels, self._tokens(output)
+        return levels, [round(height / maps.shape[2]) for maps in levels], self._tokens(output).shape[2]
 
-    def _look(self, pixels: Tensor) -> tuple[Any, dict[int, Tensor]]:
-        """The network's output, and its maps by stride."""
+    def _look(self, pixels: Tensor) -> tuple[Any, list[Tensor]]:
+        """The network's output, and its maps."""
         self._kept = {}
         named = {} if self._num_tokens else {"pixel_mask": torch.ones_like(pixels[:, 0], dtype=torch.long)}
         output: Any = self.network(pixels, **named)
         if self._num_tokens:  # YOLOS: [CLS], patches, detection tokens
             rows, columns = (side // self._patch for side in pixels.shape[2:])
             patches = output.last_hidden_state[:, 1 : -self._num_tokens]
-            return output, {self._patch: patches.transpose(1, 2).unflatten(2, (rows, columns))}
+            return output, [patches.transpose(1, 2).unflatten(2, (rows, columns))]
         grids = [tuple(maps.shape[2:]) for kept in self._kept.get("projected", []) for maps in _maps(kept, [])]
-        levels = [maps for kept in self._kept[self._map] for maps in _maps(kept, grids)]
-        return output, {round(pixels.shape[2] / maps.shape[2]): maps for maps in levels}
+        return output, [maps for kept in self._kept[self._map] for maps in _maps(kept, grids)]
 
     def _tokens(self, output: Any) -> Float[Tensor, "b q d"]:
         return output.last_hidden_state[:, -self._num_tokens :] if self._num_tokens else output.last_hidden_state

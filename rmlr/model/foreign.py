@@ -115,11 +115,11 @@ class ForeignAdapter(Adapter):
         self.names = list(made.names)
         size: PictureSize = made.image
         self.picture = Picture(size=size, mean=(0.0, 0.0, 0.0), deviation=(1.0, 1.0, 1.0))
-        self.token_dim, self.channels, self.stride = made.token_dim, made.channels, made.stride
+        self.token_dim, self.channels, self.strides = made.token_dim, (made.channels,), (made.stride,)
         if map != "backbone":
             raise ValueError(f"{self.name}: a detector of your own has one map, `map: backbone`; asked for is '{map}'")
-        if strides is not None and list(strides) != [self.stride]:
-            raise ValueError(f"{self.name}: its map has stride {self.stride}, but the settings ask for {list(strides)}")
+        if strides is not None and tuple(strides) != self.strides:
+            raise ValueError(f"{self.name}: its map has stride {made.stride}, but the settings ask for {list(strides)}")
         self.detector = made  # registered if it is a module: moved to a device, frozen
 
     def find(self, pixels: Float[Tensor, "b 3 height width"], is_padding: Bool[Tensor, "b height width"]) -> Found:
@@ -132,8 +132,8 @@ class ForeignAdapter(Adapter):
             probabilities=probabilities.masked_fill(seen.scores[..., None] == 0, -1.0),
             boxes=seen.boxes / seen.boxes.new_tensor([width, height, width, height]),
             tokens=seen.tokens,
-            maps=seen.maps,
-            is_padding=torch.zeros(len(pixels), *seen.maps.shape[2:], dtype=torch.bool, device=pixels.device),
+            maps=(seen.maps,),
+            is_padding=(torch.zeros(len(pixels), *seen.maps.shape[2:], dtype=torch.bool, device=pixels.device),),
         )
 
     def _check(self, seen: object, pixels: Tensor) -> None:
@@ -147,7 +147,7 @@ class ForeignAdapter(Adapter):
             "scores": (real, (images, number)),
             "labels": (whole, (images, number)),
             "tokens": (real, (images, number, self.token_dim)),
-            "maps": (real, (images, self.channels, *seen.maps.shape[2:])),
+            "maps": (real, (images, *self.channels, *seen.maps.shape[2:])),
         }
         for name, (dtype, shape) in expected.items():
             tensor = getattr(seen, name)
@@ -166,11 +166,12 @@ class ForeignAdapter(Adapter):
             raise self._error(f"scores from {seen.scores.min():g} to {seen.scores.max():g}", "numbers in [0, 1]")
         if (seen.labels < 0).any() or (seen.labels >= len(self.names)).any():
             raise self._error(f"labels up to {seen.labels.max()}", f"0 to {len(self.names) - 1}, as in `names`")
+        [stride] = self.strides
         for side, cells in ((height, seen.maps.shape[2]), (width, seen.maps.shape[3])):
-            if cells not in (side // self.stride, -(-side // self.stride)):
+            if cells not in (side // stride, -(-side // stride)):
                 raise self._error(
                     f"a map of {tuple(seen.maps.shape[2:])} cells for {height} x {width} pixels",
-                    f"cells of {self.stride} pixels, which is its attribute `stride`",
+                    f"cells of {stride} pixels, which is its attribute `stride`",
                 )
 
     def _error(self, found: str, expected: str) -> ValueError:

@@ -1,5 +1,6 @@
 """The network as a sequence of its parts; only `build` and `build_objective` construct modules from numbers."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -48,13 +49,13 @@ class PairDescription(nn.Module):
         self, batch: Batch, pairs: Pairs, layout: Layout
     ) -> tuple[Float[Tensor, "p d"], Float[Tensor, "p m"] | None]:
         """H and, with IRE or its replacement, m."""
-        maps, parts, cues = batch.maps.float(), [], None
+        parts, cues = [], None
         if self.context is not None:
-            parts.append(self.context(maps, batch.is_padding)[pairs.image])
+            parts.append(self.context(batch.maps.float(), batch.is_padding)[pairs.image])
         tokens = self.project_tokens(batch.instances.tokens.float())
         parts += [tokens[pairs.human], tokens[pairs.object]]
         if self.ire is not None:
-            cues = self.ire(maps, batch, pairs, layout)
+            cues = self.ire(batch, pairs, layout)
             parts.append(cues)
         if self.pose is not None:
             cues = self.pose(batch, pairs, layout)
@@ -108,11 +109,12 @@ def build(
     token_dim: int,
     vocabulary: Vocabulary,
     pose_channels: int | None = None,
+    finer_channels: Sequence[int] = (),
 ) -> InteractionNetwork:
     """The network of a variant, as needed for prediction.
 
     `channels` are those of the map, `token_dim` that of instance tokens, `pose_channels` those of a pose network's map,
-    if used.
+    if used, `finer_channels` those of the other maps, if IRE reads several.
     """
     if variant.pose and pose_channels is None:
         raise ValueError("this variant reads a pose network's map: give the number of its channels")
@@ -127,7 +129,9 @@ def build(
             feature_dim,
             pair_dim,
             GlobalContext(channels, feature_dim) if variant.global_context else None,
-            InteractiveRelationEncoder(channels, feature_dim, pool=network.pool, **_numbers(network.ire))
+            InteractiveRelationEncoder(
+                channels, feature_dim, pool=network.pool, finer_channels=finer_channels, **_numbers(network.ire)
+            )
             if variant.ire
             else None,
             PoseCue(pose_channels, feature_dim, pool=network.pool) if variant.pose and pose_channels else None,

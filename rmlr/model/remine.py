@@ -1,13 +1,14 @@
 """Re-mining: recovers information that detection discards, from the backbone's map (paper, section 3.2)."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from rmlr.hoi.batch import Batch
+from rmlr.hoi.batch import Batch, Level
 from rmlr.model.pairs import Pairs
 from rmlr.model.transformer import Encoder, Layout
 
@@ -83,12 +84,12 @@ def average_cells(maps: Float[Tensor, "b c h w"], is_padding: Bool[Tensor, "b h 
     return total / is_valid.sum(1, keepdim=True).clamp(min=1)
 
 
-def pair_shares(batch: Batch, pairs: Pairs, pool: Pool) -> Float[Tensor, "p hw"]:
-    """The weight of each cell in each pair's mean (paper, equation 5); 0 for padding."""
-    boxes, cell_sizes = batch.instances.boxes, batch.cell_sizes[pairs.image]
-    human_boxes, object_boxes = boxes[pairs.human], boxes[pairs.object]
-    covered = coverage(human_boxes, object_boxes, cell_sizes, *batch.is_padding.shape[1:])
-    covered = covered.masked_fill(batch.is_padding[pairs.image], 0).flatten(1)  # p hw
+def pair_shares(batch: Batch, pairs: Pairs, pool: Pool, level: int = 0) -> Float[Tensor, "p hw"]:
+    """The weight of each cell of a level in each pair's mean (paper, equation 5); 0 for padding."""
+    boxes, grid = batch.instances.boxes, batch.levels[level]
+    human_boxes, object_boxes, cell_sizes = boxes[pairs.human], boxes[pairs.object], grid.cell_sizes[pairs.image]
+    covered = coverage(human_boxes, object_boxes, cell_sizes, *grid.is_padding.shape[1:])
+    covered = covered.masked_fill(grid.is_padding[pairs.image], 0).flatten(1)  # p hw
     divisor = covered.sum(1) if pool == "covered" else roi_area(human_boxes, object_boxes, cell_sizes)
     return covered / divisor.clamp(min=SMALLEST_AREA)[:, None]
 
@@ -118,7 +119,8 @@ class InteractiveRelationEncoder(nn.Module):
     Differs: the sizes except the number of layers, the position code (DETR's, added once) and the exact share of a cell
     are our choices. `pool` says by what the sum over a pair's cells is divided: the covered area, or, as in the paper,
     the area of the bounding RoI, which differs by a factor that depends on the layout of the boxes. All pairs are
-    pooled by one product.
+    pooled by one product. With `finer_channels`, the cells of several maps are one sequence, with a learnt code for
+    each level, and m is the mean over the levels.
     """
 
     def __init__(
@@ -132,6 +134,7 @@ class InteractiveRelationEncoder(nn.Module):
         heads: int,
         ffn_dim: int,
         dropout: float,
+        finer_channels: Sequence[int] = (),
     ):
         super().__init__()
         self.pool: Pool = pool
@@ -139,33 +142,59 @@ class InteractiveRelationEncoder(nn.Module):
         self.reduce = nn.Linear(channels, dim)
         self.encoder = Encoder(layers, dim, heads, ffn_dim, dropout, "relu")
         self.project = fully_connected(dim, feature_dim)
+        self.reduce_finer = nn.ModuleList(nn.Linear(number, dim) for number in finer_channels)
+        levels = 1 + len(finer_channels)
+        self.level_code = nn.Parameter(torch.randn(levels, dim)) if finer_channels else None
 
-    def forward(
-        self, maps: Float[Tensor, "b c h w"], batch: Batch, pairs: Pairs, layout: Layout
-    ) -> Float[Tensor, "p d"]:
-        cells, grid = self._cells(maps, batch)
+    def forward(self, batch: Batch, pairs: Pairs, layout: Layout) -> Float[Tensor, "p d"]:
+        cells, grid = self._cells(batch)
         cells = grid.pad(self.encoder(cells, grid))
-        return self.project(pool_cells(cells, pair_shares(batch, pairs, self.pool), layout))
+        return self.project(pool_cells(cells, self._shares(batch, pairs), layout))
 
-    def attention(
-        self, maps: Float[Tensor, "b c h w"], batch: Batch, pairs: Pairs, layout: Layout
-    ) -> Float[Tensor, "p h w"]:
+    def attention(self, batch: Batch, pairs: Pairs, layout: Layout) -> Float[Tensor, "p h w"]:
         """Where on the map each pair's cue comes from: the encoder's rollout, averaged over the cells of the pair.
 
         Each cell of the map is a query of the encoder. A pair's map is the mean of its queries' rollouts
         (`Encoder.rollout`), weighted as in m: by the share of each cell that the pair's boxes cover. It sums to 1 over
-        the valid cells; it is 0 for a pair whose boxes cover none.
+        the valid cells; it is 0 for a pair whose boxes cover none. A cell of a finer map counts for the cell of
+        `batch.maps` in which its centre lies.
         """
-        shares = pair_shares(batch, pairs, self.pool)
+        shares = self._shares(batch, pairs)
         shares = shares / shares.sum(1, keepdim=True).clamp(min=SMALLEST_AREA)
-        rollout = self.encoder.rollout(*self._cells(maps, batch))  # b hw hw
-        return pool_cells(rollout, shares, layout).unflatten(1, maps.shape[2:])
+        found = pool_cells(self.encoder.rollout(*self._cells(batch)), shares, layout)  # p, cells of all levels
+        sizes = [level.is_padding[0].numel() for level in batch.levels]
+        parts = [
+            part.unflatten(1, level.is_padding.shape[1:])
+            for part, level in zip(found.split(sizes, dim=1), batch.levels, strict=True)
+        ]
+        return sum((_onto(part, batch, level) for part, level in zip(parts[1:], batch.finer, strict=True)), parts[0])
 
-    def _cells(self, maps: Tensor, batch: Batch) -> tuple[Tensor, Layout]:
+    def _shares(self, batch: Batch, pairs: Pairs) -> Float[Tensor, "p n"]:
+        """The weight of each cell of all levels in each pair's mean."""
+        levels = [pair_shares(batch, pairs, self.pool, level) for level in range(len(batch.levels))]
+        return torch.cat(levels, dim=1) / len(levels)
+
+    def _cells(self, batch: Batch) -> tuple[Tensor, Layout]:
         """The encoder's input: every cell of the maps with its position code, and the layout of these rows."""
-        cells = self.reduce(maps.flatten(2).transpose(1, 2))  # b hw d
-        cells = cells + sine_position_code(batch.is_padding, self.dim).flatten(1, 2)
-        return cells.flatten(0, 1), Layout.of_block(batch.is_padding.flatten(1))
+        levels = []
+        for index, (level, reduce) in enumerate(zip(batch.levels, (self.reduce, *self.reduce_finer), strict=True)):
+            cells = reduce(level.maps.float().flatten(2).transpose(1, 2))  # b hw d
+            cells = cells + sine_position_code(level.is_padding, self.dim).flatten(1, 2)
+            levels.append(cells if self.level_code is None else cells + self.level_code[index])
+        is_padding = torch.cat([level.is_padding.flatten(1) for level in batch.levels], dim=1)
+        return torch.cat(levels, dim=1).flatten(0, 1), Layout.of_block(is_padding)
+
+
+def _onto(finer: Float[Tensor, "p y x"], batch: Batch, level: Level) -> Float[Tensor, "p h w"]:
+    """The sum of a finer level's cells whose centres lie in each cell of `batch.maps`."""
+    height, width = batch.is_padding.shape[1:]
+    ratio = (level.cell_sizes[0] / batch.cell_sizes[0]).tolist()  # the strides', so the same for all images
+    row, column = (
+        ((torch.arange(cells, device=finer.device) + 0.5) * part).long().clamp(max=last - 1)
+        for cells, part, last in zip(finer.shape[1:], ratio, (height, width), strict=True)
+    )
+    rows = finer.new_zeros(len(finer), height, finer.shape[2]).index_add_(1, row, finer)
+    return finer.new_zeros(len(finer), height, width).index_add_(2, column, rows)
 
 
 class PoseCue(nn.Module):

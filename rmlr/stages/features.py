@@ -88,8 +88,7 @@ def features(
                 detections, original = source.see(batch)
                 instances, of_image = select_instances(detections, vocabulary.person, rule.selection)
                 kept += len(of_image)
-                seen = detections.maps, detections.is_padding, detections.cell_sizes
-                builder.add(ids, instances, of_image, *seen, original)
+                builder.add(ids, instances, of_image, detections.levels, original)
                 progress.advance(len(ids))
                 if is_last:
                     found = writer.write(shard, builder)
@@ -120,6 +119,7 @@ def _index(source: Seeing, vocabulary: Vocabulary, wanted: Sequence[Annotation],
         objects=list(vocabulary.objects),
         person=vocabulary.person,
         channels=source.channels,
+        finer_channels=list(source.finer_channels),
         token_dim=source.token_dim,
         map_dtype=rule.map_dtype,
         shard_images=rule.shard_images,
@@ -139,8 +139,11 @@ def _chunks(
 
 
 def _bytes(height: int, width: int, source: Seeing, chosen: FeaturesNode) -> int:
-    """The maximum size of one image in bytes: its map, and as many instances as the selection may keep."""
-    cells = -(-height // source.stride) * -(-width // source.stride)
-    number = torch.finfo(getattr(torch, chosen.features.map_dtype)).bits // 8
+    """The maximum size of one image in bytes: its maps, and as many instances as the selection may keep."""
+    numbers = sum(
+        -(-height // stride) * -(-width // stride) * channels
+        for stride, channels in zip(source.strides, (source.channels, *source.finer_channels), strict=True)
+    )
+    size = torch.finfo(getattr(torch, chosen.features.map_dtype)).bits // 8
     instances = 2 * chosen.features.selection.max_instances
-    return cells * source.channels * number + instances * (4 * (source.token_dim + 5) + 8)
+    return numbers * size + instances * (4 * (source.token_dim + 5) + 8)

@@ -29,6 +29,12 @@ def _must_name_parts(name: str) -> str:
     return name
 
 
+def _from_coarse_to_fine(strides: list[int]) -> list[int]:
+    if len(set(strides)) < len(strides):
+        raise ValueError(f"each stride is one map, but {strides} has one twice")
+    return sorted(strides, reverse=True)
+
+
 Name = Annotated[str, AfterValidator(must_name)]
 PathName = Annotated[str, AfterValidator(_must_name_parts)]  # parts are names; of a detector: folders below each other
 PositiveInt = Annotated[int, Field(gt=0, le=MOST)]
@@ -37,6 +43,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]  # valid for every random number ge
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+# Of the detector's maps that are used; null: the coarsest alone. IRE reads all of them, all else the coarsest.
+Strides = Annotated[list[PositiveInt], Field(min_length=1), AfterValidator(_from_coarse_to_fine)] | None
 
 Split = Literal["train", "val", "trainval", "test"]  # trainval: train, then val
 DatasetName = Literal["vcoco", "hicodet"]

@@ -18,6 +18,7 @@ from rmlr.study.section import (
     Section,
     Seed,
     Split,
+    Strides,
     ZeroShot,
 )
 
@@ -48,7 +49,6 @@ class FixedSize(Section):
 
 PictureSize = ImageSize | FixedSize
 MapName = Literal["backbone", "projected", "encoder"]  # X: of the backbone, its projection, the detector's encoder
-Strides = Annotated[list[PositiveInt], Field(min_length=1, max_length=1)] | None  # which maps; null: the coarsest
 
 
 class Augment(Section):

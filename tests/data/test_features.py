@@ -1,6 +1,7 @@
 """The feature cache: what is written comes back, whatever the map sizes, shards and interruptions."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from rmlr.data.features import INDEX_FILE, Features, FeatureWriter, Index, ShardBuilder, check_space, shard_name
-from rmlr.hoi.batch import Instances
+from rmlr.hoi.batch import Instances, Level
 from rmlr.study.tensors import save_tensors
 
 CHANNELS, TOKEN_DIM = 3, 2
@@ -59,7 +60,7 @@ def write_shard(writer: FeatureWriter, shard: int, image_ids: list[int], sizes: 
         maps[position, :, :h, :w] = image_id + 0.25 * torch.arange(h * w).view(h, w)
         is_padding[position, :h, :w] = False
     originals = torch.tensor([[100 * image_id, 200] for image_id in image_ids])
-    builder.add(image_ids, instances, image, maps, is_padding, originals / 8, originals)
+    builder.add(image_ids, instances, image, [Level(maps, is_padding, originals / 8)], originals)
     writer.write(shard, builder)
 
 
@@ -125,6 +126,55 @@ def test_an_empty_batch_and_an_empty_split_are_batches(tmp_path, ragged):
     assert len(empty) == 0
     assert len(empty.pair_counts) == 0
     assert empty.batch([]).instances.boxes.shape == (0, 4)
+
+
+def write_levels(folder: Path, finer: list[int]) -> None:
+    """Two images with maps of 2 x 3 and 1 x 2 cells, and of twice as many for each finer level."""
+    index = make_index([3, 8], finer_channels=finer)
+    writer = FeatureWriter(index, folder.parent / f".{folder.name}.resume", "same")
+    builder = ShardBuilder(index)
+    nothing = Instances(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long(), torch.zeros(0, TOKEN_DIM))
+    for image_id, (height, width) in {8: (1, 2), 3: (2, 3)}.items():
+        levels = []
+        for level, channels in enumerate((CHANNELS, *finer)):
+            shape = (1, channels, height * 2**level, width * 2**level)
+            maps = torch.arange(math.prod(shape)).view(shape) + 100.0 * image_id
+            sizes = torch.full((1, 2), 16.0 / 2**level)
+            levels.append(Level(maps, torch.zeros(1, *shape[2:]).bool(), sizes))
+        builder.add([image_id], nothing, torch.zeros(0).long(), levels, torch.tensor([[32, 48]]))
+    writer.write(0, builder)
+    folder.mkdir()
+    writer.finish(folder)
+
+
+def test_several_maps_come_back_each_with_its_cells(tmp_path):
+    write_levels(tmp_path / "test", [5, 2])
+    cached = Features.load(tmp_path, "test")
+    assert cached.finer_channels == (5, 2)
+    batch = cached.batch([1, 0])
+    assert [tuple(level.maps.shape) for level in batch.levels] == [(2, CHANNELS, 2, 3), (2, 5, 4, 6), (2, 2, 8, 12)]
+    for number, level in enumerate(batch.levels):
+        rows, columns = 2**number, 2 * 2**number  # of image 8
+        assert level.cell_sizes.tolist() == [[16 / 2**number] * 2] * 2
+        expected = 800 + torch.arange(level.maps.shape[1] * rows * columns).view(-1, rows, columns)
+        assert torch.equal(level.maps[0, :, :rows, :columns], expected.float())
+        assert (~level.is_padding[0]).sum() == rows * columns
+        assert not level.is_padding[1].any()
+        assert (level.maps.permute(0, 2, 3, 1)[level.is_padding] == 0).all()
+
+
+def test_a_damaged_finer_map_is_named(tmp_path):
+    write_levels(tmp_path / "test", [5])
+    path = tmp_path / "test" / shard_name(0)
+    tensors = load_file(path)
+    tensors["maps_1"][3, 2] = torch.inf
+    save_file(tensors, path)
+    with pytest.raises(ValueError, match=rf"{shard_name(0)}.*maps_1.*\[3, 2\]"):
+        Features.load(tmp_path, "test").batch([0])
+    tensors["maps_1"] = tensors["maps_1"][:-1]
+    save_file(tensors, path)
+    with pytest.raises(ValueError, match=r"map_sizes_1.*makes 32 cells_1, but the shard has 31"):
+        Features.load(tmp_path, "test")
 
 
 def test_trainval_is_train_then_val(tmp_path, ragged):
@@ -194,8 +244,9 @@ def test_a_map_too_large_for_its_type_is_an_error_that_names_the_image(tmp_path)
     nothing = Instances(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long(), torch.zeros(0, TOKEN_DIM))
     maps = torch.full((1, CHANNELS, 1, 1), 1e6)
     sizes = torch.tensor([[8, 8]])
+    level = Level(maps, torch.zeros(1, 1, 1).bool(), sizes / 1)
     with pytest.raises(ValueError, match="image 9: its map does not fit into float16"):
-        builder.add([9], nothing, torch.zeros(0).long(), maps, torch.zeros(1, 1, 1).bool(), sizes / 1, sizes)
+        builder.add([9], nothing, torch.zeros(0).long(), [level], sizes)
 
 
 def test_a_cache_larger_than_the_disk_is_refused(tmp_path):

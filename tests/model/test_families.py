@@ -137,7 +137,7 @@ def test_a_saved_detector_is_the_same_and_knows_its_picture(folders, kind, tmp_p
     after = FrozenDetector(load_detector(str(tmp_path)), NAMES)
     assert after.adapter.picture == before.adapter.picture
     first, second = before(*inputs), after(*inputs)
-    for name in Detections.__slots__:
+    for name in set(Detections.__slots__) - {"finer"}:
         torch.testing.assert_close(getattr(first, name), getattr(second, name), atol=1e-3, rtol=1e-4)
 
 
@@ -152,9 +152,10 @@ def test_each_map_that_a_family_has_is_given_with_its_stride(folders, kind):
         frozen = FrozenDetector(network, NAMES, name)
         seen = frozen(*photos(*sizes_for(frozen, (64, 128))))
         (height, width), (rows, columns) = seen.cell_sizes[0].tolist(), seen.maps.shape[2:]
-        assert (height, width) == (2 * frozen.stride, 2 * frozen.stride)
-        assert rows == 64 // frozen.stride
-        assert columns in (64 // frozen.stride, 128 // frozen.stride)
+        [stride] = frozen.strides
+        assert (height, width) == (2 * stride, 2 * stride)
+        assert rows == 64 // stride
+        assert columns in (64 // stride, 128 // stride)
         assert seen.maps.shape[1] == frozen.channels
 
 
@@ -163,9 +164,44 @@ def test_a_finer_map_is_chosen_by_its_stride(folders):
     for stride in (8, 16, 32):
         frozen = FrozenDetector(network, NAMES, "encoder", [stride])
         seen = frozen(*photos((64, 64)))
-        assert (frozen.stride, seen.maps.shape[2:]) == (stride, (64 // stride, 64 // stride))
+        assert (frozen.strides, seen.maps.shape[2:]) == ((stride,), (64 // stride, 64 // stride))
     with pytest.raises(ValueError, match="its map 'encoder' has stride 8 or 16 or 32, the settings ask for 4"):
         FrozenDetector(network, NAMES, "encoder", [4])
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "strides"),
+    [
+        ("rt_detr", "backbone", [32, 16, 8]),
+        ("rt_detr_v2", "encoder", [32, 8]),
+        ("d_fine", "projected", [16, 8]),
+        ("deimv2", "encoder", [32, 16, 8]),
+        ("deformable_detr", "encoder", [64, 32, 16, 8]),
+        ("lw_detr", "projected", [32, 8]),
+    ],
+)
+def test_several_maps_are_those_of_each_stride(folders, kind, name, strides):
+    network: Any = load_detector(str(folders[kind]))
+    frozen = FrozenDetector(network, NAMES, name, strides)
+    assert frozen.strides == tuple(strides)
+    inputs = photos(*sizes_for(frozen, (64, 96), (96, 64)))
+    together = frozen(*inputs)
+    assert len(together.levels) == len(strides)
+    for level, stride, channels in zip(
+        together.levels, strides, (frozen.channels, *frozen.finer_channels), strict=True
+    ):
+        alone = FrozenDetector(network, NAMES, name, [stride])(*inputs)
+        assert alone.finer == ()
+        assert level.maps.shape[1] == channels
+        for part in ("maps", "is_padding", "cell_sizes"):
+            assert torch.equal(getattr(level, part), getattr(alone, part)), part
+
+
+def test_a_map_is_found_whatever_the_size_of_a_photo(folders):
+    """A side that is no multiple of the stride is rounded at each halving, so its cells are wider than the stride."""
+    frozen = FrozenDetector(load_detector(str(folders["deformable_detr"])), NAMES, "encoder")
+    assert frozen.strides == (64,)
+    assert frozen(*photos((200, 333))).maps.shape[2:] == (4, 6)
 
 
 def test_a_map_of_the_encoder_is_what_the_decoder_reads(folders):

@@ -5,7 +5,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+from rmlr.hoi.batch import Level
 from rmlr.model.pairs import enumerate_pairs
 from rmlr.model.remine import (
     GlobalContext,
@@ -90,7 +92,7 @@ def encoder(small, pool):
 
 def cues(ire, small, batch):
     pairs = enumerate_pairs(batch, small.person)
-    return ire(batch.maps, batch, pairs, Layout.of_rows(pairs.image, len(batch.image_ids)))
+    return ire(batch, pairs, Layout.of_rows(pairs.image, len(batch.image_ids)))
 
 
 @pytest.mark.parametrize("pool", ["covered", "roi"])
@@ -153,7 +155,7 @@ def test_no_pairs_give_no_cues_and_no_gradient(small):
 
 def attention(ire, small, batch):
     pairs = enumerate_pairs(batch, small.person)
-    return ire.attention(batch.maps, batch, pairs, Layout.of_rows(pairs.image, len(batch.image_ids)))
+    return ire.attention(batch, pairs, Layout.of_rows(pairs.image, len(batch.image_ids)))
 
 
 def test_a_cue_whose_queries_see_one_cell_only_comes_half_from_there_and_half_from_its_own_cells(small):
@@ -195,6 +197,100 @@ def test_a_pair_of_empty_boxes_looked_nowhere_and_no_pairs_have_no_map(small):
     batch = replace(batch, instances=replace(batch.instances, boxes=torch.zeros(2, 4)))
     assert attention(encoder(small, "covered"), small, batch).eq(0).all()
     assert attention(encoder(small, "covered"), small, small.batch([1], [])).shape == (0, 4, 5)
+
+
+# ---- several maps
+
+
+def with_finer(small, batch, channels=(3, 2)):
+    """The batch with two finer maps, of half and a quarter of the cell's size."""
+    generator = torch.Generator().manual_seed(1)
+    images, (height, width) = len(batch.image_ids), batch.is_padding.shape[1:]
+    finer = tuple(
+        Level(
+            torch.randn(images, number, 2**level * height, 2**level * width, generator=generator),
+            torch.zeros(images, 2**level * height, 2**level * width, dtype=torch.bool),
+            batch.cell_sizes / 2**level,
+        )
+        for level, number in enumerate(channels, start=1)
+    )
+    return replace(batch, finer=finer)
+
+
+def finer_encoder(small, pool, channels=(3, 2)):
+    torch.manual_seed(0)
+    sizes = {"layers": 2, "dim": 8, "heads": 2, "ffn_dim": 16, "dropout": 0.0}
+    return InteractiveRelationEncoder(small.channels, 4, pool=pool, finer_channels=channels, **sizes)
+
+
+def test_one_map_needs_no_code_of_its_level_and_starts_with_the_same_weights(small):
+    one, several = encoder(small, "covered"), finer_encoder(small, "covered")
+    assert not [name for name in one.state_dict() if "finer" in name or "level" in name]
+    for name, weight in one.state_dict().items():
+        assert torch.equal(weight, several.state_dict()[name])
+
+
+@pytest.mark.parametrize("pool", ["covered", "roi"])
+def test_a_cue_of_several_maps_is_the_mean_of_each_maps_mean(small, pool):
+    batch = with_finer(small, small.batch([0, 0, 1], [], [0, 2]))
+    ire = finer_encoder(small, pool)
+    pairs = enumerate_pairs(batch, small.person)
+    rows = []
+    for human, object_, image in zip(pairs.human, pairs.object, pairs.image, strict=True):
+        parts = []
+        for level, reduce, code in zip(batch.levels, (ire.reduce, *ire.reduce_finer), ire.level_code, strict=True):
+            place = sine_position_code(level.is_padding[image][None], 8)[0].view(-1, 8)
+            parts.append(reduce(level.maps[image].flatten(1).T) + place + code)
+        cells = torch.cat(parts)
+        cells = ire.encoder(cells, Layout.of_block(torch.zeros(1, len(cells), dtype=torch.bool)))
+        a, b = batch.instances.boxes[human], batch.instances.boxes[object_]
+        means = []
+        for level, own in zip(batch.levels, cells.split([len(part) for part in parts]), strict=True):
+            share = coverage(a[None], b[None], level.cell_sizes[image][None], *level.is_padding.shape[1:]).flatten()
+            area = share.sum() if pool == "covered" else roi_area(a[None], b[None], level.cell_sizes[image][None])
+            means.append((share[:, None] * own).sum(0) / area)
+        rows.append(ire.project(torch.stack(means).mean(0)))
+    torch.testing.assert_close(cues(ire, small, batch), torch.stack(rows), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("pool", ["covered", "roi"])
+def test_padding_of_no_map_changes_a_cue_or_where_it_looked(small, pool):
+    batch = with_finer(small, small.batch([0, 1], [0, 0, 2]))
+    padded = small.on_larger_canvas(batch, 3, 2)
+    finer = tuple(
+        Level(
+            nn.functional.pad(level.maps, (0, 5, 0, 1), value=1e3),
+            nn.functional.pad(level.is_padding, (0, 5, 0, 1), value=True),
+            level.cell_sizes,
+        )
+        for level in batch.finer
+    )
+    padded, ire = replace(padded, finer=finer), finer_encoder(small, pool)
+    torch.testing.assert_close(cues(ire, small, padded), cues(ire, small, batch), atol=1e-5, rtol=1e-4)
+    found, wider = attention(ire, small, batch), attention(ire, small, padded)
+    torch.testing.assert_close(wider[:, :4, :5], found)
+    torch.testing.assert_close(found.sum((1, 2)), torch.ones(len(found)))
+
+
+def test_a_cue_that_looks_at_one_finer_cell_looked_at_the_cell_around_it(small):
+    batch = with_finer(small, small.batch([0, 1]), channels=(3,))
+    ire = finer_encoder(small, "covered", channels=(3,))
+    with torch.no_grad():
+        ire.reduce.weight.zero_()
+        ire.reduce_finer[0].weight.zero_()
+        ire.reduce_finer[0].weight[0, 0] = 1.0
+        for layer in ire.encoder.layers:
+            layer.to_query_key_value.weight.zero_()
+            layer.to_query_key_value.weight[8, 0] = 1.0  # a key is the first number of its cell
+            layer.to_query_key_value.bias.fill_(1.0)
+    batch.finer[0].maps[:, 0] = 0
+    batch.finer[0].maps[:, 0, 5, 8] = 1e4  # in the coarse cell (2, 4)
+    found = attention(ire, small, batch)
+    assert (found.flatten(1).argmax(1) == 2 * 5 + 4).all()
+    torch.testing.assert_close(found.sum((1, 2)), torch.ones(len(found)))
+
+
+# ---- a pose network's map
 
 
 def pose_cues(cue, small, batch):

@@ -13,7 +13,7 @@ import torch
 from rmlr.data.features import FeatureWriter, Index, ShardBuilder
 from rmlr.data.records import save_annotations, save_vocabulary
 from rmlr.hoi import NO_BOX, Annotation, Vocabulary
-from rmlr.hoi.batch import Instances
+from rmlr.hoi.batch import Instances, Level
 from rmlr.model.checkpoint import Card, save_checkpoint
 from rmlr.model.network import build
 from rmlr.study.section import Section
@@ -129,9 +129,8 @@ def write_features(folder: Path, image_ids: list[int], objects: list[str]) -> No
                 Instances(torch.from_numpy(BOXES[:count]).float(), torch.full((count,), 0.9),
                           torch.arange(count), tokens),
                 torch.zeros(count, dtype=torch.long),
-                torch.randn(1, CHANNELS, 4, 4, generator=generator),
-                torch.zeros(1, 4, 4, dtype=torch.bool),
-                torch.full((1, 2), 16.0),
+                [Level(torch.randn(1, CHANNELS, 4, 4, generator=generator), torch.zeros(1, 4, 4, dtype=torch.bool),
+                       torch.full((1, 2), 16.0))],
                 torch.full((1, 2), 64),
             )  # fmt: skip
         writer.write(shard, builder)

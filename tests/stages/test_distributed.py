@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from rmlr.data.features import FeatureWriter, Index, ShardBuilder
 from rmlr.data.records import save_annotations, save_vocabulary
 from rmlr.hoi import Annotation
-from rmlr.hoi.batch import Instances
+from rmlr.hoi.batch import Instances, Level
 from rmlr.stages.text import text
 from rmlr.stages.train import train
 from rmlr.study.encoder import Encoder
@@ -93,9 +93,13 @@ def write_features(folder: Path, spoilt: int | None = None) -> None:
                     tokens * (1e38 if image_id == spoilt else 1.0),
                 ),
                 torch.zeros(len(boxes), dtype=torch.long),
-                torch.randn(1, CHANNELS, 4, 4, generator=generator),
-                torch.zeros(1, 4, 4, dtype=torch.bool),
-                torch.full((1, 2), 16.0),
+                [
+                    Level(
+                        torch.randn(1, CHANNELS, 4, 4, generator=generator),
+                        torch.zeros(1, 4, 4, dtype=torch.bool),
+                        torch.full((1, 2), 16.0),
+                    )
+                ],
                 torch.full((1, 2), 64),
             )
         writer.write(shard, builder)

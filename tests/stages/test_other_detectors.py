@@ -20,6 +20,7 @@ from rmlr.data.images import load_batch
 from rmlr.data.records import load_annotations, load_vocabulary
 from rmlr.learning.inference import load
 from rmlr.learning.photos import Photos
+from rmlr.learning.trained import Trained
 from rmlr.model.detector import FrozenDetector, load_detector
 from rmlr.model.families import FAMILIES
 from rmlr.stages import detector, features, predict, train
@@ -43,8 +44,8 @@ AUGMENT = Augment(
 class Chain:
     """The stages of profile tiny from a detector on, on the drawn world of `photo_run`."""
 
-    def __init__(self, root: Path, photo_run, changes: dict) -> None:
-        self.root, self.images = root, photo_run.root / "raw" / "images"
+    def __init__(self, root: Path, photo_run, changes: dict, strides: list[int] | None = None) -> None:
+        self.root, self.images, self.strides = root, photo_run.root / "raw" / "images", strides
         self.prepare = photo_run.root / "results" / "prepare"
         self.nodes = Study.load(ROOT / "params.yaml").nodes("tiny", dict.fromkeys([*STAGES, "cost"], "digest"))
         if changes:
@@ -69,7 +70,8 @@ class Chain:
         detector.detector(settings=self.settings(self.nodes["detector/base"]), **where, seed=0, out=out)
         for split in splits:
             node = self.node(f"vcoco/features/base/{split}", FeaturesNode)
-            settings = self.settings(node.model_copy(update={"image": None}))
+            rule = node.features.model_copy(update={"strides": self.strides})
+            settings = self.settings(node.model_copy(update={"image": None, "features": rule}))
             features.features(settings=settings, **where, split=split, detector=out, out=seen / split)
 
     def finish(self) -> Path:
@@ -117,11 +119,11 @@ def teach_two_classes(folder: Path, names: Sequence[str], photos: Sequence[Path]
     network.save_pretrained(folder)
 
 
-def family(tmp_path: Path, photo_run, kind: str) -> Chain:
+def family(tmp_path: Path, photo_run, kind: str, strides: list[int] | None = None) -> Chain:
     names = load_vocabulary(photo_run.root / "results" / "prepare").objects
     save_family(kind, tmp_path / "weights", names)
     teach_two_classes(tmp_path / "weights", names, photo_run.photos)
-    return Chain(tmp_path, photo_run, {"weights": str(tmp_path / "weights")})
+    return Chain(tmp_path, photo_run, {"weights": str(tmp_path / "weights")}, strides)
 
 
 def must_look(chain: Chain, photo_run) -> None:
@@ -142,13 +144,29 @@ def test_a_run_learns_from_a_family_and_looks_at_photos(tmp_path, photo_run, kin
     must_look(chain, photo_run)
 
 
-@pytest.mark.parametrize("kind", [QUICK, "conditional_detr"])
-def test_features_on_line_are_those_that_are_cached(tmp_path, photo_run, kind):
-    chain = family(tmp_path, photo_run, kind)
+def test_a_run_reads_several_maps_of_its_detector(tmp_path, photo_run):
+    chain = family(tmp_path, photo_run, QUICK, [32, 16, 8])
+    chain.run("train", "val", "test")
+    must_look(chain, photo_run)
+    card = load(tmp_path / "run", detector=tmp_path / "detector").card
+    assert card.view.strides == [32, 16, 8]
+    assert len(card.finer_channels) == 2
+    node = chain.node("vcoco/features/base/test", FeaturesNode)
+    other = tmp_path / "other" / "test"
+    settings = chain.settings(node.model_copy(update={"image": None}))
+    where = {"annotations": chain.prepare, "images": chain.images, "detector": tmp_path / "detector"}
+    features.features(settings=settings, **where, split="test", out=other)
+    with pytest.raises(ValueError, match=r"finer_channels: the weights were trained with \[24, 16\], given is \[\]"):
+        Trained.open(chain.prepare, other.parent, "test", tmp_path / "run" / "train")
+
+
+@pytest.mark.parametrize(("kind", "strides"), [(QUICK, None), ("conditional_detr", None), ("deformable_detr", [32, 8])])
+def test_features_on_line_are_those_that_are_cached(tmp_path, photo_run, kind, strides):
+    chain = family(tmp_path, photo_run, kind, strides)
     chain.run("test")
     cache = Features.load(tmp_path / "features", "test")
     vocabulary, annotated = load_vocabulary(chain.prepare), load_annotations(chain.prepare, "test")
-    view = AskedView(image=None, selection=cache.view.selection, map="backbone")
+    view = AskedView(image=None, selection=cache.view.selection, map="backbone", strides=strides)
     online = Photos(
         chain.images, tmp_path / "detector", annotated, Online(view=view, augment=AUGMENT), 1.0, vocabulary, None, 0
     )
@@ -156,10 +174,11 @@ def test_features_on_line_are_those_that_are_cached(tmp_path, photo_run, kind):
     _, read = online.tested("test", annotated)
     positions = list(range(len(annotated)))
     seen, kept = read(positions, torch.device("cpu")), cache.batch(positions)
-    torch.testing.assert_close(seen.maps, kept.maps, atol=1e-4, rtol=1e-4)
+    for one, other in zip(seen.levels, kept.levels, strict=True):
+        torch.testing.assert_close(one.maps, other.maps, atol=1e-4, rtol=1e-4)
+        assert torch.equal(one.cell_sizes, other.cell_sizes)
     torch.testing.assert_close(seen.instances.boxes, kept.instances.boxes, atol=1e-2, rtol=1e-4)
     assert torch.equal(seen.instances.labels, kept.instances.labels)
-    assert torch.equal(seen.cell_sizes, kept.cell_sizes)
     _, batch, _ = online.load(positions, epoch=1)
     if kind == QUICK:  # however a photo is augmented, it is of the one size that the detector sees
         assert set(map(tuple, batch.resized.tolist())) == {(64, 64)}

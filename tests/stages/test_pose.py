@@ -18,7 +18,7 @@ from rmlr.data.features import Features, FeatureWriter, Index, ShardBuilder
 from rmlr.data.images import load_batch, resized_size
 from rmlr.data.records import save_annotations, save_vocabulary
 from rmlr.detections.triplets import load_triplets
-from rmlr.hoi.batch import Instances
+from rmlr.hoi.batch import Instances, Level
 from rmlr.learning.inference import load
 from rmlr.model.checkpoint import load_card, load_checkpoint
 from rmlr.model.pose import load_pose_network, pose_digest
@@ -61,8 +61,10 @@ def write_features(folder: Path, image_ids: list[int], detector: str = "d" * 64)
         for image_id in members:
             sizes, resized = torch.tensor([PHOTOS[image_id]]), resized_size(*PHOTOS[image_id], *SIDES)
             builder.add(
-                [image_id], nothing, torch.zeros(0).long(), torch.full((1, 2, *grid_of(image_id)), float(image_id)),
-                torch.zeros(1, *grid_of(image_id), dtype=torch.bool), STRIDE * sizes / torch.tensor([resized]), sizes,
+                [image_id], nothing, torch.zeros(0).long(),
+                [Level(torch.full((1, 2, *grid_of(image_id)), float(image_id)),
+                       torch.zeros(1, *grid_of(image_id), dtype=torch.bool), STRIDE * sizes / torch.tensor([resized]))],
+                sizes,
             )  # fmt: skip
         writer.write(shard, builder)
     folder.mkdir(parents=True)

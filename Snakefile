@@ -22,7 +22,7 @@ ALL = [
     *rules.milestone_data.input,
     *rules.milestone_pose.input,
     *[f"{RESULTS}/runs/{name}/{seed}/evaluate/run.json" for name in GRAPH.runs for seed in CHOSEN.seeds],
-    *[file for name in GRAPH.study.tables for file in GRAPH.copies(name)],
+    *[file for name in GRAPH.tables for file in GRAPH.copies(name)],
     *rules.milestone_figures.input,
     *GRAPH.copies("statement"),
 ]

@@ -32,7 +32,7 @@ def graph_of(content, **config) -> Graph:
     return Graph.of(Study.check(content, "params.yaml"), config, ROOT / "paper")
 
 
-@pytest.mark.parametrize("profile", ["demo", "tiny", "paper", "paper_cached", "paper_tiny", "photos"])
+@pytest.mark.parametrize("profile", ["demo", "tiny", "paper", "paper_cached", "paper_tiny", "paper_2026", "photos"])
 def test_every_node_of_every_profile_depends_on_nodes_of_it_without_a_cycle(content, profile):
     graph = graph_of(content, profile=profile)
     done: set[str] = set()

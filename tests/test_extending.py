@@ -24,7 +24,7 @@ def merged(content: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
 def content() -> dict[str, Any]:
     found = yaml.safe_load((ROOT / "params.yaml").read_text())
     blocks = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "docs/extending.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         found = merged(found, yaml.safe_load(block))
     return found
@@ -38,7 +38,12 @@ def test_what_the_page_adds_is_made_and_nothing_else_changes(content, profile):
     changed = [place for place, node in before.items() if after[place] != node and place != "statement"]
     assert changed == []
     seed = Study.load(ROOT / "params.yaml").profiles[profile].seeds[0]
-    runs = ["mine/sentences", "mine/short", *(f"sweep/weights-irm_word_{weight}" for weight in (0.1, 0.3, 1.0))]
+    runs = [
+        "mine/sentences",
+        "mine/short",
+        "mine/after_hicodet",
+        *(f"sweep/weights-irm_word_{weight}" for weight in (0.1, 0.3, 1.0)),
+    ]
     assert {f"runs/{run}/{seed}/train" for run in runs} | {"tables/weights"} <= after.keys() - before.keys()
     assert len(after["tables/weights"].rows) == 4
     for name in ("rare_first", "non_rare_first"):

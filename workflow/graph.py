@@ -240,14 +240,15 @@ class Graph:
             networks = [f"{folder}{fold}/train" for fold in self.chosen.fold_names]
             return [prepare, *self._views(run, split), *poses, *networks]
         text = "/".join([f"{run.dataset}/text/{run.encoder}", *fold])
+        start = ["/".join(["runs", run.start, seed, *fold, "train"])] if run.start else []
         if train.online is None:
             split = "trainval" if train.held_out else train.train.split
             split = FOLDS_OF if fold else split
             poses = self._views(run, split, pose=True) if train.variant.pose else []
-            return [prepare, *self._views(run, split), *poses, text]
+            return [prepare, *self._views(run, split), *poses, text, *start]
         joints = ["pose/joints"] if train.variant.pose and self.trains_joints else []
         world = ["world/draw"] if self.is_drawn else []
-        return [prepare, *world, self.detector_of(run.dataset, run.backbone), *joints, text]
+        return [prepare, *world, self.detector_of(run.dataset, run.backbone), *joints, text, *start]
 
     def train_node(self, name: str, seed: str) -> TrainNode:
         """What a run (GROUP/NAME) is trained with; with folds, without the first one."""
@@ -397,13 +398,15 @@ class Graph:
             return {"annotations": annotations, "features": self._seen(run), "weights": weights, "pose": poses}
         text = "/".join([self.folder(f"{run.dataset}/text/{run.encoder}"), *fold])
         annotations = "/".join([annotations, *fold])
+        start = self.folder("/".join(["runs", run.start, seed, *fold, "train"])) if run.start else ""
+        last = {"text": text, "start": start}
         if node.online is None:
-            return {"annotations": annotations, "features": self._seen(run), "pose": poses, "text": text}
+            return {"annotations": annotations, "features": self._seen(run), "pose": poses, **last}
         given = self.chosen.pose.weights if self.chosen.pose else None
         weights = self.folder("pose/joints/weights.pth") if self.trains_joints else given
         detector = self.folder(self.detector_of(run.dataset, run.backbone))
         seen = {"images": f"{self.raw}/images", "detector": detector}
-        return {"annotations": annotations, **seen, "pose": (weights or "") if poses else "", "text": text}
+        return {"annotations": annotations, **seen, "pose": (weights or "") if poses else "", **last}
 
     # ---- real data and weights
 

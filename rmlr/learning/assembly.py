@@ -1,6 +1,7 @@
 """The parts of a training run, built from its settings and files."""
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,14 @@ from rmlr.data.records import load_annotations, load_vocabulary
 from rmlr.data.zero_shot import only_classes, unseen_classes
 from rmlr.hoi import Vocabulary
 from rmlr.learning.examples import Cached, Examples
-from rmlr.model.checkpoint import Card
+from rmlr.model.checkpoint import CARD_FILE, WEIGHTS_FILE, Card, start_from
 from rmlr.model.losses import TERMS, means
 from rmlr.model.network import build, build_objective, needed_pose
 from rmlr.model.text import EMBEDDINGS_FILE, INDEX_FILE, TextEmbeddings
 from rmlr.study.nodes import FOLDS_OF, TrainNode
 from rmlr.study.settings import Losses
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,7 @@ class Given:
     pose: Path | None = None
     images: Path | None = None
     detector: Path | None = None
+    start: Path | None = None
 
     def needed(self, chosen: TrainNode, settings: Path) -> "Given":
         """The files that the run reads; ValueError if one of them was not given."""
@@ -38,12 +42,15 @@ class Given:
             how = "cached features" if chosen.online is None else "photos (`online`)"
             flags = ", ".join(f"--{name}" for name in lacking)
             raise ValueError(f"{settings}: this run is trained on {how}. Give {flags}")
-        pose = needed_pose(chosen.variant, self.pose)
-        return Given(self.annotations, self.text, pose=pose, **{name: getattr(self, name) for name in names})
+        if chosen.start is not None and self.start is None:
+            raise ValueError(f"{settings}: this run starts from the weights of {chosen.start}. Give --start FOLDER")
+        pose, start = needed_pose(chosen.variant, self.pose), self.start if chosen.start is not None else None
+        seen = {name: getattr(self, name) for name in names}
+        return Given(self.annotations, self.text, pose=pose, start=start, **seen)
 
     def paths(self, chosen: TrainNode) -> list[Path]:
         """All inputs; of cached views, those of the splits that the run is trained or validated on."""
-        whole = (self.annotations, self.images, self.detector, self.text)
+        whole = (self.annotations, self.images, self.detector, self.text, self.start)
         seen = [path for path in (self.features, self.pose) if path is not None]
         if chosen.online is None:
             every = chosen.train.split == "trainval" or chosen.held_out is not None
@@ -115,6 +122,9 @@ def assemble(chosen: TrainNode, given: Given, seed: int) -> Assembly:
         text=text,
         phrase_counts=text and text.count_phrases(labels.verbs, labels.objects),
     )
+    if given.start is not None:
+        taken = start_from(network, vocabulary, given.start)
+        log.info("%s: initial weights, %s", given.start, ", ".join(f"{n} {rows}" for rows, n in taken.items()))
     identity = _identity(chosen, seed, given, examples)
     return Assembly(vocabulary, examples, text, card, network, objective, identity)
 
@@ -147,6 +157,7 @@ def _identity(chosen: TrainNode, seed: int, given: Given, examples: Examples) ->
     files = [given.annotations / "vocabulary.json"]
     files += [given.annotations / f"{split}.json" for split in splits]
     files += examples.files
+    files += [] if given.start is None else [given.start / name for name in (CARD_FILE, WEIGHTS_FILE)]
     files += [given.text / name for name in (INDEX_FILE, EMBEDDINGS_FILE)] if chosen.variant.aligns else []
     parts = [chosen.model_dump_json(exclude={"tags"}), seed, torch.__version__]
     parts += [examples.detector_digest, examples.pose_digest]

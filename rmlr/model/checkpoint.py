@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+import torch
 from pydantic import Field, model_validator
 from torch import nn
 
@@ -133,3 +134,44 @@ def load_checkpoint(folder: Path) -> InteractionNetwork:
     hint = f"Is it what `rmlr train` wrote with the {CARD_FILE} beside it? Train again"
     network.load_state_dict(dict(TensorFile(folder / WEIGHTS_FILE, hint, forms)), strict=True)
     return network.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def start_from(network: InteractionNetwork, vocabulary: Vocabulary, folder: Path) -> dict[str, int]:
+    """Copy the weights of a trained run into a network, whose classes are those of `vocabulary`.
+
+    Rows of verbs and of object classes are copied by name; those without a namesake stay as they are. All other tensors
+    are copied whole: ValueError names those that differ in size. Gives the numbers of rows that were copied.
+    """
+    card, trained = load_card(folder), load_checkpoint(folder).state_dict()
+    mine = network.state_dict()
+    rows = {
+        name: kind
+        for name in mine
+        for kind, part in (("verbs", "reason.classify."), ("objects", "describe.embed_object."))
+        if name.startswith(part)
+    }
+    differing = sorted(
+        name
+        for name in mine.keys() | trained.keys()
+        if name not in mine
+        or name not in trained
+        or mine[name].shape[name in rows :] != trained[name].shape[name in rows :]
+    )
+    if differing:
+        raise ValueError(
+            f"{folder}: {len(differing)} of its tensors do not fit this run's network, e.g. "
+            f"{', '.join(differing[:3])}. Both runs need the same variant and sizes, and detectors with the same "
+            "widths of tokens and map"
+        )
+    copied = {}
+    for name, tensor in mine.items():
+        if name not in rows:
+            tensor.copy_(trained[name])
+            continue
+        own, theirs = (getattr(one, rows[name]) for one in (vocabulary, card.vocabulary))
+        shared = [(own.index(word), theirs.index(word)) for word in own if word in theirs]
+        for place, source in shared:
+            tensor[place] = trained[name][source]
+        copied[f"of {len(own)} {rows[name]}"] = len(shared)
+    return copied

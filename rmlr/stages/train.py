@@ -24,6 +24,7 @@ def train(
     pose: Path | None = None,
     images: Path | None = None,
     detector: Path | None = None,
+    start: Path | None = None,
 ) -> None:
     """Train the interaction modules of one variant; write its weights and curves.
 
@@ -48,9 +49,12 @@ def train(
             the pose cue. If the settings have `online`: the pose network's weights file.
         images: folder of the photos; needed if the settings have `online`.
         detector: folder made by `detector`; likewise.
+        start: folder made by `train` for another run; needed if the settings name a `start`. The initial weights are
+            that run's: rows of the classifier by the name of their verb, of object classes by theirs, all else as it
+            is. Rows whose name that run does not have, and the alignment heads, are random.
     """
     chosen = TrainNode.load(settings)
-    given = Given(annotations, text, features, pose, images, detector).needed(chosen, settings)
+    given = Given(annotations, text, features, pose, images, detector, start).needed(chosen, settings)
     with run("train", chosen, settings=settings, out=out, inputs=given.paths(chosen), seed=seed) as record:
         ready = assemble(chosen, given, seed)
         examples = ready.examples

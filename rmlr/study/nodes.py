@@ -93,6 +93,7 @@ class TrainNode(Section):
     online: Online | None = None  # None: from cached features
     held_out: Prediction | None = None  # how val is scored during training (train.validate_every); None: it is not
     fold: NaturalInt | None = None  # the fold that is left out of the training data; None: there are no folds
+    start: str | None = None  # the run whose weights are the initial ones; None: random
     tags: dict[str, str]  # group, run, variant, dataset, backbone, encoder, profile: for the tracker
 
     @model_validator(mode="after")

@@ -125,6 +125,7 @@ class Run(Section):
     overrides: dict[str, Any]  # dotted path of the train node: value, e.g. `losses.irm_word: 0.5`
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)  # path: values
     profiles: list[str] | None = None  # those that include it; null: all
+    start: str | None = None  # GROUP/NAME of the run whose weights are the initial ones; null: random
 
     def points(self) -> list[dict[str, Any]]:
         """Each point of the grid, in order, the last key fastest; without a grid, one empty point."""

@@ -347,7 +347,10 @@ class Study(Section):
         _find(profile.backbones, run.backbone, f"{where}.backbone")
         _find(profile.encoders, run.encoder, f"{where}.encoder")
         named = run.model_dump(include={"variant", "dataset", "backbone", "encoder"})
-        point = {f"grid.{path}": str(value) for path, value in run.point.items()}
+        more = {f"grid.{path}": str(value) for path, value in run.point.items()}
+        if run.start is not None:
+            self._check_start(profile_name, full_name, run.start)
+            more["start"] = run.start
         content = {
             "code": code,
             "variant": _find(self.variants, run.variant, f"{where}.variant").model_dump(),
@@ -356,7 +359,8 @@ class Study(Section):
             "losses": profile.losses.model_dump(),
             "train": _find(profile.train, run.dataset, f"{where}.dataset").model_dump(),
             "online": self._online(profile, run),
-            "tags": {"profile": profile_name, "group": group, "run": name, **named, **point},
+            "start": run.start,
+            "tags": {"profile": profile_name, "group": group, "run": name, **named, **more},
         }
         if content["variant"]["network"] != "upt":
             content["network"]["upt"] = None
@@ -389,6 +393,20 @@ class Study(Section):
                 "or sizes and a schedule to train one on joints that the data set knows"
             )
         return node
+
+    def _check_start(self, profile: str, name: str, start: str) -> None:
+        """ValueError unless the run that another one starts from is made in the profile, and not from that other."""
+        where, seen = f"runs.{name.replace('/', '.')}.start", [name]
+        made = self.runs_in(profile)
+        following: str | None = start
+        while following is not None:
+            if following in seen:
+                raise ValueError(f"params.yaml, {where}: {' starts from '.join([*seen, following])}, which has no end")
+            seen.append(following)
+            if following not in made:
+                self.run(following, where)
+                raise ValueError(f"params.yaml, {where}: profile {profile} does not make {following}")
+            following = made[following].start
 
     def _online(self, profile: Profile, run: Run) -> dict[str, Any] | None:
         """How a run reads photos in training, if the profile caches no views of them."""

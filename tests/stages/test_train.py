@@ -20,8 +20,8 @@ import rmlr
 from rmlr.data.features import Features
 from rmlr.learning import assembly
 from rmlr.learning.examples import choose_share
-from rmlr.model.checkpoint import load_card, load_checkpoint
-from rmlr.model.network import build_objective
+from rmlr.model.checkpoint import load_card, load_checkpoint, start_from
+from rmlr.model.network import build, build_objective
 from rmlr.stages.evaluate import evaluate
 from rmlr.stages.predict import predict
 from rmlr.stages.text import text
@@ -66,7 +66,7 @@ def embeddings(study, settings_of, tmp_path):
 
 @pytest.fixture
 def run_train(study, settings_of, embeddings, tmp_path):
-    def call(chosen: TrainNode, out: str = "train", features=study.features, seed=0):
+    def call(chosen: TrainNode, out: str = "train", features=study.features, seed=0, start=None):
         folder = tmp_path / out
         train(
             settings=settings_of(chosen),
@@ -75,6 +75,7 @@ def run_train(study, settings_of, embeddings, tmp_path):
             text=embeddings,
             seed=seed,
             out=folder,
+            start=start,
         )
         return folder
 
@@ -154,6 +155,59 @@ def test_changed_settings_train_again_and_tags_do_not(run_train, tmp_path):
 
 
 # ---- a held-out split
+
+
+def test_a_run_starts_from_the_weights_of_another(run_train):
+    """With a learning rate near 0 they stay what they were; the heads of text are the run's own."""
+    before = run_train(node(), out="first")
+    after = run_train(node(learning_rate=1e-12).model_copy(update={"start": "group/first"}), start=before)
+    fresh = run_train(node(learning_rate=1e-12), out="fresh")
+    trained, given, drawn = (load_file(folder / "weights.safetensors") for folder in (after, before, fresh))
+    for name, tensor in trained.items():
+        torch.testing.assert_close(tensor, given[name], atol=1e-6, rtol=1e-6)
+    assert any((drawn[name] - given[name]).abs().max() > 1e-3 for name in given)
+    assert str(before) in (after / "run.json").read_text()
+
+
+def test_a_run_that_starts_from_another_needs_it_and_one_that_does_not_ignores_it(run_train, tmp_path):
+    with pytest.raises(ValueError, match=r"starts from the weights of group/first\. Give --start FOLDER"):
+        run_train(node().model_copy(update={"start": "group/first"}))
+    before = run_train(node(), out="first")
+    ignored = run_train(node(), out="ignored", start=before)
+    assert (ignored / "weights.safetensors").read_bytes() == (before / "weights.safetensors").read_bytes()
+
+
+def test_weights_of_other_sizes_are_no_start(run_train):
+    before = run_train(node("boxes", aligned=False), out="first")
+    with pytest.raises(ValueError, match=r"first: \d+ of its tensors do not fit this run's network, e\.g\. "):
+        run_train(node(aligned=False).model_copy(update={"start": "group/first"}), start=before)
+
+
+@pytest.mark.parametrize("network", ["rmlr", "boxes"])
+def test_a_start_on_other_classes_takes_rows_by_name(run_train, network):
+    before = run_train(node(network, aligned=False), out="first")
+    given = load_file(before / "weights.safetensors")
+    verbs = ("fly obj", *reversed(VOCABULARY.verbs))
+    own = replace(VOCABULARY, verbs=verbs, objects=(*VOCABULARY.objects, "kite"), hois=())
+    chosen = node(network, aligned=False)
+    built = build(
+        chosen.variant, chosen.network, channels=conftest.CHANNELS, token_dim=conftest.TOKEN_DIM, vocabulary=own
+    )
+    random = {name: tensor.clone() for name, tensor in built.state_dict().items()}
+    taken = start_from(built, own, before)
+    found = built.state_dict()
+    assert taken[f"of {len(verbs)} verbs"] == len(VOCABULARY.verbs)
+    for name in ("reason.classify.weight", "reason.classify.bias"):
+        assert torch.equal(found[name][1:], given[name].flip(0))
+        assert torch.equal(found[name][0], random[name][0])
+    if network == "boxes":
+        objects = "describe.embed_object.weight"
+        assert torch.equal(found[objects][:-1], given[objects])
+        assert torch.equal(found[objects][-1], random[objects][-1])
+        assert taken[f"of {len(own.objects)} objects"] == len(VOCABULARY.objects)
+    others = [name for name in found if "classify" not in name and "embed_object" not in name]
+    assert others
+    assert all(torch.equal(found[name], given[name]) for name in others)
 
 
 def held_out(**schedule) -> TrainNode:

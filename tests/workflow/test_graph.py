@@ -44,6 +44,33 @@ def test_every_node_of_every_profile_depends_on_nodes_of_it_without_a_cycle(cont
         assert all(path.startswith(("results/", "data/raw/")) for path in graph.inputs_of(node))
 
 
+def test_a_run_that_starts_from_another_depends_on_it_and_is_given_it(content):
+    content["runs"]["table2"]["plain"]["start"] = "shared_hicodet/rmlr"
+    graph = graph_of(content, profile="tiny")
+    assert "runs/shared_hicodet/rmlr/0/train" in graph.before("runs/table2/plain/0/train")
+    assert " --start results/tiny/runs/shared_hicodet/rmlr/0/train" in graph.flags_of("runs/table2/plain/0/train")
+    assert "--start" not in graph.flags_of("runs/shared_hicodet/rmlr/0/train")
+    content["profiles"]["tiny"]["folds"] = {"count": 3, "of": "test"}
+    graph = graph_of(content, profile="tiny")
+    assert "runs/shared_hicodet/rmlr/0/fold2/train" in graph.before("runs/table2/plain/0/fold2/train")
+
+
+@pytest.mark.parametrize(
+    ("starts", "said"),
+    [
+        ({"plain": "table2/none"}, r"runs\.table2\.plain\.start: there is no 'table2/none'"),
+        ({"plain": "table2/plain"}, "table2/plain starts from table2/plain, which has no end"),
+        ({"plain": "table2/wo_cl", "wo_cl": "table2/plain"}, "starts from table2/wo_cl starts from table2/plain"),
+        ({"plain": "photos/rmlr"}, "profile tiny does not make photos/rmlr"),
+    ],
+)
+def test_a_run_can_only_start_from_one_that_is_made_before_it(content, starts, said):
+    for name, start in starts.items():
+        content["runs"]["table2"][name]["start"] = start
+    with pytest.raises(ValueError, match=said):
+        graph_of(content, profile="tiny")
+
+
 def test_a_run_depends_on_its_detectors_features_its_text_and_its_data(content):
     graph = graph_of(content)
     assert graph.before("runs/table1/upt_medium/0/train") == [

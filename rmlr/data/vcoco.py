@@ -73,6 +73,9 @@ def read_vcoco(raw: Path, unscored_roles: Sequence[str]) -> Corpus:
     A split is read from vcoco/vcoco_{split}.json, or else from vcoco/instances_vcoco_{split}.json (`read_pairs` says
     what is missing in it), for the images of vcoco/splits/vcoco_{split}.ids, in that order, which may be any. The HOIs
     are the (verb, object) combinations with a box in train and val.
+
+    Differs: UPT's combinations are also those of test, 236 instead of 218. A combination that is in test alone is
+    therefore impossible for our runs, and possible for UPT's.
     """
     folder = raw / "vcoco"
     official = {split: folder / f"vcoco_{split}.json" for split in SPLITS}

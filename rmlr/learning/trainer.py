@@ -161,7 +161,8 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train network and objective in place; the curve of every epoch, one row each.
 
-    `means` converts an epoch's sums into logged values. AdamW, cosine decay to 0, gradient clipping. Order and dropout
+    `means` converts an epoch's sums into logged values. AdamW, cosine decay to 0, gradient clipping. Differs: the paper
+    has Adam; AdamW with its weight decay, and clipping, are UPT's. Order and dropout
     of an epoch depend only on seed and epoch, so a run that resumes after its last complete epoch (from
     `record.resume`, if the `identity` is the same) has the same result as an uninterrupted one. Every
     `schedule.validate_every` epochs, and after the last, the rows also have the metrics of `held_out`, which do not

@@ -52,7 +52,9 @@ def phrase_targets(
     `phrase_counts` is how often each phrase is annotated in training: the floors' constants are medians with these
     weights.
 
-    Differs: the paper attends to the image's words instead, see `LiteralWords`.
+    Differs: the paper attends to the image's words instead, see `LiteralWords`. It does not whiten. Whitened sentences
+    have another scale than the encoder's own, and with it the sentence terms: the weights of equation 22 are not on the
+    paper's scale.
     """
     phrases = len(text.phrases)
     vocabulary = _whitened(text.phrase_words.float())

@@ -110,7 +110,11 @@ class FrozenDetector(nn.Module):
         resized: Int[Tensor, "b 2"],
         original: Int[Tensor, "b 2"],
     ) -> Detections:
-        """`resized` and `original`: height and width of each image without padding, before the network and on disk."""
+        """`resized` and `original`: height and width of each image without padding, before the network and on disk.
+
+        Differs: boxes are clipped to the image, before suppression and matching, so that all stages use the same boxes.
+        UPT does not clip them.
+        """
         found = self._find(pixels, is_padding, resized)
         label_of = self.get_buffer("label_of")
         scores, classes = found.probabilities.masked_fill(label_of < 0, -1.0).max(-1)

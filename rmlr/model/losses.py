@@ -51,7 +51,11 @@ class LossTerms:
     ire_word: AlignmentTerm | None
 
     def total(self, weights: Losses, positives: Number, rows: Number) -> Float[Tensor, ""]:
-        """L of equation 22, each term divided by the count of the whole effective batch, at least 1."""
+        """L of equation 22, each term divided by the count of the whole effective batch, at least 1.
+
+        Differs: the paper does not say over what its terms are averaged. Here L_hoi is, as in UPT, divided by the number
+        of positives, and each alignment term by the number of rows.
+        """
         total = weights.hoi * self.hoi / positives
         for name in TERMS:
             term: AlignmentTerm | None = getattr(self, name)
@@ -94,7 +98,9 @@ def means(sums: Mapping[str, float]) -> dict[str, float]:
 def assign_targets(batch: Batch, pairs: Pairs, truth: Truth) -> Rows:
     """For every pair, the true interactions of its image whose two boxes both have an IoU >= 0.5 with its own.
 
-    Differs: the paper does not specify it; as in UPT. The object's class is ignored.
+    Differs: the paper does not specify it; as in UPT. The object's class is ignored. A pair with several interactions
+    has a row for each, so that an alignment term has several targets for one vector, which an L1 distance cannot all
+    meet: it is least at their median. Of V-COCO's rows, 69 % are of such pairs.
     """
     same_image = batch.instance_image[:, None] == truth.image
     boxes = batch.instances.boxes

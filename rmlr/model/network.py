@@ -25,7 +25,8 @@ class PairDescription(nn.Module):
     """H: the visual description of each pair (paper, equation 9): H = FC(cat(g, s_h, s_o, m)), without parts that are
     None.
 
-    Differs: one FC for all instance tokens, so that a pair's two tokens have the width of the paper.
+    Differs: one FC for all instance tokens, so that a pair's two tokens have the width of the paper. The paper does not
+    give the width of H; ours is UPT's width of a pair, 1,024.
     """
 
     def __init__(

@@ -28,9 +28,9 @@ def official(benchmark: str) -> dict:
     return json.loads((GOLDEN / benchmark / "official.json").read_text())
 
 
-def load_record(benchmark: str):
-    """record.py beside the cases, as a module."""
-    spec = importlib.util.spec_from_file_location(f"record_{benchmark}", GOLDEN / benchmark / "record.py")
+def load_record(benchmark: str, name: str = "record"):
+    """record.py, or another script beside the cases, as a module."""
+    spec = importlib.util.spec_from_file_location(f"{name}_{benchmark}", GOLDEN / benchmark / f"{name}.py")
     record = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(record)
     return record
@@ -84,6 +84,21 @@ def test_ap_on_all_test_images_of_vcoco_is_that_of_the_official_program(real_vco
     scores, agent_scores = vcoco.evaluate(images, words, triplets), vcoco.evaluate_agents(images, words, agents)
     meets(scores, agent_scores, expected, 1e-6)
     assert (scores.positives[: scores.headline].sum(), scores.metrics()["vcoco_roles"]) == (16361, 24)
+
+
+def test_ap_of_a_real_detector_on_real_photos_is_that_of_the_official_program(real_vcoco):
+    """CenterNet on the 592 test photos that are at hand, with an answer for each pair, and with none for each human."""
+    record = load_record("vcoco_2015", "centernet")
+    expected, kept = json.loads(record.SAID.read_text()), record.load_boxes()
+    corpus = read_vcoco(real_vcoco, ["point instr"])
+    images, words = corpus.splits["test"], corpus.vocabulary
+    triplets, agents = record.answer(kept, images, [*corpus.splits["train"], *corpus.splits["val"]], words)
+    found = {"images": len(images), "photos": len(set(kept["image_id"].tolist())), "boxes": len(kept["score"])}
+    found |= {"triplets": len(triplets.score), "agents": len(agents.score)}
+    assert found == {name: expected[name] for name in found}
+    assert (found["images"], found["photos"]) == (4946, 592)
+    scores, agent_scores = vcoco.evaluate(images, words, triplets), vcoco.evaluate_agents(images, words, agents)
+    meets(scores, agent_scores, expected, 1e-6)
 
 
 def interleaved(rows: Triplets | Agents, seed: int) -> Triplets | Agents:

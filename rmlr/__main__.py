@@ -5,6 +5,7 @@ Paths and names are given by flags, the numbers of a stage by a file.
 
 import logging
 import os
+import signal
 import sys
 import time
 from importlib.metadata import version
@@ -51,6 +52,7 @@ COMMANDS: dict[str, str] = {
 def command_line(named: str | None = None) -> App:
     """The parser of all commands. Only the `named` one loads its stage, whose docstring is its help text."""
     app = App(name="rmlr", help=HELP, version=version("rmlr"), help_format="markdown")
+    app.suppress_keyboard_interrupt = False  # `main` has the message
     wings = (("stages", "Stages, in the order of the study", STAGES), ("commands", "Other commands", COMMANDS))
     for package, title, lines in wings:
         group = Group.create_ordered(title)
@@ -80,6 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
                 from rmlr.study.threads import fix_threads
 
                 provenance.command = arguments
+                signal.signal(signal.SIGTERM, _end)
                 fix_threads(named)
         command_line(named)(arguments)
     except (ValueError, OSError) as error:
@@ -88,9 +91,14 @@ def main(arguments: list[str] | None = None) -> None:
         if helps or isinstance(error, ConnectionResetError):
             time.sleep(5)  # so that the process with the cause reports first; the launcher then ends the others
         sys.exit(f"rmlr: {error}")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:  # of Ctrl-C, or with the number of another signal
         sys.stderr.write("rmlr: stopped; the same command resumes from here\n")
-        sys.exit(130)
+        sys.exit(128 + (error.args[0] if error.args else signal.SIGINT))
+
+
+def _end(number: int, _frame: object) -> None:
+    """As by Ctrl-C, so that what is half-written is removed and the tracker's run is closed."""
+    raise KeyboardInterrupt(number)
 
 
 if __name__ == "__main__":

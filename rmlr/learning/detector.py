@@ -25,6 +25,7 @@ from rmlr.data.loading import ahead, loader_threads
 from rmlr.evaluation.objects import Scorer, find_pairs, object_ap
 from rmlr.hoi import Annotation, Vocabulary
 from rmlr.hoi.batch import Instances
+from rmlr.learning.pauses import Pauses
 from rmlr.learning.trainer import cosine_schedule, load_resume, save_resume
 from rmlr.model.detector import FrozenDetector, select_instances
 from rmlr.model.detr import detection_loss
@@ -175,7 +176,8 @@ def fit(
     drawn = islice(_batches(len(photos), schedule.batch_size, seed), start, steps)
     parts = (part for batch in drawn for part in _shares(batch, rank, processes, micro))
     batches = ahead(load, parts, loader_threads(device))
-    with record.progress(steps, "detector: steps") as progress:
+    pauses = Pauses()
+    with record.progress(steps, "detector: steps") as progress, pauses.watching():
         if start:
             progress.advance(start, note="(resumed)")
         for step in range(start, steps):
@@ -191,10 +193,12 @@ def fit(
             if step % max(steps // POINTS, 1) == 0:
                 record.log_metrics({"loss": total}, step=step)
             progress.advance(note=f"loss {total:.2f}")
-            if accelerator.is_main_process and ((step + 1) % every == 0 or step + 1 == steps):
-                model, rest = detr.state_dict(), optimizer.state_dict()
-                state = {"identity": identity, "step": step + 1, "model": model, "optimizer": rest}
-                save_resume(checkpoint, state | {"average": average.tensors})
+            if (step + 1) % every == 0 or step + 1 == steps or pauses.is_due:
+                if accelerator.is_main_process:
+                    model, rest = detr.state_dict(), optimizer.state_dict()
+                    state = {"identity": identity, "step": step + 1, "model": model, "optimizer": rest}
+                    save_resume(checkpoint, state | {"average": average.tensors})
+                pauses.saved()
     average.copy_to(detr)
     if processes > 1:
         accelerator.wait_for_everyone()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rmlr.data.keypoints import Crop, Posed, load_crops
 from rmlr.evaluation.joints import pck
+from rmlr.learning.pauses import Pauses
 from rmlr.learning.trainer import cosine_schedule, load_resume, save_resume
 from rmlr.model.joints import heat_map_loss, heat_maps, peaks
 from rmlr.model.pose import JointNetwork
@@ -44,7 +45,8 @@ def fit(
         start = state["step"]
         log.info("%s: resuming from step %d", checkpoint, start)
     network.train()
-    with record.progress(schedule.steps - start, "joints: steps") as progress:
+    pauses = Pauses()
+    with record.progress(schedule.steps - start, "joints: steps") as progress, pauses.watching():
         for step in range(start, schedule.steps):
             dice = np.random.default_rng([seed, step])
             chosen = [people[at] for at in dice.integers(len(people), size=schedule.batch_size)]
@@ -63,9 +65,10 @@ def fit(
             if step % max(schedule.steps // POINTS, 1) == 0:
                 record.log_metrics({"loss": loss.item()}, step=step)
             progress.advance(note=f"loss {loss.item():.4f}")
-            if (step + 1) % max(schedule.steps // SAVES, 1) == 0 or step + 1 == schedule.steps:
+            if (step + 1) % max(schedule.steps // SAVES, 1) == 0 or step + 1 == schedule.steps or pauses.is_due:
                 state = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
                 save_resume(checkpoint, state | {"identity": identity})
+                pauses.saved()
 
 
 def _by_chance(person: Posed, schedule: PoseSchedule, dice: np.random.Generator) -> Crop:

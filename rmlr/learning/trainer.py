@@ -13,6 +13,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from rmlr.data.loading import ahead, loader_threads, pinned
 from rmlr.hoi.batch import Batch, Truth
 from rmlr.learning.examples import Batches
+from rmlr.learning.pauses import Pauses
 from rmlr.study.run import Record
 from rmlr.study.settings import Losses, Train
 from rmlr.study.tensors import check_finite, load_pickled, nested_tensors
@@ -161,12 +163,16 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train network and objective in place; the curve of every epoch, one row each.
 
-    `means` converts an epoch's sums into logged values. AdamW, cosine decay to 0, gradient clipping. Differs: the paper
-    has Adam; AdamW with its weight decay, and clipping, are UPT's. Order and dropout
-    of an epoch depend only on seed and epoch, so a run that resumes after its last complete epoch (from
-    `record.resume`, if the `identity` is the same) has the same result as an uninterrupted one. Every
+    `means` converts an epoch's sums into logged values. AdamW, cosine decay to 0, gradient clipping. Every
     `schedule.validate_every` epochs, and after the last, the rows also have the metrics of `held_out`, which do not
     affect training.
+
+    A run that resumes from its last checkpoint (in `record.resume`, if the `identity` is the same) has the same result
+    as an uninterrupted one: order and dropout of an epoch depend only on seed and epoch. A checkpoint is written after
+    every epoch, and within an epoch as `rmlr.learning.pauses` says, with the state of the random numbers. With another
+    number of processes, the rest of such an epoch has other dropout.
+
+    Differs: the paper has Adam; AdamW, its weight decay and clipping are UPT's.
 
     Losses are normalised by the counts of the whole effective batch, over processes and micro-batches: the gradient is
     that of one process with the whole batch (model specification, section 7). The last batch of an epoch is padded with
@@ -175,22 +181,30 @@ def fit(
     Raises ValueError if the effective batch size cannot be reached, and, in all processes, on a loss or gradient that
     is not finite; ConnectionResetError if another process has died. The process group is destroyed at the end.
     """
-    loop = _Loop(network, objective, examples, text, schedule, weights, seed)
-    path, rows = record.resume / "epoch.pt", loop.resume(record.resume / "epoch.pt", identity)
+    loop, path = _Loop(network, objective, examples, text, schedule, weights, seed), record.resume / "epoch.pt"
+    rows, begun = loop.resume(path, identity)
     for epoch, row in enumerate(rows):
         record.log_metrics(row, step=epoch + 1)
     accelerator, processes = loop.accelerator, loop.accelerator.num_processes
+
+    def save(part: dict[str, Any] | None) -> None:
+        if accelerator.is_main_process:
+            save_resume(path, {"identity": identity, **loop.state(), "rows": rows, "part": part})
+
     left = range(len(rows), schedule.epochs)
-    with reproducible(), _company(processes), record.progress(len(left) * loop.steps, "training") as bar:
+    number = len(left) * loop.steps - (begun["step"] if begun else 0)
+    with reproducible(), _company(processes), record.progress(number, "training") as bar, loop.pauses.watching():
         for epoch in left:
-            rows.append(loop.run_epoch(epoch, means, lambda note: bar.advance(1, note)))
-            if accelerator.is_main_process:
-                if held_out is not None and _is_validated(epoch, schedule):
-                    network.eval()
-                    rows[-1] |= held_out(network, accelerator.device)
-                save_resume(path, {"identity": identity, **loop.state(), "rows": rows})
+            rows.append(loop.run_epoch(epoch, means, lambda note: bar.advance(1, note), begun, save))
+            begun = None
+            if accelerator.is_main_process and held_out is not None and _is_validated(epoch, schedule):
+                network.eval()
+                rows[-1] |= held_out(network, accelerator.device)
+            save(None)
             record.log_metrics(rows[-1], step=epoch + 1)
             accelerator.wait_for_everyone()
+            if len(rows) < schedule.epochs:
+                loop.pauses.saved()
     if processes > 1:
         torch.distributed.destroy_process_group()  # without it, NCCL warns at exit
     return rows
@@ -224,6 +238,7 @@ class _Loop:
             )
         self._examples, self._schedule, self._weights, self._seed = examples, schedule, weights, seed
         self._objective = objective
+        self.pauses = Pauses()
         self._task = Task(network, objective, text, torch.bfloat16 if schedule.precision == "bf16" else None)
         self._parallel = self.accelerator.prepare(self._task)
         self._parameters = [parameter for parameter in self._task.parameters() if parameter.requires_grad]
@@ -232,42 +247,68 @@ class _Loop:
         )
         self.steps = math.ceil(len(examples) / schedule.batch_size)  # of an epoch
 
-    def resume(self, path: Path, identity: str) -> list[dict[str, float]]:
-        """Resume from the checkpoint at `path`, if there is one; returns the rows of the completed epochs."""
+    def resume(self, path: Path, identity: str) -> tuple[list[dict[str, float]], dict[str, Any] | None]:
+        """Resume from the checkpoint at `path`, if there is one.
+
+        Returns the rows of the completed epochs, and the state within the next one, if it was begun.
+        """
         state = load_resume(path, identity=identity)
         if state is None:
-            return []
+            return [], None
         self._task.load_state_dict(state["task"])
         self._optimiser.load_state_dict(state["optimiser"])
-        log.info("%s: resuming after epoch %d of %d", path, len(state["rows"]), self._schedule.epochs)
-        return state["rows"]
+        part = state.get("part")
+        within = f" and {part['step']} of {self.steps} steps of the next" if part else ""
+        log.info("%s: resuming after epoch %d of %d%s", path, len(state["rows"]), self._schedule.epochs, within)
+        return state["rows"], part
 
     def state(self) -> dict[str, Any]:
         """The state of a checkpoint, without its rows."""
         return {"task": self._task.state_dict(), "optimiser": self._optimiser.state_dict()}
 
     def run_epoch(
-        self, epoch: int, means: Callable[[Mapping[str, float]], dict[str, float]], advance: Callable[[str], None]
+        self,
+        epoch: int,
+        means: Callable[[Mapping[str, float]], dict[str, float]],
+        advance: Callable[[str], None],
+        begun: dict[str, Any] | None,
+        save: Callable[[dict[str, Any]], None],
     ) -> dict[str, float]:
-        """Train for one epoch; returns its means, and the mean norm of the gradient."""
+        """Train for one epoch, or the rest of one that was begun; returns its means, and the mean norm of the gradient.
+
+        `save` gets the state within the epoch when it is time for a checkpoint.
+        """
         schedule, steps, device = self._schedule, self.steps, self.accelerator.device
         torch.manual_seed(_seed(self._seed, epoch, self.accelerator.process_index))
         self._task.train()
         sums: dict[str, Tensor] = {}
-        norms = torch.zeros((), device=device)
-        loaded = ahead(lambda positions: self._load(positions, epoch), self._order(epoch), loader_threads(device))
-        for step, parts in enumerate(zip(*[loaded] * self._accumulation, strict=True)):
+        norms, first = torch.zeros((), device=device), 0
+        if begun is not None:
+            first, norms = begun["step"], begun["norms"].to(device)
+            sums = {name: value.to(device) for name, value in self._own(begun["sums"]).items()}
+            self._restore(begun["random"], epoch, first)
+        order = islice(self._order(epoch), first * self._accumulation, None)
+        loaded = ahead(lambda positions: self._load(positions, epoch), order, loader_threads(device))
+        for step, parts in enumerate(zip(*[loaded] * self._accumulation, strict=True), start=first):
             factor = cosine_schedule(epoch * steps + step, total=schedule.epochs * steps)
             for group in self._optimiser.param_groups:
                 group["lr"] = schedule.learning_rate * factor
             micro_batches = [self._examples.see(part, device) for part in parts]
             losses = _backward(self.accelerator, self._parallel, self._objective, micro_batches, self._weights, sums)
             norm = nn.utils.clip_grad_norm_(self._parameters, schedule.clip_norm)
-            _check_finite(self.accelerator, losses, norm, micro_batches)
+            pauses = self.pauses
+            is_due, is_ending = _check_finite(
+                self.accelerator, losses, norm, micro_batches, pauses.is_due, pauses.is_ending
+            )
+            pauses.is_ending |= is_ending  # a signal may have come since
             self._optimiser.step()
             self._optimiser.zero_grad()
             norms += norm
             advance(f"epoch {epoch + 1} of {schedule.epochs}")
+            if is_due and step + 1 < steps:
+                save({"step": step + 1, "norms": norms, **self._of_all_processes(sums)})
+                self.accelerator.wait_for_everyone()
+                pauses.saved()
         names = sorted(sums)
         totals = _over_processes(self.accelerator, torch.stack([sums[name] for name in names])).tolist()
         return means(dict(zip(names, totals, strict=True))) | {"gradient_norm": float(norms) / steps}
@@ -278,6 +319,32 @@ class _Loop:
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self._examples))
         order = np.resize(order, (self.steps, self._accumulation, processes, micro))
         yield from order[:, :, self.accelerator.process_index].reshape(-1, micro).tolist()
+
+    def _of_all_processes(self, sums: dict[str, Tensor]) -> dict[str, list[Any]]:
+        """Sums and the state of the random numbers, of each process."""
+        random = {"cpu": torch.get_rng_state()}
+        if self.accelerator.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.accelerator.device)
+        here = {name: value.cpu() for name, value in sums.items()}
+        return {"sums": gather_object([here]), "random": gather_object([random])}
+
+    def _own(self, sums: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """This process' share of the sums of all, which may have been other processes."""
+        if len(sums) == self.accelerator.num_processes:
+            return sums[self.accelerator.process_index]
+        if not self.accelerator.is_main_process:
+            return {name: torch.zeros_like(value) for name, value in sums[0].items()}
+        return {name: torch.stack([one[name] for one in sums]).sum(0) for name in sums[0]}
+
+    def _restore(self, random: list[dict[str, Tensor]], epoch: int, step: int) -> None:
+        """Continue the random numbers; with another number of processes, new ones."""
+        rank = self.accelerator.process_index
+        if len(random) != self.accelerator.num_processes:
+            torch.manual_seed(_seed(self._seed, epoch, rank, step))
+            return
+        torch.set_rng_state(random[rank]["cpu"])
+        if "cuda" in random[rank] and self.accelerator.device.type == "cuda":
+            torch.cuda.set_rng_state(random[rank]["cuda"], self.accelerator.device)
 
     def _load(self, positions: list[int], epoch: int) -> Any:
         loaded = self._examples.load(positions, epoch)
@@ -337,12 +404,18 @@ def _over_processes(accelerator: Accelerator, here: Tensor) -> Tensor:
 
 
 def _check_finite(
-    accelerator: Accelerator, losses: list[Tensor], norm: Tensor, micro_batches: list[tuple[Batch, Truth]]
-) -> None:
-    """ValueError in every process if a loss of any, or the gradient, is not finite."""
+    accelerator: Accelerator,
+    losses: list[Tensor],
+    norm: Tensor,
+    micro_batches: list[tuple[Batch, Truth]],
+    *wishes: bool,
+) -> list[bool]:
+    """ValueError in every process if a loss of any, or the gradient, is not finite; whether any process has a wish."""
     is_bad = ~torch.stack([norm, *losses]).isfinite().all()
-    if not _over_processes(accelerator, is_bad.int()):
-        return
+    said = torch.cat([is_bad.int()[None], torch.tensor(wishes, dtype=torch.int32, device=norm.device)])
+    bad, *wished = _over_processes(accelerator, said).tolist()
+    if not bad:
+        return [number > 0 for number in wished]
     shares = [(loss.item(), batch.image_ids.tolist()) for loss, (batch, _) in zip(losses, micro_batches, strict=True)]
     shares = cast(list[tuple[float, list[int]]], gather_object(shares))
     what, found = "loss", [(loss, images) for loss, images in shares if not math.isfinite(loss)]

@@ -53,8 +53,8 @@ class LossTerms:
     def total(self, weights: Losses, positives: Number, rows: Number) -> Float[Tensor, ""]:
         """L of equation 22, each term divided by the count of the whole effective batch, at least 1.
 
-        Differs: the paper does not say over what its terms are averaged. Here L_hoi is, as in UPT, divided by the number
-        of positives, and each alignment term by the number of rows.
+        Differs: the paper does not say over what its terms are averaged. Here L_hoi is divided by the number of
+        positives, as in UPT, and each alignment term by the number of rows.
         """
         total = weights.hoi * self.hoi / positives
         for name in TERMS:

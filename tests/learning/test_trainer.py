@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from rmlr.hoi import Vocabulary
 from rmlr.hoi.batch import Batch, Instances, Truth
+from rmlr.learning import pauses
 from rmlr.learning.trainer import cosine_schedule, fit, load_resume, reproducible, save_resume
 from rmlr.model.losses import means
 from rmlr.model.network import build, build_objective
@@ -403,6 +404,36 @@ def test_an_interrupted_run_resumes_after_its_last_epoch_to_the_same_bytes(tmp_p
     rows_again, weights_again = train(tmp_path / "broken", load=world.load)
     assert len(world.asked) == 3
     assert rows_again == rows
+    assert same(weights_again, weights)
+
+
+@pytest.mark.parametrize("at", [4, 7, 8])
+def test_a_checkpoint_within_an_epoch_is_resumed_to_the_same_bytes(tmp_path, monkeypatch, at):
+    """Three steps an epoch, with dropout: all steps before the one that is interrupted are kept."""
+    rows, weights = train(tmp_path / "whole")
+    monkeypatch.setattr(pauses, "CHECKPOINT_SECONDS", 0.0)
+    with pytest.raises(Interrupted):
+        train(tmp_path / "broken", load=interrupting(at, interrupt))
+    world = World()
+    rows_again, weights_again = train(tmp_path / "broken", load=world.load)
+    assert len(world.asked) == 9 - at
+    assert rows_again == rows
+    assert same(weights_again, weights)
+
+
+def test_the_rest_of_an_epoch_may_be_done_by_another_number_of_processes(tmp_path, monkeypatch):
+    """Without dropout it gives the same: here the state of two processes, continued by one."""
+    rows, weights = train(tmp_path / "whole", dropout=0.0)
+    monkeypatch.setattr(pauses, "CHECKPOINT_SECONDS", 0.0)
+    with pytest.raises(Interrupted):
+        train(tmp_path / "broken", load=interrupting(7, interrupt), dropout=0.0)
+    path = tmp_path / "broken" / "resume" / "epoch.pt"
+    state = torch.load(path, weights_only=True)
+    [sums], [random] = state["part"]["sums"], state["part"]["random"]
+    state["part"] |= {"sums": [{name: value / 2 for name, value in sums.items()}] * 2, "random": [random] * 2}
+    torch.save(state, path)
+    rows_again, weights_again = train(tmp_path / "broken", dropout=0.0)
+    assert rows_again == [pytest.approx(row) for row in rows]
     assert same(weights_again, weights)
 
 

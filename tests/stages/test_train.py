@@ -356,7 +356,7 @@ at, whole, calls = int(sys.argv[1]), Features.batch, []
 def batch(self, positions, view):
     calls.append(positions)
     if len(calls) == at:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), int(os.environ["BY"]))
     return whole(self, positions, view)
 
 Features.batch = batch
@@ -367,22 +367,32 @@ finally:
 """
 
 
-def test_a_killed_stage_resumes_in_a_new_process_to_the_same_bytes(run_train, study, embeddings, settings_of, tmp_path):
-    """Of three epochs of five steps, two micro-batches each, the last one is killed and done again."""
+@pytest.mark.parametrize(
+    ("number", "status", "left"),
+    [(signal.SIGKILL, -signal.SIGKILL, 10), (signal.SIGTERM, 128 + signal.SIGTERM, 2), (signal.SIGINT, 130, 2)],
+)
+def test_a_killed_stage_resumes_in_a_new_process_to_the_same_bytes(
+    run_train, study, embeddings, settings_of, tmp_path, number, status, left
+):
+    """In the fourth of five steps, two micro-batches each, of the last of three epochs.
+
+    By SIGKILL that epoch is lost. By SIGTERM or Ctrl-C the step is completed, and nothing is lost.
+    """
     chosen = node(epochs=3)
     whole = run_train(chosen, "whole")
     given = {"settings": settings_of(chosen), "annotations": study.prepare, "features": study.features}
     given |= {"text": embeddings, "seed": 0, "out": tmp_path / "train"}
     flags = [str(part) for name, value in given.items() for part in (f"--{name}", value)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "BY": str(int(number))}
 
     def start(at: int) -> subprocess.CompletedProcess:
         command = [sys.executable, "-c", KILLED, str(at), "train", *flags]
         return subprocess.run(command, env=environment, check=False, stdout=subprocess.PIPE, text=True, timeout=120)
 
-    assert start(27).returncode == -signal.SIGKILL
-    assert not (tmp_path / "train").exists()
-    assert start(0).stdout == "10\n"
+    assert start(27).returncode == status
+    kept = {path.name for path in tmp_path.glob("*train*")}
+    assert kept == {".train.lock", ".train.resume", *([".train.part"] if number == signal.SIGKILL else [])}
+    assert start(0).stdout == f"{left}\n"
     for name in ("weights.safetensors", "alignment.safetensors", "curves.csv", "checkpoint.json"):
         assert (tmp_path / "train" / name).read_bytes() == (whole / name).read_bytes()
 

@@ -23,10 +23,10 @@ from rmlr.hoi import Agents, Annotation, Triplets, Vocabulary
 from rmlr.model.detector import FrozenDetector, select_instances
 from rmlr.model.foreign import Foreign
 from rmlr.study.settings import Selection
+from tests.golden.vcoco_2015.record import LISTED, UNSCORED, scores
 
 HERE = Path(__file__).parent
 BOXES, SAID = HERE / "centernet.npz", HERE / "centernet.json"
-UNSCORED = "point instr"
 RULE = Selection(nms_iou=0.5, min_score=0.1, min_instances=3, max_instances=8)
 QUARTERS = 4.0  # boxes are kept in quarters of a pixel
 
@@ -49,9 +49,9 @@ def see(photos: dict[int, Path], objects: tuple[str, ...], person: int, weights:
 def answer(
     kept: dict[str, np.ndarray], images: list[Annotation], learnt: list[Annotation], vocabulary: Vocabulary
 ) -> tuple[Triplets, Agents]:
-    """Every human with every other box and with none, for each verb: scores by how often training shows them.
+    """Every human with every other box and with none, for each verb, in the order of how often training shows them.
 
-    The score of an answer is the product of the boxes' scores and of the verb's share of the rows of the object's class
+    The merit of an answer is the product of the boxes' scores and of the verb's share of the rows of the object's class
     (or of the rows without an object) in the training annotations. Images whose annotations list no person are left
     out: the official program stops at a detection in one.
     """
@@ -69,15 +69,15 @@ def answer(
         if not own.any() or not (image.labels == vocabulary.person).any():
             continue
         boxes = kept["boxes"][own].astype(np.float32) / np.float32(QUARTERS)
-        labels, scores = kept["label"][own].tolist(), kept["score"][own].astype(np.float64).tolist()
+        labels, sure = kept["label"][own].tolist(), kept["score"][own].astype(np.float64).tolist()
         for human in (index for index, label in enumerate(labels) if label == vocabulary.person):
             for action, number in enumerate(acted.tolist()):
-                acts.append((image.image_id, boxes[human], action, scores[human] * number / acted.sum()))
+                acts.append((image.image_id, boxes[human], action, sure[human] * number / acted.sum()))
             others = [index for index in range(len(labels)) if index != human]
-            answers = [(boxes[index], labels[index], scores[human] * scores[index]) for index in others]
-            for box, label, score in [*answers, (nothing, num_objects, 0.5 * scores[human])]:
+            answers = [(boxes[index], labels[index], sure[human] * sure[index]) for index in others]
+            for box, label, merit in [*answers, (nothing, num_objects, 0.5 * sure[human])]:
                 for verb in np.flatnonzero(share[:, label]).tolist():
-                    found.append((image.image_id, boxes[human], box, verb, score * share[verb, label]))
+                    found.append((image.image_id, boxes[human], box, verb, merit * share[verb, label]))
     return (
         Triplets(
             image_id=np.array([row[0] for row in found], dtype=np.int64),
@@ -85,13 +85,13 @@ def answer(
             object_boxes=np.array([row[2] for row in found], dtype=np.float32),
             object_category=np.zeros(len(found), dtype=np.int64),
             verb=np.array([row[3] for row in found], dtype=np.int64),
-            score=np.array([row[4] for row in found], dtype=np.float32),
+            score=scores([row[4] for row in found]),
         ),
         Agents(
             image_id=np.array([row[0] for row in acts], dtype=np.int64),
             human_boxes=np.array([row[1] for row in acts], dtype=np.float32),
             action=np.array([row[2] for row in acts], dtype=np.int64),
-            score=np.array([row[3] for row in acts], dtype=np.float32),
+            score=scores([row[3] for row in acts]),
         ),
     )
 
@@ -105,7 +105,6 @@ def load_boxes() -> dict[str, np.ndarray]:
 def main() -> None:
     """Write centernet.npz, if it is not there, and centernet.json."""
     from tests.golden.vcoco.record import PATCHES, run_official
-    from tests.golden.vcoco_2015.record import LISTED
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path, help="folder that holds vsrl_eval.py")

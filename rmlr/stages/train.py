@@ -31,8 +31,9 @@ def train(
     The inputs are cached features, or, if the settings have `online`, photos that are augmented in every epoch and
     processed on-line by the frozen detector. Epoch e uses cached view e modulo the number of views.
 
-    An interrupted run resumes after its last complete epoch if the command is repeated with the same settings, seed and
-    inputs. Images without a candidate pair in any cached view contribute no loss; they are left out and counted.
+    An interrupted run resumes from its last checkpoint if the command is repeated with the same settings, seed and
+    inputs: one is written after each epoch, every ten minutes, and on SIGTERM or Ctrl-C. Images without a candidate
+    pair in any cached view contribute no loss; they are left out and counted.
 
     Several GPUs: `torchrun --nproc-per-node 4 -m rmlr train ...`. The effective batch size stays that of the settings,
     so batch_size must be a multiple of processes x micro_batch_size. RMLR_LOADERS is the number of prefetching threads

@@ -99,17 +99,23 @@ class Tracker:
         inputs: Mapping[str, Mapping[str, Any]],
         code: Mapping[str, Any] | None,
     ) -> None:
-        """A new run of these settings, or that of an interrupted attempt, whose id is in `note`."""
+        """A new run of these settings, or that of an interrupted attempt, whose id is in `note`.
+
+        An attempt that was killed, and had other settings, is closed in MLflow.
+        """
         self._opened = True
         tags = {"suite" if key == "group" else key: value for key, value in node["tags"].items()} | {"seed": str(seed)}
 
         def begin() -> None:
             client = self._connect()
             kept = _kept(note)
-            if kept.get("identity") == identity and store.knows(client, kept["run_id"]):
-                self.run_id = kept["run_id"]
-                client.update_run(self.run_id, status="RUNNING")
-                return
+            if kept and store.knows(client, kept["run_id"]):
+                if kept["identity"] == identity:
+                    self.run_id = kept["run_id"]
+                    client.update_run(self.run_id, status="RUNNING")
+                    return
+                if client.get_run(kept["run_id"]).info.status == "RUNNING":  # it was killed and had other settings
+                    client.set_terminated(kept["run_id"], "KILLED")
             more = {"mlflow.source.git.commit": code["commit"]} if code else {}
             more["mlflow.source.name"] = "rmlr train"
             place = store.experiment(client, f"rmlr-{tags['profile']}")

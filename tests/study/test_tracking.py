@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -33,20 +34,22 @@ needs_mlflow = pytest.mark.skipif(find_spec("mlflow") is None, reason="MLflow is
 
 # A run as the study lays it out: trained, used to predict, evaluated. Arguments: seed, what to do.
 STAGES = """
-import sys
+import os, signal, sys
 from pathlib import Path
 from rmlr.study.run import run
 from rmlr.study.nodes import EvaluateNode, TrainNode
 seed, wanted = int(sys.argv[1]), sys.argv[2:]
 folder, data = Path(f"tiny/runs/shared/rmlr/{seed}"), Path("tiny/vcoco/prepare")
 settings = Path("train.yaml")
-if "train" in wanted or "interrupted" in wanted:
+if {"train", "interrupted", "killed"} & set(wanted):
     node = TrainNode.load(settings)
     with run("train", node, settings=settings, out=folder / "train", inputs=[data], seed=seed) as record:
         for epoch in range(3):
             record.log_metrics({"loss": 1.0 / (epoch + 1), "val/vcoco_ap_role_1": epoch / 4}, step=epoch + 1)
         if "interrupted" in wanted:
             raise KeyboardInterrupt
+        if "killed" in wanted:
+            os.kill(os.getpid(), signal.SIGKILL)
         record.log_metrics({"images": 4.0})
         (record.folder / "curves.csv").write_text("epoch,loss")
         for name in ("checkpoint.json", "weights.safetensors"):
@@ -286,6 +289,27 @@ def test_the_model_of_a_run_is_registered_from_it_and_loads_where_its_detector_i
 
 
 @needs_mlflow
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_killed_run_is_not_running_for_ever(world):
+    """The same settings continue it; with other settings it is closed, and a run of its own begins."""
+    settings = world.folder / "train.yaml"
+    for before, after in (("epochs: 2", "epochs: 7"), ("epochs: 7", "epochs: 8")):
+        with world.start(0, "killed") as process:
+            process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        content = settings.read_text()
+        assert before in content
+        settings.write_text(content.replace(before, after))
+    world.finish(world.start(0, "train"))
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{world.folder / 'mlflow.db'}")
+    [experiment] = [one for one in client.search_experiments() if one.name == "rmlr-tiny"]
+    runs = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"])
+    assert [one.info.status for one in runs if one.data.tags.get("seed") == "0"] == ["KILLED", "KILLED", "FINISHED"]
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_sixteen_runs_that_start_at_once_on_a_new_database_lose_no_metric(world):

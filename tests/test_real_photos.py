@@ -140,6 +140,7 @@ def test_real_photos_pass_through_every_stage_at_the_papers_sizes(real_vcoco_raw
     assert metrics["vcoco_ap_role_1"] == pytest.approx(np.mean(ap))
 
 
+@pytest.mark.slow
 def test_real_photos_can_be_overfitted(real_vcoco_raw, tmp_path):
     """The detector from scratch, then the heads, trained and tested on the same eight photos: a sanity check.
 

@@ -369,7 +369,11 @@ finally:
 
 @pytest.mark.parametrize(
     ("number", "status", "left"),
-    [(signal.SIGKILL, -signal.SIGKILL, 10), (signal.SIGTERM, 128 + signal.SIGTERM, 2), (signal.SIGINT, 130, 2)],
+    [
+        (signal.SIGKILL, -signal.SIGKILL, 10),
+        (signal.SIGTERM, 128 + signal.SIGTERM, 2),
+        pytest.param(signal.SIGINT, 130, 2, marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_stage_resumes_in_a_new_process_to_the_same_bytes(
     run_train, study, embeddings, settings_of, tmp_path, number, status, left

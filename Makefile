@@ -32,7 +32,7 @@ demo: $(READY)  ## the main job: from the synthetic data to Table 2 (a second ca
 photos: $(READY)  ## real photos: RmLR and its ablations on 579 photos, five folds (docs/photos.md). HAVE=FOLDER: what you have
 	@rmlr doctor --profile photos --timeout 0 || true
 	snakemake --cores $(CORES) --config profile=photos $(if $(HAVE),have=$(HAVE)) -- results/photos/real_photos.md \
-		results/photos/figures/real_photos{,_remining,_text,_words,_upt,_boxes}/figure.png
+		results/photos/figures/real_photos{,_loss,_remining,_text,_words,_upt,_boxes}/figure.png
 
 study: $(READY)  ## the whole study of the profile in params.yaml: nine tables and the figures
 	snakemake --cores $(CORES)

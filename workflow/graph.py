@@ -215,7 +215,8 @@ class Graph:
                 return self._before_run(f"{group}/{name}", seed, fold, stage)
             case ["separation", group, name, seed]:
                 run, split = self.runs[f"{group}/{name}"], self.chosen.prediction.split
-                return [f"{run.dataset}/prepare", *self._views(run, split), f"runs/{group}/{name}/{seed}/train"]
+                networks = [f"runs/{group}/{name}/{seed}{fold}/train" for fold in self.chosen.fold_names]
+                return [f"{run.dataset}/prepare", *self._views(run, split), *networks]
             case ["tables", _]:
                 return self._before_table(node)
             case ["figures", _]:
@@ -371,7 +372,7 @@ class Graph:
             case ["separation", group, name, seed]:
                 run = self.runs[f"{group}/{name}"]
                 annotations, features = in_results(f"{run.dataset}/prepare"), self._seen(run)
-                weights = in_results(f"runs/{group}/{name}/{seed}/train")
+                weights = in_results(f"runs/{group}/{name}/{seed}{'' if self.chosen.folds else '/train'}")
                 return {"annotations": annotations, "features": features, "weights": weights}
             case ["tables", table]:
                 printed = f"paper/{table}.csv" if table in PAPER_TABLES else ""

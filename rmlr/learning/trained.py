@@ -8,11 +8,17 @@ import torch
 
 from rmlr.data.features import Features
 from rmlr.data.loading import ahead, loader_threads, pinned
-from rmlr.data.records import load_vocabulary
+from rmlr.data.records import load_annotations, load_vocabulary
 from rmlr.hoi import Vocabulary
 from rmlr.hoi.batch import Batch
 from rmlr.model.checkpoint import CARD_FILE, load_card, load_checkpoint
 from rmlr.model.network import InteractionNetwork
+
+
+def networks_of(annotations: Path, weights: Path, folds: int) -> dict[Path, Path]:
+    """The records that each network of a run is applied to, and the network's folder; `weights` has one for each fold."""
+    names = [f"fold{fold}" for fold in range(folds)]
+    return {annotations / name: weights / name / "train" for name in names} or {annotations: weights}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,17 @@ class Trained:
         )
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return cls(vocabulary, cached, load_checkpoint(weights).to(device), device)
+
+    @classmethod
+    def open_each(
+        cls, annotations: Path, features: Path, split: str, weights: Path, folds: int, pose: Path | None = None
+    ) -> list["Trained"]:
+        """The network of a run, or with folds that of each, with the images of the fold that it was trained without."""
+        opened = []
+        for records, network in networks_of(annotations, weights, folds).items():
+            own = [image.image_id for image in load_annotations(records, split)] if folds else None
+            opened.append(cls.open(records, features, split, network, pose, own))
+        return opened
 
     def batches(self, size: int) -> Iterator[tuple[range, Batch]]:
         """All images in order, in batches of `size`, on the device, with their positions; prefetched."""

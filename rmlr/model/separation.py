@@ -53,6 +53,7 @@ class Interactions:
     objects: Int[Tensor, " u"]  # detected class
     does: Bool[Tensor, "u v"]  # verbs of the pair, unscored ones included
     human_does: Bool[Tensor, "u v"]  # all verbs of its human, those of other objects or without one included
+    network: Int[Tensor, " u"]  # which one the vectors are of; those of two networks are not compared
     vectors: Vectors
 
 
@@ -133,6 +134,7 @@ def find_interactions(
         objects=batch.instances.labels[pairs.object[kept]],
         does=does[0, kept],
         human_does=does[1, kept],
+        network=torch.zeros_like(kept),
         vectors=vectors,
     )
 
@@ -187,6 +189,7 @@ def _near(found: Interactions, start: int, min_iou: float) -> Compared:
     overlap = iou(found.places[rows], found.places)
     is_near = (overlap >= min_iou) & (found.image[rows, None] != found.image)
     is_near &= (found.objects[rows, None] == found.objects) & (rows[:, None] < torch.arange(len(found.image)))
+    is_near &= found.network[rows, None] == found.network
     first, second = is_near.nonzero(as_tuple=True)
     overlap, first = overlap[first, second], rows[first]
     is_same, is_different = _alike(found, first, second)
@@ -210,6 +213,7 @@ def _elsewhere(found: Interactions, wanted: int, seed: int) -> Compared:
         drawn = torch.randint(count, (2, 16 * wanted), generator=generator)
         first, second = drawn.amin(0), drawn.amax(0)
         is_right = (found.image[first] != found.image[second]) & (found.objects[first] == found.objects[second])
+        is_right &= found.network[first] == found.network[second]
         first, second = first[is_right], second[is_right]
         is_same, _ = _alike(found, first, second)
         first, second = first[is_same], second[is_same]

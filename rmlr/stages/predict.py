@@ -5,9 +5,8 @@ from pathlib import Path
 
 import torch
 
-from rmlr.data.records import load_annotations
 from rmlr.detections.triplets import save_triplets
-from rmlr.learning.trained import Trained
+from rmlr.learning.trained import Trained, networks_of
 from rmlr.model.checkpoint import load_card
 from rmlr.model.network import needed_pose
 from rmlr.model.scoring import concatenate, score_triplets
@@ -36,16 +35,12 @@ def predict(
     """
     node = PredictNode.load(settings)
     chosen = node.prediction
-    folds = [f"fold{fold}" for fold in range(node.folds)]
-    networks = {annotations / fold: weights / fold / "train" for fold in folds} or {annotations: weights}
+    networks = networks_of(annotations, weights, node.folds)
     pose = needed_pose(load_card(next(iter(networks.values()))).variant, pose)
     splits = ("train", "val") if chosen.split == "trainval" else (chosen.split,)
     inputs = [annotations, *(folder / name for folder in (features, pose) if folder for name in splits)]
     with run("predict", node, settings=settings, out=out, inputs=[*inputs, *networks.values()]) as record:
-        opened = []
-        for records, network in networks.items():
-            of_fold = [image.image_id for image in load_annotations(records, chosen.split)] if folds else None
-            opened.append(Trained.open(records, features, chosen.split, network, pose, of_fold))
+        opened = Trained.open_each(annotations, features, chosen.split, weights, node.folds, pose)
         parts, numbers = [], {"prior_power": chosen.prior_power, "min_score": chosen.min_score}
         with record.progress(sum(len(trained.features) for trained in opened), "predicting") as bar:
             for trained in opened:

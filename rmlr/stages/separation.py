@@ -3,11 +3,12 @@
 import csv
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import torch
 from pyarrow import parquet
 
 from rmlr.data.records import load_annotations
@@ -15,7 +16,7 @@ from rmlr.evaluation.resampling import draw_images
 from rmlr.evaluation.separation import middle
 from rmlr.evaluation.separation import separation as tell_apart
 from rmlr.hoi import Annotation, Vocabulary
-from rmlr.learning.trained import Trained
+from rmlr.learning.trained import Trained, networks_of
 from rmlr.model.separation import (
     KINDS,
     Compared,
@@ -52,13 +53,14 @@ def separation(*, settings: Path, annotations: Path, features: Path, weights: Pa
     """Measure whether distances separate what people do at the same place, before and after re-mining.
 
     Pairs of people in different images whose boxes are at the same place, each interacting with an object of the same
-    class, are compared by the detector's tokens and by the vectors of a trained network.
+    class, are compared by the detector's tokens and by the vectors of a trained network. Where the settings have folds,
+    people of one fold are compared, by the network that was trained without it.
 
     Args:
         settings: this node's settings file: split, overlap of boxes that counts as the same place, resampling.
         annotations: folder made by `prepare`.
         features: folder whose split was made by `features`, with the detector used in training.
-        weights: folder made by `train`, of a variant with IRE.
+        weights: folder made by `train`, of a variant with IRE; with folds, the folder that holds fold0/train and so on.
         out: folder to write; gets interactions.parquet (a row per detected pair that interacts), pairs.parquet (a row
             per two of them that are compared, with all distances), separation.csv and metrics.json: for each vector
             and distance the area under the ROC curve with a bootstrap interval over images.
@@ -66,18 +68,24 @@ def separation(*, settings: Path, annotations: Path, features: Path, weights: Pa
     node = SeparationNode.load(settings)
     chosen = node.separation
     splits = ("train", "val") if node.split == "trainval" else (node.split,)
-    inputs = [annotations, *(features / split for split in splits), weights]
+    networks = networks_of(annotations, weights, node.folds)
+    inputs = [annotations, *(features / split for split in splits), *networks.values()]
     with run("separation", node, settings=settings, out=out, inputs=inputs) as record:
-        trained = Trained.open(annotations, features, node.split, weights)
-        network, vocabulary, cached = trained.network, trained.vocabulary, trained.features
-        order = cached.annotated(load_annotations(annotations, node.split), features / node.split)
+        opened = Trained.open_each(annotations, features, node.split, weights, node.folds)
+        vocabulary, order, parts = opened[0].vocabulary, [], []
+        with record.progress(sum(len(trained.features) for trained in opened), "looking") as bar:
+            for number, (records, trained) in enumerate(zip(networks, opened, strict=True)):
+                own = trained.features.annotated(load_annotations(records, node.split), features / node.split)
+                for indices, batch in trained.batches(chosen.batch_size):
+                    places = [len(order) + at for at in indices]
+                    part = find_interactions(
+                        trained.network, batch, [own[at] for at in indices], places, trained.vocabulary
+                    )
+                    parts.append(replace(part, network=torch.full_like(part.network, number)))
+                    bar.advance(len(indices))
+                order += own
         if not order:
             raise ValueError(f"{features / node.split}: the split has no images, so there is nothing to compare")
-        parts = []
-        with record.progress(len(cached), "looking") as bar:
-            for positions, batch in trained.batches(chosen.batch_size):
-                parts.append(find_interactions(network, batch, [order[at] for at in positions], positions, vocabulary))
-                bar.advance(len(positions))
         found = join(parts)
         check_finite(weights, {name: getattr(found.vectors, name) for name in Vectors.__slots__}, "Train again")
         compared = compare_places(found, chosen.min_iou, chosen.seed)
@@ -100,7 +108,7 @@ def separation(*, settings: Path, annotations: Path, features: Path, weights: Pa
 
 
 def _areas(found: Interactions, compared: Compared, columns: dict[str, np.ndarray], weights: np.ndarray) -> list[Area]:
-    image, kind = found.image.numpy(), compared.kind.numpy()
+    image, kind, network = found.image.numpy(), compared.kind.numpy(), found.network.numpy()[compared.first.numpy()]
     first, second = (image[side.numpy()] for side in (compared.first, compared.second))
     rows = []
     for question, apart in QUESTIONS.items():
@@ -110,7 +118,7 @@ def _areas(found: Interactions, compared: Compared, columns: dict[str, np.ndarra
         for vector in Vectors.__slots__:
             for distance in ("cosine", "euclidean"):
                 values = columns[f"{distance}_{vector}"][kept]
-                area = tell_apart(values, is_apart[kept], first[kept], second[kept], weights)
+                area = tell_apart(values, is_apart[kept], first[kept], second[kept], weights, network[kept])
                 num_same = int(kept.sum()) - num_apart
                 rows.append(Area(question, vector, distance, num_same, num_apart, float(area[0]), *middle(area[1:])))
     return rows

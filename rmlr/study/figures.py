@@ -66,4 +66,3 @@ class PrecisionRecallFigure(Section):
 FirstSeedFigure = ExamplesFigure | SeparationFigure | PlacesFigure
 AnyFigure = FirstSeedFigure | CurvesFigure | DifferencesFigure | PrecisionRecallFigure
 Figure = Annotated[AnyFigure, Field(discriminator="kind")]
-OneNetworkFigure = CurvesFigure | SeparationFigure | PlacesFigure  # of what one network learnt: not made with folds

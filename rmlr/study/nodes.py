@@ -174,6 +174,7 @@ class SeparationNode(Section):
     code: str
     split: Split
     separation: Separation
+    folds: NaturalInt = 0  # vectors are compared within each, since each has its own network; 0: one network for all
 
 
 class FigureNode(Section):

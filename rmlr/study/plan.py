@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 from rmlr.study.figures import (
     AnyFigure,
+    CurvesFigure,
     Figure,
     FirstSeedFigure,
-    OneNetworkFigure,
     PlacesFigure,
     SeparationFigure,
 )
@@ -132,7 +132,7 @@ class Study(Section):
             if isinstance(figure, SeparationFigure | PlacesFigure):
                 for run in figure.runs.values():
                     nodes[f"separation/{run}/{seeds[0]}"] = SeparationNode(
-                        code=code["separation"], split=split, separation=self.separation
+                        code=code["separation"], split=split, separation=self.separation, folds=chosen.num_folds
                     )
         nodes["statement"] = self._statement(profile, code["statement"], nodes)
         return nodes
@@ -181,14 +181,14 @@ class Study(Section):
                 raise ValueError(f"params.yaml, tables.{name}: this name is in use. Give the table another")
 
     def figures_in(self, profile: str) -> dict[str, AnyFigure]:
-        """The figures of a profile: those whose runs it all includes."""
+        """The figures of a profile: those whose runs it all includes; with folds, without the curves of one network."""
         for name, figure in self.figures.items():
             self._check_figure(name, figure)
         made, has_folds = self.runs_in(profile), self.profiles[profile].folds is not None
         return {
             name: figure
             for name, figure in self.figures.items()
-            if made.keys() >= set(figure.runs.values()) and not (has_folds and isinstance(figure, OneNetworkFigure))
+            if made.keys() >= set(figure.runs.values()) and not (has_folds and isinstance(figure, CurvesFigure))
         }
 
     def _check_folds(self, profile: Profile, where: str) -> None:

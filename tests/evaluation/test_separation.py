@@ -22,6 +22,20 @@ def test_all_farther_is_one_all_nearer_is_zero_and_equal_is_a_half():
     assert area([1, 1, 1], [True, False, False]) == [0.5]
 
 
+def test_only_distances_of_one_network_are_compared():
+    """Within each network all that is apart is farther, though the second one's distances are all larger."""
+    distance, is_apart = np.array([1.0, 2.0, 11.0, 12.0, 13.0]), np.array([False, True, False, False, True])
+    images = np.arange(5), np.arange(5, 10)
+    weights = np.ones((10, 2), dtype=np.int32)
+    weights[[0, 5], 1] = 0  # without the first pair, the first network has nothing to compare
+    network = np.array([0, 0, 1, 1, 1])
+    assert separation(distance, is_apart, *images, weights, network).tolist() == [1.0, 1.0]
+    assert separation(distance, is_apart, *images, weights)[0] == pytest.approx(4 / 6)
+    network = np.array([1, 1, 0, 0, 0])
+    is_apart = np.array([True, False, False, False, True])
+    assert separation(distance, is_apart, *images, weights, network).tolist() == [pytest.approx(2 / 3), 1.0]
+
+
 def test_without_a_pair_of_one_kind_it_is_not_known():
     assert np.isnan(area([1, 2], [True, True])).all()
     assert np.isnan(area([], [])).all()

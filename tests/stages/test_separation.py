@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -20,12 +21,14 @@ NODE = SeparationNode(code="", split="test", separation=Separation(min_iou=0.7, 
 @pytest.fixture
 def made(study, settings_of, weights, tmp_path):
     def call(annotations=study.prepare, features=study.features, out="separation"):
-        folder = tmp_path / out
-        paths = {"annotations": annotations, "features": features, "weights": weights}
-        separation(settings=settings_of(NODE), **paths, out=folder)
-        return folder
+        return run_separation(settings_of, annotations, features, weights, tmp_path / out)
 
     return call
+
+
+def run_separation(settings_of, annotations, features, weights, out, node=NODE):
+    separation(settings=settings_of(node), annotations=annotations, features=features, weights=weights, out=out)
+    return out
 
 
 def test_every_two_interactions_at_one_place_are_compared(made, study):
@@ -39,6 +42,29 @@ def test_every_two_interactions_at_one_place_are_compared(made, study):
     assert len(pairs) == 4, "all point as well, so nobody does different things"
     assert set(pairs["kind"]) == {"same"}
     assert np.allclose(pairs["place_iou"], 1)
+
+
+def test_with_folds_people_of_one_fold_are_compared_by_its_network(study, settings_of, weights, tmp_path):
+    whole = parquet.read_table(
+        run_separation(settings_of, study.prepare, study.features, weights, tmp_path / "whole") / "interactions.parquet"
+    ).to_pylist()
+    ids = study.image_ids["test"]
+    records, networks = tmp_path / "prepare", tmp_path / "run"
+    for fold, own in enumerate((ids[:2], ids[2:])):
+        folder = records / f"fold{fold}"
+        folder.mkdir(parents=True)
+        save_vocabulary(folder / "vocabulary.json", VOCABULARY)
+        save_annotations(folder / "test.json", [annotation(image_id) for image_id in own])
+        shutil.copytree(weights, networks / f"fold{fold}" / "train")
+    node = NODE.model_copy(update={"folds": 2})
+    out = run_separation(settings_of, records, study.features, networks, tmp_path / "folds", node)
+    found = parquet.read_table(out / "interactions.parquet").to_pylist()
+    assert found == whole, "the folds are in the order of the images here, and their networks the same"
+    pairs = parquet.read_table(out / "pairs.parquet").to_pandas()
+    first, second = (pairs[side].map(lambda at: found[at]["image_id"] in ids[:2]) for side in ("first", "second"))
+    assert (first == second).all()
+    assert 0 < len(pairs) < 4
+    assert json.loads((out / "metrics.json").read_text())["pairs_same"] == len(pairs)
 
 
 def test_a_vector_of_the_verb_separates_all_pairs_and_the_boxes_none(made, study, tmp_path):

@@ -16,7 +16,7 @@ from rmlr.model.network import InteractionNetwork
 
 
 def networks_of(annotations: Path, weights: Path, folds: int) -> dict[Path, Path]:
-    """The records that each network of a run is applied to, and the network's folder; `weights` has one for each fold."""
+    """The records that each network of a run is applied to, and its folder: `weights`, or one in it for each fold."""
     names = [f"fold{fold}" for fold in range(folds)]
     return {annotations / name: weights / name / "train" for name in names} or {annotations: weights}
 

@@ -33,7 +33,7 @@ from rmlr.study import run
 from rmlr.study.encoder import Encoder
 from rmlr.study.nodes import FeaturesNode, TextNode, TrainNode
 from rmlr.study.plan import Study
-from rmlr.study.settings import Augment, DetectorArchitecture, Features, ImageSize, Online, Selection
+from rmlr.study.settings import AskedView, Augment, DetectorArchitecture, Features, ImageSize, Online, Selection
 
 PEOPLE, THINGS = 3, 5  # annotated on each photo
 SKIPPED = 2  # steps, at the beginning of a measurement

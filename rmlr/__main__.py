@@ -82,7 +82,8 @@ def main(arguments: list[str] | None = None) -> None:
                 from rmlr.study.threads import fix_threads
 
                 provenance.command = arguments
-                signal.signal(signal.SIGTERM, _end)
+                if signal.getsignal(signal.SIGTERM) != signal.SIG_IGN:
+                    signal.signal(signal.SIGTERM, _end)
                 fix_threads(named)
         command_line(named)(arguments)
     except (ValueError, OSError) as error:
@@ -92,7 +93,8 @@ def main(arguments: list[str] | None = None) -> None:
             time.sleep(5)  # so that the process with the cause reports first; the launcher then ends the others
         sys.exit(f"rmlr: {error}")
     except KeyboardInterrupt as error:  # of Ctrl-C, or with the number of another signal
-        sys.stderr.write("rmlr: stopped; the same command resumes from here\n")
+        if not helps:
+            sys.stderr.write("rmlr: stopped; the same command resumes from here\n")
         sys.exit(128 + (error.args[0] if error.args else signal.SIGINT))
 
 

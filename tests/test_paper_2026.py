@@ -22,6 +22,7 @@ from .tiny_families import save_family
 
 ROOT = Path(__file__).parents[1]
 PROFILE = "paper_2026"
+COLUMNS = ("method", "detector", "text")
 OF_TINY = (
     "world",
     "detector_seed",

@@ -81,6 +81,7 @@ def cost(
     features: Path | None = None,
     text: Path | None = None,
     pose: Path | None = None,
+    start: Path | None = None,
     steps: int = 10,
     out: Path | None = None,
 ) -> None:
@@ -117,6 +118,7 @@ def cost(
         features: likewise.
         text: likewise.
         pose: likewise, of a run with the pose cue.
+        start: likewise, of a run that starts from the weights of another.
         steps: training steps to run.
         out: table to write (CSV), which replaces only one that an earlier call wrote, and a .json with device,
             versions and all measurements. With --settings a folder: cost.csv, cost.json and, for `rmlr table`,
@@ -126,7 +128,7 @@ def cost(
     _must_be_possible(numbers)
     where = _device(device)
     _must_fit(settings, out, train)
-    inputs = {"annotations": annotations, "features": features, "text": text, "pose": pose}
+    inputs = {"annotations": annotations, "features": features, "text": text, "pose": pose, "start": start}
     named = {name: path for name, path in inputs.items() if path is not None}
     if train is not None:
         table, about = _of_training(train, named, steps)

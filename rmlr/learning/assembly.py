@@ -123,7 +123,7 @@ def assemble(chosen: TrainNode, given: Given, seed: int) -> Assembly:
         phrase_counts=text and text.count_phrases(labels.verbs, labels.objects),
     )
     if given.start is not None:
-        taken = start_from(network, vocabulary, given.start)
+        taken = start_from(network, chosen.network, vocabulary, given.start)
         log.info("%s: initial weights, %s", given.start, ", ".join(f"{n} {rows}" for rows, n in taken.items()))
     identity = _identity(chosen, seed, given, examples)
     return Assembly(vocabulary, examples, text, card, network, objective, identity)

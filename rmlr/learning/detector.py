@@ -186,14 +186,16 @@ def fit(
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
             optimizer.zero_grad()
-            total = _backward(accelerator, parallel, batches, accumulation, step)
+            wishes = pauses.is_due, pauses.is_ending
+            total, (is_due, is_ending) = _backward(accelerator, parallel, batches, accumulation, step, wishes)
+            pauses.is_ending |= is_ending  # a signal may have come since
             torch.nn.utils.clip_grad_norm_(detr.parameters(), schedule.clip_norm)
             optimizer.step()
             average.update(detr, step)
             if step % max(steps // POINTS, 1) == 0:
                 record.log_metrics({"loss": total}, step=step)
             progress.advance(note=f"loss {total:.2f}")
-            if (step + 1) % every == 0 or step + 1 == steps or pauses.is_due:
+            if (step + 1) % every == 0 or step + 1 == steps or is_due:
                 if accelerator.is_main_process:
                     model, rest = detr.state_dict(), optimizer.state_dict()
                     state = {"identity": identity, "step": step + 1, "model": model, "optimizer": rest}
@@ -211,20 +213,27 @@ def _backward(
     batches: Iterator[tuple[list[int], TrainingBatch]],
     number: int,
     step: int,
-) -> float:
-    """Add the gradients of micro-batches; returns the loss of this process. ValueError in all if one is not finite."""
-    total = 0.0
+    wishes: Sequence[bool],
+) -> tuple[float, list[bool]]:
+    """Add the gradients of micro-batches; returns the loss of this process, and whether any process has each wish.
+
+    ValueError in all processes if a loss is not finite.
+    """
+    total, said = 0.0, [0] * len(wishes)
     for position in range(number):
         image_ids, batch = next(batches)
         with accelerator.no_sync(parallel) if position + 1 < number else nullcontext():
             loss = parallel(batch) / number
-            if cast(Tensor, accelerator.reduce((~loss.detach().isfinite()).int(), "sum")):
+            here = torch.tensor([0, *wishes], dtype=torch.int32, device=loss.device)
+            here[0] = ~loss.detach().isfinite()
+            bad, *said = cast(Tensor, accelerator.reduce(here, "sum")).tolist()
+            if bad:
                 raise ValueError(
                     f"step {step}: the detector's loss is {loss.item()} on images {image_ids}. Lower the learning rate?"
                 )
             loss.backward()
             total += loss.item()
-    return total
+    return total, [count > 0 for count in said]
 
 
 def _step_seed(seed: int, step: int) -> int:

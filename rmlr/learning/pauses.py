@@ -18,7 +18,7 @@ class Pauses:
     """Tells a loop after each step whether to write a checkpoint, and whether to end then."""
 
     def __init__(self) -> None:
-        self.is_ending = False
+        self.is_ending = self._is_at_once = False
         self._number: int = signal.SIGINT
         self._last = time.monotonic()
 
@@ -37,20 +37,33 @@ class Pauses:
     def watching(self) -> Iterator["Pauses"]:
         """Within it, SIGTERM and Ctrl-C end the loop after its next checkpoint; a second one ends it at once.
 
-        Without effect in other threads than the main one, in which Python allows no handlers.
+        Signals that the process ignores stay ignored. Without effect in other threads than the main one, in which
+        Python allows no handlers.
         """
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        before = {number: signal.signal(number, self._end) for number in SIGNALS}
+        heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self._end) for number in heard}
         try:
             yield self
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
-    def _end(self, number: int, _frame: FrameType | None) -> None:
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within it, a signal ends the process at once: nothing would be lost."""
         if self.is_ending:
+            raise KeyboardInterrupt(self._number)
+        self._is_at_once = True
+        try:
+            yield
+        finally:
+            self._is_at_once = False
+
+    def _end(self, number: int, _frame: FrameType | None) -> None:
+        if self.is_ending or self._is_at_once:
             raise KeyboardInterrupt(number)
         self.is_ending, self._number = True, number
         log.warning("%s: writing a checkpoint, then ending", signal.Signals(number).name)

@@ -78,7 +78,12 @@ class Taking:
                 f"{chosen.features.views}. Set it to 1, and features.augment to null"
             )
         self._given = GivenFeatures(folder)
-        about = self._given.about
+        about, asked = self._given.about, chosen.features
+        if asked.map != "backbone" or asked.strides not in (None, [about.stride]):
+            raise ValueError(
+                f"{folder}: files of another framework have one map, of stride {about.stride}; the settings ask for "
+                f"map {asked.map}, strides {asked.strides}. Set features.map to backbone, and features.strides to null"
+            )
         where = f"{folder}: {about.detector}"
         self._label_of = torch.tensor(match_classes(where, about.objects, vocabulary.objects))
         self.digest = hashlib.sha256(about.model_dump_json().encode()).hexdigest()

@@ -195,16 +195,17 @@ def fit(
     number = len(left) * loop.steps - (begun["step"] if begun else 0)
     with reproducible(), _company(processes), record.progress(number, "training") as bar, loop.pauses.watching():
         for epoch in left:
-            rows.append(loop.run_epoch(epoch, means, lambda note: bar.advance(1, note), begun, save))
+            is_scored = held_out is not None and _is_validated(epoch, schedule)
+            rows.append(loop.run_epoch(epoch, means, lambda note: bar.advance(1, note), begun, save, is_scored))
             begun = None
-            if accelerator.is_main_process and held_out is not None and _is_validated(epoch, schedule):
+            if accelerator.is_main_process and held_out is not None and is_scored:
                 network.eval()
-                rows[-1] |= held_out(network, accelerator.device)
+                with loop.pauses.at_once():  # which may take minutes; the epoch is kept
+                    rows[-1] |= held_out(network, accelerator.device)
             save(None)
             record.log_metrics(rows[-1], step=epoch + 1)
             accelerator.wait_for_everyone()
-            if len(rows) < schedule.epochs:
-                loop.pauses.saved()
+            loop.pauses.saved()
     if processes > 1:
         torch.distributed.destroy_process_group()  # without it, NCCL warns at exit
     return rows
@@ -273,10 +274,11 @@ class _Loop:
         advance: Callable[[str], None],
         begun: dict[str, Any] | None,
         save: Callable[[dict[str, Any]], None],
+        is_kept: bool,
     ) -> dict[str, float]:
         """Train for one epoch, or the rest of one that was begun; returns its means, and the mean norm of the gradient.
 
-        `save` gets the state within the epoch when it is time for a checkpoint.
+        `save` gets the state within the epoch when it is time for a checkpoint and, if `is_kept`, after the last step.
         """
         schedule, steps, device = self._schedule, self.steps, self.accelerator.device
         torch.manual_seed(_seed(self._seed, epoch, self.accelerator.process_index))
@@ -305,7 +307,7 @@ class _Loop:
             self._optimiser.zero_grad()
             norms += norm
             advance(f"epoch {epoch + 1} of {schedule.epochs}")
-            if is_due and step + 1 < steps:
+            if is_due or (is_kept and step + 1 == steps):
                 save({"step": step + 1, "norms": norms, **self._of_all_processes(sums)})
                 self.accelerator.wait_for_everyone()
                 pauses.saved()

@@ -137,8 +137,8 @@ def load_checkpoint(folder: Path) -> InteractionNetwork:
 
 
 @torch.no_grad()
-def start_from(network: InteractionNetwork, vocabulary: Vocabulary, folder: Path) -> dict[str, int]:
-    """Copy the weights of a trained run into a network, whose classes are those of `vocabulary`.
+def start_from(network: InteractionNetwork, sizes: Network, vocabulary: Vocabulary, folder: Path) -> dict[str, int]:
+    """Copy the weights of a trained run into a network of these sizes, whose classes are those of `vocabulary`.
 
     Rows of verbs and of object classes are copied by name; those without a namesake stay as they are. All other tensors
     are copied whole: ValueError names those that differ in size. Gives the numbers of rows that were copied.
@@ -156,13 +156,13 @@ def start_from(network: InteractionNetwork, vocabulary: Vocabulary, folder: Path
         for name in mine.keys() | trained.keys()
         if name not in mine
         or name not in trained
-        or mine[name].shape[name in rows :] != trained[name].shape[name in rows :]
+        or mine[name].shape[int(name in rows) :] != trained[name].shape[int(name in rows) :]
     )
-    if differing:
+    if differing or card.network != sizes:
+        what = f"{len(differing)} of its tensors, e.g. {', '.join(differing[:3])}," if differing else "its sizes"
         raise ValueError(
-            f"{folder}: {len(differing)} of its tensors do not fit this run's network, e.g. "
-            f"{', '.join(differing[:3])}. Both runs need the same variant and sizes, and detectors with the same "
-            "widths of tokens and map"
+            f"{folder}: {what} do not fit this run's network. Both runs need the same sizes, variants that differ in "
+            "text alone, and detectors with the same widths of tokens and map"
         )
     copied = {}
     for name, tensor in mine.items():

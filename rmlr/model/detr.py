@@ -42,7 +42,10 @@ class DetrAdapter(Adapter):
         self.picture = picture_of(detr.config)
         stride = backbone_stride(detr)
         if strides is not None and list(strides) != [stride]:
-            raise ValueError(f"{self.name}: a DETR has one map, of stride {stride}; asked for is {list(strides)}")
+            raise ValueError(
+                f"{self.name}: a DETR has one map, of stride {stride}; asked for is {list(strides)}. Set "
+                "features.strides to null"
+            )
         backbone = detr.model.backbone
         channels = backbone.intermediate_channel_sizes[-1] if map == "backbone" else detr.config.d_model
         self.strides, self.channels = (stride,), (channels,)

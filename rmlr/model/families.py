@@ -90,7 +90,7 @@ class FamilyAdapter(Adapter):
         if missing := [stride for stride in self.strides if stride not in place_of]:
             raise ValueError(
                 f"{self.name}: its map '{map}' has stride {' or '.join(str(stride) for stride in sorted(place_of))}, "
-                f"the settings ask for {missing[0]}"
+                f"the settings ask for {missing[0]}. Set features.strides to some of these, or to null"
             )
         self._places = [place_of[stride] for stride in self.strides]
         self.channels = tuple(maps[place].shape[1] for place in self._places)

@@ -119,7 +119,10 @@ class ForeignAdapter(Adapter):
         if map != "backbone":
             raise ValueError(f"{self.name}: a detector of your own has one map, `map: backbone`; asked for is '{map}'")
         if strides is not None and tuple(strides) != self.strides:
-            raise ValueError(f"{self.name}: its map has stride {made.stride}, but the settings ask for {list(strides)}")
+            raise ValueError(
+                f"{self.name}: its map has stride {made.stride}, but the settings ask for {list(strides)}. Set "
+                "features.strides to null"
+            )
         self.detector = made  # registered if it is a module: moved to a device, frozen
 
     def find(self, pixels: Float[Tensor, "b 3 height width"], is_padding: Bool[Tensor, "b height width"]) -> Found:

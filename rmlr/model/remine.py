@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from rmlr.hoi.batch import Batch, Level
+from rmlr.hoi.batch import Batch
 from rmlr.model.pairs import Pairs
 from rmlr.model.transformer import Encoder, Layout
 
@@ -156,18 +156,12 @@ class InteractiveRelationEncoder(nn.Module):
 
         Each cell of the map is a query of the encoder. A pair's map is the mean of its queries' rollouts
         (`Encoder.rollout`), weighted as in m: by the share of each cell that the pair's boxes cover. It sums to 1 over
-        the valid cells; it is 0 for a pair whose boxes cover none. A cell of a finer map counts for the cell of
-        `batch.maps` in which its centre lies.
+        the valid cells; it is 0 for a pair whose boxes cover none. For a detector with one map.
         """
         shares = self._shares(batch, pairs)
         shares = shares / shares.sum(1, keepdim=True).clamp(min=SMALLEST_AREA)
-        found = pool_cells(self.encoder.rollout(*self._cells(batch)), shares, layout)  # p, cells of all levels
-        sizes = [level.is_padding[0].numel() for level in batch.levels]
-        parts = [
-            part.unflatten(1, level.is_padding.shape[1:])
-            for part, level in zip(found.split(sizes, dim=1), batch.levels, strict=True)
-        ]
-        return sum((_onto(part, batch, level) for part, level in zip(parts[1:], batch.finer, strict=True)), parts[0])
+        rollout = self.encoder.rollout(*self._cells(batch))  # b hw hw
+        return pool_cells(rollout, shares, layout).unflatten(1, batch.maps.shape[2:])
 
     def _shares(self, batch: Batch, pairs: Pairs) -> Float[Tensor, "p n"]:
         """The weight of each cell of all levels in each pair's mean."""
@@ -183,18 +177,6 @@ class InteractiveRelationEncoder(nn.Module):
             levels.append(cells if self.level_code is None else cells + self.level_code[index])
         is_padding = torch.cat([level.is_padding.flatten(1) for level in batch.levels], dim=1)
         return torch.cat(levels, dim=1).flatten(0, 1), Layout.of_block(is_padding)
-
-
-def _onto(finer: Float[Tensor, "p y x"], batch: Batch, level: Level) -> Float[Tensor, "p h w"]:
-    """The sum of a finer level's cells whose centres lie in each cell of `batch.maps`."""
-    height, width = batch.is_padding.shape[1:]
-    ratio = (level.cell_sizes[0] / batch.cell_sizes[0]).tolist()  # the strides', so the same for all images
-    row, column = (
-        ((torch.arange(cells, device=finer.device) + 0.5) * part).long().clamp(max=last - 1)
-        for cells, part, last in zip(finer.shape[1:], ratio, (height, width), strict=True)
-    )
-    rows = finer.new_zeros(len(finer), height, finer.shape[2]).index_add_(1, row, finer)
-    return finer.new_zeros(len(finer), height, width).index_add_(2, column, rows)
 
 
 class PoseCue(nn.Module):

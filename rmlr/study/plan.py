@@ -38,6 +38,7 @@ from rmlr.study.section import Name, Section
 from rmlr.study.settings import (
     AskedView,
     CostScene,
+    Network,
     Online,
     Resampling,
     Separation,
@@ -332,12 +333,13 @@ class Study(Section):
             return Source(run=name, measures="cost", detector="", encoder="", leaks=False)
         run, chosen = self.run(name, ""), self.profiles[profile]
         aligns, numbers = self.variants[run.variant].aligns, run.overrides | run.point
+        others = [self.run(other, "") for other in self._earlier(name, run.start)]
         return Source(
             run=name,
             measures=run.dataset,
             detector=chosen.backbones[run.backbone].name,
             encoder=chosen.encoders[run.encoder].name if aligns else "",
-            leaks=chosen.has_seen_test(run),
+            leaks=any(chosen.has_seen_test(one) for one in [run, *others] if one.dataset == run.dataset),
             is_zero_shot=numbers.get("train.zero_shot", chosen.train[run.dataset].zero_shot) is not None,
         )
 
@@ -348,9 +350,7 @@ class Study(Section):
         _find(profile.encoders, run.encoder, f"{where}.encoder")
         named = run.model_dump(include={"variant", "dataset", "backbone", "encoder"})
         more = {f"grid.{path}": str(value) for path, value in run.point.items()}
-        if run.start is not None:
-            self._check_start(profile_name, full_name, run.start)
-            more["start"] = run.start
+        more |= {"start": run.start} if run.start is not None else {}
         content = {
             "code": code,
             "variant": _find(self.variants, run.variant, f"{where}.variant").model_dump(),
@@ -392,21 +392,40 @@ class Study(Section):
                 f"{profile_name}.pose a weights file, such as MMPose's res50_crowdpose_256x192-c6a526b6_20201227.pth, "
                 "or sizes and a schedule to train one on joints that the data set knows"
             )
+        if run.start is not None:
+            self._check_start(profile, profile_name, full_name, run, node)
         return node
 
-    def _check_start(self, profile: str, name: str, start: str) -> None:
-        """ValueError unless the run that another one starts from is made in the profile, and not from that other."""
-        where, seen = f"runs.{name.replace('/', '.')}.start", [name]
-        made = self.runs_in(profile)
-        following: str | None = start
-        while following is not None:
-            if following in seen:
-                raise ValueError(f"params.yaml, {where}: {' starts from '.join([*seen, following])}, which has no end")
-            seen.append(following)
-            if following not in made:
-                self.run(following, where)
-                raise ValueError(f"params.yaml, {where}: profile {profile} does not make {following}")
-            following = made[following].start
+    def _earlier(self, name: str, start: str | None) -> list[str]:
+        """The runs from whose weights a run starts, the nearest first; ValueError if that has no beginning."""
+        found = []
+        while start is not None:
+            if start in [name, *found]:
+                circle = ", which starts from ".join([*found, start])
+                raise ValueError(f"params.yaml, run {name}: starts from {circle}: a circle. Remove one `start`")
+            found.append(start)
+            start = self.run(start, f"run {name}, start").start
+        return found
+
+    def _check_start(self, profile: Profile, profile_name: str, name: str, run: Run, node: TrainNode) -> None:
+        """ValueError unless a run can start from the one that it names."""
+        where = f"params.yaml, run {name}: starts from {run.start}"
+        made, earlier = self.runs_in(profile_name), self._earlier(name, run.start)
+        for position, other in enumerate(earlier):
+            if other not in made:
+                raise ValueError(f"{where}: profile {profile_name} does not make {other}")
+            before = self._train_node(profile, profile_name, other, made[other], node.code)
+            if position == 0 and _network(before) != _network(node):
+                raise ValueError(
+                    f"{where}, which has another network. Both need the same sizes, and variants that differ in text "
+                    "alone"
+                )
+            if node.train.zero_shot not in (None, before.train.zero_shot) and made[other].dataset == run.dataset:
+                raise ValueError(
+                    f"{where}: {other} has learnt classes that are unseen by train.zero_shot "
+                    f"{node.train.zero_shot}. Give it the same train.zero_shot, or start from a run on the other data "
+                    "set"
+                )
 
     def _online(self, profile: Profile, run: Run) -> dict[str, Any] | None:
         """How a run reads photos in training, if the profile caches no views of them."""
@@ -418,6 +437,12 @@ class Study(Section):
         assert rule.augment is not None
         view = AskedView(image=image, selection=rule.selection, map=rule.map, strides=rule.strides)
         return Online(view=view, augment=rule.augment).model_dump()
+
+
+def _network(node: TrainNode) -> tuple[Network, dict[str, Any]]:
+    """What of a run decides its network: sizes and variant, without the text that it is trained with."""
+    text = {"ire_sentence", "ire_word", "irm_sentence", "irm_word"}
+    return node.network, node.variant.model_dump(exclude=text)
 
 
 Value = TypeVar("Value")

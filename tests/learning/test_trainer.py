@@ -421,6 +421,26 @@ def test_a_checkpoint_within_an_epoch_is_resumed_to_the_same_bytes(tmp_path, mon
     assert same(weights_again, weights)
 
 
+def test_an_epoch_is_kept_before_the_held_out_split_is_scored(tmp_path):
+    """What ends the scoring costs the scoring alone."""
+
+    def scored(network, device):
+        return {"val/ap": 0.5}
+
+    def ended(network, device):
+        raise Interrupted
+
+    schedule = changed(validate_every=1)
+    rows, weights = train(tmp_path / "whole", schedule, held_out=scored)
+    with pytest.raises(Interrupted):
+        train(tmp_path / "broken", schedule, held_out=ended)
+    world = World()
+    rows_again, weights_again = train(tmp_path / "broken", schedule, load=world.load, held_out=scored)
+    assert len(world.asked) == 6
+    assert rows_again == rows
+    assert same(weights_again, weights)
+
+
 def test_the_rest_of_an_epoch_may_be_done_by_another_number_of_processes(tmp_path, monkeypatch):
     """Without dropout it gives the same: here the state of two processes, continued by one."""
     rows, weights = train(tmp_path / "whole", dropout=0.0)

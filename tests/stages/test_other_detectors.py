@@ -243,6 +243,18 @@ def test_features_of_another_framework_become_the_cache_that_a_detector_would_ha
     chain.finish()
 
 
+@pytest.mark.parametrize("changed", [{"strides": [32, 16]}, {"strides": [8]}, {"map": "encoder"}])
+def test_other_maps_of_another_framework_than_it_has_are_refused(tmp_path, photo_run, changed):
+    chain = Chain(tmp_path, photo_run, {})
+    cache = Features.load(photo_run.root / "results" / "features", "test")
+    write_features(tmp_path / "given", cache, list(cache.objects))
+    node = chain.node("vcoco/features/base/test", FeaturesNode)
+    settings = chain.settings(node.model_copy(update={"features": node.features.model_copy(update=changed)}))
+    given = {"annotations": chain.prepare, "split": "test", "out": tmp_path / "out", "from_": tmp_path / "given"}
+    with pytest.raises(ValueError, match=r"given: files of another framework have one map, of stride 16; .* null"):
+        features.features(settings=settings, **given)
+
+
 def test_a_features_stage_with_both_or_neither_of_its_sources_is_refused(tmp_path, photo_run):
     chain = Chain(tmp_path, photo_run, {})
     settings = chain.settings(chain.nodes["vcoco/features/base/train"])

@@ -179,8 +179,16 @@ def test_a_run_that_starts_from_another_needs_it_and_one_that_does_not_ignores_i
 
 def test_weights_of_other_sizes_are_no_start(run_train):
     before = run_train(node("boxes", aligned=False), out="first")
-    with pytest.raises(ValueError, match=r"first: \d+ of its tensors do not fit this run's network, e\.g\. "):
+    with pytest.raises(ValueError, match=r"first: \d+ of its tensors, e\.g\. .*, do not fit this run's network"):
         run_train(node(aligned=False).model_copy(update={"start": "group/first"}), start=before)
+
+
+def test_a_network_of_other_heads_is_no_start(run_train):
+    """Its tensors have the same shapes."""
+    before, chosen = run_train(node(), out="first"), node()
+    other = chosen.network.model_copy(update={"irm": SIZES.model_copy(update={"heads": 4})})
+    with pytest.raises(ValueError, match="first: its sizes do not fit this run's network"):
+        run_train(chosen.model_copy(update={"start": "group/first", "network": other}), start=before)
 
 
 @pytest.mark.parametrize("network", ["rmlr", "boxes"])
@@ -194,7 +202,7 @@ def test_a_start_on_other_classes_takes_rows_by_name(run_train, network):
         chosen.variant, chosen.network, channels=conftest.CHANNELS, token_dim=conftest.TOKEN_DIM, vocabulary=own
     )
     random = {name: tensor.clone() for name, tensor in built.state_dict().items()}
-    taken = start_from(built, own, before)
+    taken = start_from(built, chosen.network, own, before)
     found = built.state_dict()
     assert taken[f"of {len(verbs)} verbs"] == len(VOCABULARY.verbs)
     for name in ("reason.classify.weight", "reason.classify.bias"):

@@ -310,6 +310,7 @@ def test_a_killed_run_is_not_running_for_ever(world):
     assert [one.info.status for one in runs if one.data.tags.get("seed") == "0"] == ["KILLED", "KILLED", "FINISHED"]
 
 
+@needs_mlflow
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_sixteen_runs_that_start_at_once_on_a_new_database_lose_no_metric(world):

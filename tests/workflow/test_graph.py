@@ -45,30 +45,45 @@ def test_every_node_of_every_profile_depends_on_nodes_of_it_without_a_cycle(cont
 
 
 def test_a_run_that_starts_from_another_depends_on_it_and_is_given_it(content):
-    content["runs"]["table2"]["plain"]["start"] = "shared_hicodet/rmlr"
+    content["runs"]["table2"]["wo_sa"]["start"] = "shared_hicodet/rmlr"
     graph = graph_of(content, profile="tiny")
-    assert "runs/shared_hicodet/rmlr/0/train" in graph.before("runs/table2/plain/0/train")
-    assert " --start results/tiny/runs/shared_hicodet/rmlr/0/train" in graph.flags_of("runs/table2/plain/0/train")
+    assert "runs/shared_hicodet/rmlr/0/train" in graph.before("runs/table2/wo_sa/0/train")
+    assert " --start results/tiny/runs/shared_hicodet/rmlr/0/train" in graph.flags_of("runs/table2/wo_sa/0/train")
     assert "--start" not in graph.flags_of("runs/shared_hicodet/rmlr/0/train")
     content["profiles"]["tiny"]["folds"] = {"count": 3, "of": "test"}
     graph = graph_of(content, profile="tiny")
-    assert "runs/shared_hicodet/rmlr/0/fold2/train" in graph.before("runs/table2/plain/0/fold2/train")
+    assert "runs/shared_hicodet/rmlr/0/fold2/train" in graph.before("runs/table2/wo_sa/0/fold2/train")
 
 
 @pytest.mark.parametrize(
     ("starts", "said"),
     [
-        ({"plain": "table2/none"}, r"runs\.table2\.plain\.start: there is no 'table2/none'"),
-        ({"plain": "table2/plain"}, "table2/plain starts from table2/plain, which has no end"),
-        ({"plain": "table2/wo_cl", "wo_cl": "table2/plain"}, "starts from table2/wo_cl starts from table2/plain"),
-        ({"plain": "photos/rmlr"}, "profile tiny does not make photos/rmlr"),
+        ({"plain": "table2/none"}, r"run table2/plain, start: there is no 'table2/none'"),
+        ({"plain": "table2/plain"}, "run table2/plain: starts from table2/plain: a circle. Remove one `start`"),
+        ({"plain": "table2/wo_rm", "wo_rm": "table2/plain"}, "table2/wo_rm, which starts from table2/plain: a circle"),
+        ({"plain": "photos/plain"}, "starts from photos/plain: profile tiny does not make photos/plain"),
+        ({"plain": "shared/rmlr"}, "starts from shared/rmlr, which has another network. Both need the same sizes"),
     ],
 )
-def test_a_run_can_only_start_from_one_that_is_made_before_it(content, starts, said):
+def test_a_run_can_only_start_from_one_that_is_made_before_it_and_has_its_network(content, starts, said):
     for name, start in starts.items():
         content["runs"]["table2"][name]["start"] = start
     with pytest.raises(ValueError, match=said):
         graph_of(content, profile="tiny")
+
+
+def test_a_zero_shot_run_starts_from_none_that_has_learnt_its_unseen_classes(content):
+    run = {"variant": "rmlr", "dataset": "hicodet", "backbone": "base", "encoder": "main"}
+    zero_shot = {"train.zero_shot": "rare_first"}
+    content["runs"]["mine"] = {
+        "first": run | {"overrides": {}},
+        "between": run | {"dataset": "vcoco", "overrides": {}, "start": "mine/first"},
+        "last": run | {"overrides": zero_shot, "start": "mine/between"},
+    }
+    with pytest.raises(ValueError, match=r"mine/first has learnt classes that are unseen by .*rare_first"):
+        graph_of(content, profile="tiny")
+    content["runs"]["mine"]["first"]["overrides"] = zero_shot
+    assert "runs/mine/between/0/train" in graph_of(content, profile="tiny").before("runs/mine/last/0/train")
 
 
 def test_a_run_depends_on_its_detectors_features_its_text_and_its_data(content):
@@ -216,9 +231,13 @@ def test_every_node_with_folds_stands_on_nodes_of_the_profile(content):
         assert set(graph.before(node)) <= graph.nodes.keys()
         graph.inputs_of(node)
         graph.flags_of(node)
-    assert {
-        name for name, figure in graph.figures.items() if figure.kind in ("curves", "separation", "places")
-    } == set()
+    kinds = {figure.kind for figure in graph.figures.values()}
+    assert "curves" not in kinds
+    assert {"separation", "places"} <= kinds
+    node = "separation/shared/rmlr/0"
+    assert graph.nodes[node].folds == 3
+    assert [f"runs/shared/rmlr/0/fold{fold}/train" for fold in range(3)] == graph.before(node)[-3:]
+    assert graph.flags_of(node).endswith(" --weights results/tiny/runs/shared/rmlr/0")
     assert graph.nodes["tables/table2"].folds == graph.nodes["statement"].folds == 3
 
 

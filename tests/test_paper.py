@@ -155,6 +155,6 @@ def test_the_networks_read_a_detr_of_either_backbone(depths, millions):
     config = DetrConfig(backbone_config=backbone, id2label=dict(enumerate(names)), label2id=ids)
     with torch.device("meta"):
         detector = FrozenDetector(DetrForObjectDetection(config), names)
-    assert (detector.channels, detector.token_dim, detector.stride) == (CHANNELS, TOKEN_DIM, 32)
+    assert (detector.channels, detector.token_dim, detector.strides) == (CHANNELS, TOKEN_DIM, (32,))
     assert sum(p.numel() for p in detector.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
     assert not any(p.requires_grad for p in detector.parameters())

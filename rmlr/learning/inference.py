@@ -138,8 +138,8 @@ class Model:
             getattr(seen.scored, name)[rows].to(self.device) for name in ("human", "object", "image")
         )
         with torch.inference_mode():
-            remined = ire.attention(batch, Pairs(human, object_, image), Layout.of_rows(image, sequences=1))
             of_query = self.detector.attention(seen.inputs.pixels, seen.inputs.is_padding)[0]
+            remined = ire.attention(batch, Pairs(human, object_, image), Layout.of_rows(image, sequences=1))
             detected = (of_query[seen.query[human]] + of_query[seen.query[object_]]) / 2
         height, width = batch.cell_sizes[0].tolist()
         maps = zip(rows, remined.cpu().numpy(), detected.cpu().numpy(), strict=True)

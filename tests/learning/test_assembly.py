@@ -58,6 +58,7 @@ def test_nothing_is_learnt_of_unseen_classes(hicodet_records, monkeypatch):
         """Examples without a detector."""
 
         channels, token_dim, pose_channels, detector_digest, pose_digest, files = 16, 16, None, "digest", None, []
+        finer_channels: tuple[int, ...] = ()
         objects = vocabulary.objects
         view = View(image=seen.image, selection=seen.features.selection, map=seen.features.map)
 

@@ -62,6 +62,7 @@ def interactions(*rows: tuple[int, list[float], int, set[int], set[int]]) -> Int
         objects=torch.tensor([row[2] for row in rows], dtype=torch.long),
         does=does,
         human_does=does | more,
+        network=torch.zeros(len(rows), dtype=torch.long),
         vectors=Vectors(torch.zeros(len(rows), 8), *[vectors] * 5),
     )
 

@@ -18,7 +18,7 @@ from typing import ClassVar, Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -82,7 +82,7 @@ class Index(Shards):
     objects: list[str]  # class of each label
     person: Natural
     token_dim: PositiveInt
-    finer_channels: list[PositiveInt] = []  # of the other maps, from coarse to fine
+    finer_channels: list[PositiveInt] = Field(default_factory=list)  # of the other maps, from coarse to fine
 
     @model_validator(mode="after")
     def _knows_the_person(self) -> "Index":

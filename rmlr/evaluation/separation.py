@@ -26,34 +26,19 @@ def separation(
     1 means perfect separation, 0.5 none; equal distances count one half. NaN if a sample has no pair of one kind.
     Images are rows of `weights`, and the first column is the split itself. `network`: of each pair; None: one for all.
     """
-    right, whole = np.zeros(weights.shape[1]), np.zeros(weights.shape[1])
-    for own in [np.ones(len(distance), dtype=bool)] if network is None else [network == n for n in np.unique(network)]:
-        part = _comparisons(distance[own], is_apart[own], first_image[own], second_image[own], weights)
-        right, whole = right + part[0], whole + part[1]
+    right, whole = np.zeros(weights.shape[1]), np.zeros(weights.shape[1])  # weight of comparisons: correct, and all
+    network = np.zeros(len(distance), dtype=np.int64) if network is None else network
+    for own in (np.flatnonzero(network == number) for number in np.unique(network)):
+        order = own[np.argsort(distance[own], kind="stable")]
+        starts = np.flatnonzero(np.diff(distance[order], prepend=-np.inf))  # of runs of equal distances
+        for start in range(0, weights.shape[1], AT_ONCE):
+            part = weights[:, start : start + AT_ONCE].astype(np.float64)
+            count = part[first_image[order]] * part[second_image[order]]  # n s
+            apart = np.add.reduceat(np.where(is_apart[order, None], count, 0), starts)
+            near = np.add.reduceat(np.where(is_apart[order, None], 0, count), starts)
+            right[start : start + AT_ONCE] += (apart * (near.cumsum(axis=0) - near / 2)).sum(axis=0)
+            whole[start : start + AT_ONCE] += apart.sum(axis=0) * near.sum(axis=0)
     return np.divide(right, whole, out=np.full(weights.shape[1], np.nan), where=whole > 0)
-
-
-def _comparisons(
-    distance: Float[np.ndarray, " n"],
-    is_apart: Bool[np.ndarray, " n"],
-    first_image: Int[np.ndarray, " n"],
-    second_image: Int[np.ndarray, " n"],
-    weights: Int[np.ndarray, "b s"],
-) -> tuple[Float[np.ndarray, " s"], Float[np.ndarray, " s"]]:
-    """For every sample, the weight of the comparisons that are right, and of all."""
-    order = np.argsort(distance, kind="stable")
-    distance, is_apart = distance[order], is_apart[order]
-    first_image, second_image = first_image[order], second_image[order]
-    starts = np.flatnonzero(np.diff(distance, prepend=-np.inf))  # of runs of equal distances
-    rights, wholes = np.zeros(weights.shape[1]), np.zeros(weights.shape[1])
-    for start in range(0, weights.shape[1] if len(order) else 0, AT_ONCE):
-        part = weights[:, start : start + AT_ONCE].astype(np.float64)
-        count = part[first_image] * part[second_image]  # n s
-        apart = np.add.reduceat(np.where(is_apart[:, None], count, 0), starts)
-        near = np.add.reduceat(np.where(is_apart[:, None], 0, count), starts)
-        rights[start : start + AT_ONCE] = (apart * (near.cumsum(axis=0) - near / 2)).sum(axis=0)
-        wholes[start : start + AT_ONCE] = apart.sum(axis=0) * near.sum(axis=0)
-    return rights, wholes
 
 
 def middle(values: Float[np.ndarray, " s"]) -> tuple[float, float]:

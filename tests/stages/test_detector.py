@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -190,6 +192,26 @@ def test_a_killed_training_ends_as_if_it_was_not(corner, monkeypatch):
     with monkeypatch.context() as patch:
         killed_at(patch, 20)  # so many steps are left: it does not begin anew
         assert_equal_weights(whole, corner.run("killed", steps=40))
+
+
+def test_a_training_that_is_asked_to_end_keeps_the_step_at_hand(corner, monkeypatch):
+    """Of 40 steps 25 are done, which is no regular checkpoint's number."""
+    whole, real, number = corner.run("whole", steps=40), learning.detection_loss, iter(range(1, 99))
+
+    def loss(*given):
+        if next(number) == 25:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(learning, "SAVES", 2)
+        patch.setattr(learning, "detection_loss", loss)
+        with pytest.raises(KeyboardInterrupt):
+            corner.run("ended", steps=40)
+    assert not (corner.root / "ended").exists()
+    with monkeypatch.context() as patch:
+        killed_at(patch, 15)  # so many steps are left
+        assert_equal_weights(whole, corner.run("ended", steps=40))
 
 
 def test_a_resume_file_of_other_settings_is_not_taken(corner, monkeypatch):

@@ -1,7 +1,9 @@
 """The joints stage: a small pose network trained on the drawn people, in the form in which MMPose's are read."""
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +99,26 @@ def test_what_was_interrupted_ends_as_if_it_was_not(learn, tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(learning, "load_crops", fails_at_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            learn("cut")
+    assert not (tmp_path / "cut").exists()
+    with caplog.at_level("INFO"):
+        assert (learn("cut") / "weights.pth").read_bytes() == whole.read_bytes()
+    assert "resuming from step 2" in caplog.text
+
+
+def test_what_is_asked_to_end_keeps_the_step_at_hand(learn, tmp_path, monkeypatch, caplog):
+    whole = learn("whole") / "weights.pth"
+    real, calls = learning.load_crops, iter(range(9))
+
+    def asked_at_the_second(*given):
+        if next(calls) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(learning, "SAVES", 1)
+        patch.setattr(learning, "load_crops", asked_at_the_second)
         with pytest.raises(KeyboardInterrupt):
             learn("cut")
     assert not (tmp_path / "cut").exists()

@@ -23,7 +23,7 @@ from rmlr.hoi import Agents, Annotation, Triplets, Vocabulary
 from rmlr.model.detector import FrozenDetector, select_instances
 from rmlr.model.foreign import Foreign
 from rmlr.study.settings import Selection
-from tests.golden.vcoco_2015.record import LISTED, UNSCORED, scores
+from tests.golden.vcoco_2015.record import LISTED, UNSCORED, tables
 
 HERE = Path(__file__).parent
 BOXES, SAID = HERE / "centernet.npz", HERE / "centernet.json"
@@ -62,7 +62,7 @@ def answer(
             shown[verb, image.labels[thing] if thing >= 0 else num_objects] += 1
         np.add.at(acted, image.actions[:, 1], 1)
     share = shown / shown.sum(0, keepdims=True).clip(min=1)
-    found, acts = [], []  # image id, human box, object box, verb, score; image id, human box, action, score
+    found, acts = [], []  # rows of `tables`
     nothing = np.full(4, np.nan, dtype=np.float32)
     for image in images:
         own = kept["image_id"] == image.image_id
@@ -72,28 +72,13 @@ def answer(
         labels, sure = kept["label"][own].tolist(), kept["score"][own].astype(np.float64).tolist()
         for human in (index for index, label in enumerate(labels) if label == vocabulary.person):
             for action, number in enumerate(acted.tolist()):
-                acts.append((image.image_id, boxes[human], action, sure[human] * number / acted.sum()))
+                acts.append((sure[human] * number / acted.sum(), image.image_id, boxes[human], action))
             others = [index for index in range(len(labels)) if index != human]
             answers = [(boxes[index], labels[index], sure[human] * sure[index]) for index in others]
             for box, label, merit in [*answers, (nothing, num_objects, 0.5 * sure[human])]:
                 for verb in np.flatnonzero(share[:, label]).tolist():
-                    found.append((image.image_id, boxes[human], box, verb, merit * share[verb, label]))
-    return (
-        Triplets(
-            image_id=np.array([row[0] for row in found], dtype=np.int64),
-            human_boxes=np.array([row[1] for row in found], dtype=np.float32),
-            object_boxes=np.array([row[2] for row in found], dtype=np.float32),
-            object_category=np.zeros(len(found), dtype=np.int64),
-            verb=np.array([row[3] for row in found], dtype=np.int64),
-            score=scores([row[4] for row in found]),
-        ),
-        Agents(
-            image_id=np.array([row[0] for row in acts], dtype=np.int64),
-            human_boxes=np.array([row[1] for row in acts], dtype=np.float32),
-            action=np.array([row[2] for row in acts], dtype=np.int64),
-            score=scores([row[3] for row in acts]),
-        ),
-    )
+                    found.append((merit * share[verb, label], image.image_id, boxes[human], box, verb))
+    return tables(found, acts)
 
 
 def load_boxes() -> dict[str, np.ndarray]:

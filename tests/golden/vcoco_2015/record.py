@@ -77,6 +77,11 @@ def draw(images: list[Annotation], vocabulary: Vocabulary, seed: int = SEED) -> 
         for _ in range(3):
             action = chance.randrange(len(vocabulary.actions))
             acts.append((chance.random(), image.image_id, near(chance.choice(people)), action))
+    return tables(found, acts)
+
+
+def tables(found: list[tuple], acts: list[tuple]) -> tuple[Triplets, Agents]:
+    """Rows of merit, image id, human box, object box, verb, and of merit, image id, human box, action."""
     return (
         Triplets(
             image_id=np.array([row[1] for row in found], dtype=np.int64),

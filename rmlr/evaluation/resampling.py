@@ -37,13 +37,21 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
+class Training:
+    """How far trainings of one method are apart, measured elsewhere: a standard deviation, as a fraction."""
+
+    deviation: float
+    degrees: int  # of freedom
+
+
+@dataclass(frozen=True, slots=True)
 class Difference:
     """A - B of one metric, as fractions; NaN if there is nothing to average."""
 
     a: float  # mean over seeds
     b: float
     images: Spread  # other test images, the same training runs
-    seeds: Spread | None  # other training runs, the same test images; None unless both sides have at least two
+    seeds: Spread | None  # other training runs, the same test images; None where their spread is not known
     both: Spread | None
 
     @property
@@ -133,13 +141,13 @@ def known_means(values: Float[np.ndarray, "c s"]) -> Float[np.ndarray, " s"]:
     return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
 
 
-def differ(a: Float[np.ndarray, "q s"], b: Float[np.ndarray, "r s"]) -> Difference:
+def differ(a: Float[np.ndarray, "q s"], b: Float[np.ndarray, "r s"], training: Training | None = None) -> Difference:
     """The difference of A and B, which have a row per seed and a column per sample of `draw_images`.
 
-    Images: the central CONFIDENCE of the resampled differences of the means over seeds. Seeds: Welch's interval. Both:
-    the variances are added, with Student's t and the degrees of freedom of Welch and Satterthwaite, the images'
-    variance taken as known. Differences between seeds that vary by image are in both variances, so this is slightly too
-    wide.
+    Images: the central CONFIDENCE of the resampled differences of the means over seeds. Seeds: Welch's interval; where
+    a side has one seed, by the spread of `training`, if it is given. Both: the variances are added, with Student's t
+    and the degrees of freedom of Welch and Satterthwaite, the images' variance taken as known. Differences between
+    seeds that vary by image are in both variances, so this is slightly too wide.
     """
     means = a.mean(axis=0), b.mean(axis=0)
     difference = float(means[0][0] - means[1][0])
@@ -150,9 +158,12 @@ def differ(a: Float[np.ndarray, "q s"], b: Float[np.ndarray, "r s"]) -> Differen
     else:
         low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         images = Spread(float(resampled.std(ddof=1)), float(low), float(high))
-    seeds = both = None
+    parts, seeds, both = None, None, None
     if min(len(a), len(b)) > 1:
         parts = [(float(side[:, 0].var(ddof=1)) / len(side), len(side) - 1) for side in (a, b)]
+    elif training is not None:
+        parts = [(training.deviation**2 * (1 / len(a) + 1 / len(b)), training.degrees)]
+    if parts is not None:
         if np.array_equal(a, b, equal_nan=True):  # identical runs: their randomness cancels
             parts = []
         seeds = _student(difference, 0.0, parts)

@@ -15,27 +15,36 @@ from rmlr.report.frames import read_cells
 from rmlr.report.paper import METRICS, POINT, Row, as_text, metric_files, read_metrics
 from rmlr.study.settings import Claim
 
-Verdict = Literal["agrees", "disagrees", "cannot be told apart", "not measured"]
-VERDICTS: tuple[Verdict, ...] = ("agrees", "disagrees", "cannot be told apart", "not measured")
+Verdict = Literal["agrees", "disagrees", "cannot be told apart", "stand-in", "no verdict", "not measured"]
+VERDICTS: tuple[Verdict, ...] = (
+    "agrees", "disagrees", "cannot be told apart", "stand-in", "no verdict", "not measured"
+)  # fmt: skip
+JUDGED = VERDICTS[:3]  # what counts for or against the paper, or could have
 FEWEST_ROWS = 3  # of two, an order is a coin
+FEWEST_POSITIVES = 50  # of all classes of a metric; resampling fewer images shows too little of what could have been
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A claim, with the runs that it is about; None where the row is not measured."""
+    """A claim, with the runs that it is about; None where a row is not measured."""
 
     table: str
     claim: Claim
     measures: str  # the data set
-    theirs: float  # the paper's difference, as a fraction
-    better: str | None  # GROUP/NAME
-    than: str | None
+    theirs: float  # the paper's difference, as a fraction; of rows that are alike, that of the best and the worst
+    rows: tuple[str, ...]  # names: the better one and the other; or all that are alike
+    runs: tuple[str | None, ...]  # GROUP/NAME of each
+    stand_in: str = ""  # what is measured in place of the paper's, and why
 
     @property
     def missing(self) -> list[str]:
         """The rows that are not measured."""
-        sides = ((self.better, self.claim.better), (self.than, self.claim.than))
-        return [row_name(cells) for run, cells in sides if run is None]
+        return [row for row, run in zip(self.rows, self.runs, strict=True) if run is None]
+
+    @property
+    def compared(self) -> list[tuple[str, str]]:
+        """The runs that are compared, two by two; none if a row is missing."""
+        return list(combinations([run for run in self.runs if run is not None], 2)) if not self.missing else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +52,68 @@ class Finding:
     """One claim of the paper, and what was measured of it; NaN where there was nothing to measure."""
 
     pair: Pair
-    difference: float = math.nan  # as a fraction
+    difference: float = math.nan  # as a fraction; of rows that are alike, the largest
     low: float = math.nan  # of its interval
     high: float = math.nan
-    is_clear: bool = False  # the interval leaves 0 out
+    by_interval: Verdict = "not measured"
+    doubt: str = ""  # why the interval is no ground for a verdict
 
     @property
     def verdict(self) -> Verdict:
-        """By the interval: the paper's side, the other, or 0 is in it."""
+        """By the interval, where it is a ground for a verdict and what is measured is what the paper measured."""
         if math.isnan(self.difference) or math.isnan(self.low):
             return "not measured"
-        if not self.is_clear:
-            return "cannot be told apart"
-        return "agrees" if self.difference > 0 else "disagrees"
+        if self.pair.stand_in:
+            return "stand-in"
+        return "no verdict" if self.doubt else self.by_interval
+
+    @property
+    def smallest(self) -> float:
+        """The smallest difference that could have been told from 0: half of the interval."""
+        return (self.high - self.low) / 2
+
+    @property
+    def is_beyond_reach(self) -> bool:
+        """Whether a difference as large as the paper's could not have been told from 0 here."""
+        return self.pair.claim.margin is None and abs(self.pair.theirs) < self.smallest
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The difference of two runs, as a fraction, with its interval."""
+
+    difference: float
+    low: float
+    high: float
+    is_clear: bool  # the interval excludes 0
+    has_trainings: bool  # the spread between trainings is in it
+
+
+def judge(pair: Pair, found: Sequence[Measured], positives: int) -> Finding:
+    """The finding of a claim from the differences of its runs (`Pair.compared`).
+
+    Better: the interval excludes 0. Alike: all intervals lie within the margin; not alike: one lies beyond it.
+    `positives`: of all classes of the metric.
+    """
+    largest = max(found, key=lambda one: abs(one.difference), default=None)
+    if largest is None:
+        return Finding(pair)
+    if not all(one.has_trainings for one in found):
+        doubt = "one seed, and the spread between trainings is not known"
+    else:
+        doubt = f"{positives} positives; {FEWEST_POSITIVES} are needed" if positives < FEWEST_POSITIVES else ""
+    verdict: Verdict = "cannot be told apart"
+    if pair.claim.margin is None:
+        if largest.is_clear:
+            verdict = "agrees" if largest.difference > 0 else "disagrees"
+        return Finding(pair, largest.difference, largest.low, largest.high, verdict, doubt)
+    margin = POINT * pair.claim.margin
+    if all(-margin < one.low and one.high < margin for one in found):
+        verdict = "agrees"
+    elif any(max(one.low, -one.high) > margin for one in found):
+        verdict = "disagrees"
+    low, high = (largest.low, largest.high) if largest.difference > 0 else (-largest.high, -largest.low)
+    return Finding(pair, abs(largest.difference), low, high, verdict, doubt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,32 +138,66 @@ class Vector:
     pairs: int
     auc: float
     interval: tuple[float, float]
+    cue_less_it: float  # how much larger the AUC of the re-mined cue is
+    less_interval: tuple[float, float]  # on the same samples of images
 
 
-def find_pair(name: str, rows: Sequence[Row], claim: Claim, where: Path) -> Pair:
-    """A claim among the table's rows; ValueError where it is none of the paper's."""
+def find_pair(name: str, tables: Mapping[str, Sequence[Row]], claim: Claim, profile: str, paper: Path) -> Pair:
+    """A claim among the rows of the paper's tables; ValueError where it is none of the paper's."""
+    where, rows = paper / f"{name}.csv", tables[name]
     metric = METRICS.get(claim.metric)
     if metric is None or metric.unit != POINT or claim.metric not in rows[0].printed:
         raise ValueError(f"{where}: the claim '{claim.claim}' is about '{claim.metric}', which is no AP of that table")
-    found: list[Row] = []
-    for cells in (claim.better, claim.than):
-        fitting = [row for row in rows if not row.is_control and cells.items() <= row.names.items()]
-        if len(fitting) != 1:
-            known = "; ".join(row.label for row in rows)
-            raise ValueError(
-                f"{where}: {len(fitting) or 'no'} rows are {as_text(cells)}, which the claim '{claim.claim}' in "
-                f"params.yaml names; expected one. Rows: {known}"
-            )
-        found.append(fitting[0])
-    printed = [row.printed[claim.metric] for row in found]
-    if not all(printed) or float(printed[0]) <= float(printed[1]):
-        raise ValueError(
-            f"{where}: the paper does not have '{claim.claim}': its {claim.metric} are {printed[0] or 'empty'} and "
-            f"{printed[1] or 'empty'}"
-        )
+    if claim.than_in is not None and claim.than_in not in tables:
+        raise ValueError(f"{where}: the claim '{claim.claim}' names {claim.than_in}, which is no table of the paper")
+    if claim.better is None or claim.than is None:
+        found = [row for row in rows if not row.is_control]
+        labels = [row.label for row in found]
+    else:
+        than_in = claim.than_in or name
+        found = [
+            _row_of(claim, claim.better, rows, where),
+            _row_of(claim, claim.than, tables[than_in], paper / f"{than_in}.csv"),
+        ]
+        labels = [row_name(claim.better), row_name(claim.than)]
     runs = [next((one.run for one in row.sources if one.measures == metric.measures), None) for row in found]
-    theirs = metric.unit * (float(printed[0]) - float(printed[1]))
-    return Pair(name, claim, metric.measures, theirs, *runs)
+    theirs = _printed(claim, claim.metric, found, where)
+    stand_in = claim.stand_in.get(profile, "")
+    return Pair(name, claim, metric.measures, POINT * theirs, tuple(labels), tuple(runs), stand_in)
+
+
+def _row_of(claim: Claim, cells: Mapping[str, str], rows: Sequence[Row], where: Path) -> Row:
+    """The one row of the paper with these cells."""
+    fitting = [row for row in rows if not row.is_control and cells.items() <= row.names.items()]
+    if len(fitting) != 1:
+        known = "; ".join(row.label for row in rows)
+        raise ValueError(
+            f"{where}: {len(fitting) or 'no'} rows are {as_text(cells)}, which the claim '{claim.claim}' in "
+            f"params.yaml names; expected one. Rows: {known}"
+        )
+    return fitting[0]
+
+
+def _printed(claim: Claim, metric: str, rows: Sequence[Row], where: Path) -> float:
+    """The paper's difference, points; ValueError where it is not what the claim says, by either scenario of V-COCO."""
+    cells = [row.printed[metric] for row in rows]
+    said = " and ".join(cell or "empty" for cell in cells)
+    if not all(cells):
+        raise ValueError(f"{where}: the paper does not have '{claim.claim}': its {metric} are {said}")
+    values = [float(cell) for cell in cells]
+    if claim.margin is not None:
+        spread = max(values) - min(values)
+        if spread > claim.margin:
+            raise ValueError(f"{where}: the paper's rows of '{claim.claim}' are {spread:.2f} apart, beyond the margin")
+        return spread
+    if values[0] <= values[1]:
+        raise ValueError(f"{where}: the paper does not have '{claim.claim}': its {metric} are {said}")
+    other = {"vcoco_ap_role_1": "vcoco_ap_role_2", "vcoco_ap_role_2": "vcoco_ap_role_1"}.get(metric, metric)
+    others = [float(row.printed[other]) for row in rows if row.printed.get(other)]
+    if len(others) == len(rows) and others[0] <= others[1]:
+        said = " and ".join(map(str, others))
+        raise ValueError(f"{where}: the paper contradicts '{claim.claim}' by its other scenario: {other} are {said}")
+    return values[0] - values[1]
 
 
 def row_name(cells: Mapping[str, str]) -> str:
@@ -143,25 +235,23 @@ def read_vectors(run: str, path: Path) -> list[Vector]:
     """The verb's rows of a separation.csv, by the cosine as the paper's figure."""
     rows = read_cells(path, "Run `rmlr separation` again").query("question == 'verb' and distance == 'cosine'")
 
-    def number(cell: str) -> float:
-        return float(cell or "nan")
-
     return [
         Vector(
             run,
             row["vector"],
             int(row["same"]) + int(row["apart"]),
-            number(row["auc"]),
-            (number(row["low"]), number(row["high"])),
+            float(row["auc"] or "nan"),
+            (float(row["low"] or "nan"), float(row["high"] or "nan")),
+            float(row["cue_less_it"] or "nan"),
+            (float(row["less_low"] or "nan"), float(row["less_high"] or "nan")),
         )
         for row in rows.to_dict("records")
     ]
 
 
-def loss_verdict(before: Vector, after: Vector) -> Verdict:
-    """Whether re-mining tells more than the token does: intervals that do not meet, which is strict."""
-    if any(math.isnan(value) for value in (*before.interval, *after.interval)):
+def loss_verdict(before: Vector) -> Verdict:
+    """Whether the re-mined cue tells more than this vector does: the interval of the difference excludes 0."""
+    low, high = before.less_interval
+    if math.isnan(low):
         return "not measured"
-    if after.interval[0] > before.interval[1]:
-        return "agrees"
-    return "disagrees" if after.interval[1] < before.interval[0] else "cannot be told apart"
+    return "agrees" if low > 0 else "disagrees" if high < 0 else "cannot be told apart"

@@ -32,6 +32,7 @@ from rmlr.study.run import run
 from rmlr.study.tensors import check_finite
 
 EDGES = ("x1", "y1", "x2", "y2")
+CUE = "cue"  # of the vectors, the re-mined one
 QUESTIONS = {"verb": "different", "place": "elsewhere"}  # what a distance may separate: the pairs compared with `same`
 
 
@@ -47,6 +48,9 @@ class Area:
     auc: float  # 0.5: no separation
     low: float
     high: float
+    cue_less_it: float  # by how much the area of the re-mined cue is larger
+    less_low: float  # of its interval, on the same samples of images
+    less_high: float
 
 
 def separation(*, settings: Path, annotations: Path, features: Path, weights: Path, out: Path) -> None:
@@ -63,7 +67,8 @@ def separation(*, settings: Path, annotations: Path, features: Path, weights: Pa
         weights: folder made by `train`, of a variant with IRE; with folds, the folder that holds fold0/train and so on.
         out: folder to write; gets interactions.parquet (a row per detected pair that interacts), pairs.parquet (a row
             per two of them that are compared, with all distances), separation.csv and metrics.json: for each vector
-            and distance the area under the ROC curve with a bootstrap interval over images.
+            and distance the area under the ROC curve with a bootstrap interval over images, and by how much that of
+            the re-mined cue is larger, on the same samples of images.
     """
     node = SeparationNode.load(settings)
     chosen = node.separation
@@ -110,17 +115,22 @@ def separation(*, settings: Path, annotations: Path, features: Path, weights: Pa
 def _areas(found: Interactions, compared: Compared, columns: dict[str, np.ndarray], weights: np.ndarray) -> list[Area]:
     image, kind, network = found.image.numpy(), compared.kind.numpy(), found.network.numpy()[compared.first.numpy()]
     first, second = (image[side.numpy()] for side in (compared.first, compared.second))
-    rows = []
+    rows: list[Area] = []
     for question, apart in QUESTIONS.items():
         is_apart = kind == KINDS.index(apart)
         kept = is_apart | (kind == KINDS.index("same"))
         num_apart = int(is_apart.sum())
-        for vector in Vectors.__slots__:
-            for distance in ("cosine", "euclidean"):
-                values = columns[f"{distance}_{vector}"][kept]
-                area = tell_apart(values, is_apart[kept], first[kept], second[kept], weights, network[kept])
-                num_same = int(kept.sum()) - num_apart
-                rows.append(Area(question, vector, distance, num_same, num_apart, float(area[0]), *middle(area[1:])))
+        areas = {
+            (vector, distance): tell_apart(
+                columns[f"{distance}_{vector}"][kept], is_apart[kept], first[kept], second[kept], weights, network[kept]
+            )
+            for vector in Vectors.__slots__
+            for distance in ("cosine", "euclidean")
+        }
+        for (vector, distance), area in areas.items():
+            num_same, less = int(kept.sum()) - num_apart, areas[CUE, distance] - area
+            numbers = (float(area[0]), *middle(area[1:]), float(less[0]), *middle(less[1:]))
+            rows.append(Area(question, vector, distance, num_same, num_apart, *numbers))
     return rows
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from rmlr.evaluation.resampling import CONFIDENCE, differ, draw_images, known_means
+from rmlr.evaluation.resampling import CONFIDENCE, Training, differ, draw_images, known_means
 from rmlr.learning.benchmark import Benchmark, resample
-from rmlr.report.paper import read_metrics, read_rows
+from rmlr.report.paper import POINT, read_metrics, read_rows
 from rmlr.report.provenance import settings_page, times_page
 from rmlr.report.statement import Statement
-from rmlr.report.verdicts import Finding, Pair, find_orders, find_pair, read_vectors
+from rmlr.report.verdicts import Finding, Measured, Pair, find_orders, find_pair, judge, read_vectors
 from rmlr.study.nodes import StatementNode
 from rmlr.study.run import run
 
@@ -22,9 +22,10 @@ TRIPLETS, METRICS = "predict/triplets.parquet", "evaluate/metrics.json"
 def statement(*, settings: Path, results: Path, paper: Path, out: Path) -> None:
     """State which of the paper's orderings hold here, which do not, and which are undecided.
 
-    Each claim (`claims` in params.yaml) is that one row of a table is better than another. Both are scored on the same
-    bootstrap samples of test images, and with several seeds the spread between training runs is added (as in `rmlr
-    compare`). A verdict requires that the 95 % interval excludes 0. The whole text is generated.
+    Each claim (`claims` in params.yaml) is that one row of a table is better than another, or that all rows are alike
+    within a margin. Runs are scored on the same bootstrap samples of test images, and the spread between trainings is
+    added: that of the seeds at hand (as in `rmlr compare`), or with one seed that of `training_spread`. A verdict
+    requires that the 95 % interval excludes 0, or lies within or beyond the margin. The whole text is generated.
 
     Args:
         settings: the statement's settings file: tables, claims, the source of each row.
@@ -38,14 +39,14 @@ def statement(*, settings: Path, results: Path, paper: Path, out: Path) -> None:
     files = {name: paper / f"{name}.csv" for name in node.tables}
     tables = {name: read_rows(files[name], claimed.table) for name, claimed in node.tables.items()}
     pairs = [
-        find_pair(name, tables[name], claim, files[name])
+        find_pair(name, tables, claim, node.profile, paper)
         for name, claimed in node.tables.items()
         for claim in claimed.claims
     ]
     runs: dict[str, list[str]] = {}  # by data set, each once
     for pair in pairs:
         known = runs.setdefault(pair.measures, [])
-        known += [one for one in (pair.better, pair.than) if one is not None and one not in known]
+        known += [one for one in dict.fromkeys(pair.runs) if one is not None and one not in known]
     runs = {dataset: runs[dataset] for dataset in sorted(runs) if runs[dataset]}
     folders = {
         name: [results / "runs" / name / str(seed) for seed in node.seeds] for names in runs.values() for name in names
@@ -55,6 +56,7 @@ def statement(*, settings: Path, results: Path, paper: Path, out: Path) -> None:
     inputs += [folder / file for of_run in folders.values() for folder in of_run for file in (TRIPLETS, METRICS)]
     with run("statement", node, settings=settings, out=out, inputs=[*inputs, *areas.values()]) as record:
         scores: dict[str, dict[str, np.ndarray]] = {}
+        positives: dict[str, int] = {}
         images: dict[str, int] = {}
         with record.progress(len(folders), "scoring") as bar:
             for dataset, names in runs.items():
@@ -62,12 +64,12 @@ def statement(*, settings: Path, results: Path, paper: Path, out: Path) -> None:
                 images[dataset] = len(split.images)
                 weights = draw_images(len(split.images), node.resampling.samples, node.resampling.seed)
                 for name in names:
-                    seeds = [_scores(split, folder, weights) for folder in folders[name]]
+                    seeds = [_scores(split, folder, weights, positives) for folder in folders[name]]
                     scores[name] = {metric: np.stack([seed[metric] for seed in seeds]) for metric in seeds[0]}
                     bar.advance()
         found = Statement(
             node,
-            findings=[_judged(pair, scores) for pair in pairs],
+            findings=[_judged(pair, scores, positives, node) for pair in pairs],
             orders=[
                 order
                 for name, rows in tables.items()
@@ -84,21 +86,29 @@ def statement(*, settings: Path, results: Path, paper: Path, out: Path) -> None:
         record.log_metrics(metrics)
 
 
-def _scores(split: Benchmark, folder: Path, weights: np.ndarray) -> dict[str, Float[np.ndarray, " s"]]:
-    """Each headline metric of a run's seed on every sample of images."""
+def _scores(
+    split: Benchmark, folder: Path, weights: np.ndarray, positives: dict[str, int]
+) -> dict[str, Float[np.ndarray, " s"]]:
+    """Each headline metric of a run's seed on every sample of images; `positives` gets how many each metric has."""
     rankings = split.rank(folder / TRIPLETS)
     where = folder / METRICS
     precisions = resample(rankings, weights, read_metrics(where), str(where))
-    return {
-        headline.metric: known_means(precision[headline.classes])
-        for ranking, precision in zip(rankings, precisions, strict=True)
-        for headline in ranking.headlines
-    }
+    found = {}
+    for ranking, precision in zip(rankings, precisions, strict=True):
+        for headline in ranking.headlines:
+            found[headline.metric] = known_means(precision[headline.classes])
+            positives[headline.metric] = int(ranking.positives()[headline.classes].sum())
+    return found
 
 
-def _judged(pair: Pair, scores: Mapping[str, Mapping[str, np.ndarray]]) -> Finding:
-    """The measurement of a claim, if both of its rows were measured."""
-    if pair.better is None or pair.than is None:
-        return Finding(pair)
-    one = differ(*(scores[name][pair.claim.metric] for name in (pair.better, pair.than)))
-    return Finding(pair, one.difference, one.whole.low, one.whole.high, one.is_clear)
+def _judged(
+    pair: Pair, scores: Mapping[str, Mapping[str, np.ndarray]], positives: Mapping[str, int], node: StatementNode
+) -> Finding:
+    """The measurement of a claim, if all of its rows were measured."""
+    metric, known = pair.claim.metric, node.training_spread.get(pair.claim.metric)
+    spread = Training(POINT * known.deviation, known.degrees) if known else None
+    found = [differ(scores[one][metric], scores[other][metric], spread) for one, other in pair.compared]
+    measured = [
+        Measured(one.difference, one.whole.low, one.whole.high, one.is_clear, one.seeds is not None) for one in found
+    ]
+    return judge(pair, measured, positives.get(metric, 0))

@@ -33,6 +33,7 @@ from rmlr.study.settings import (
     Selection,
     Separation,
     Train,
+    TrainingSpread,
     Variant,
     VcocoRelease,
     World,
@@ -198,6 +199,7 @@ class StatementNode(Section):
     split: Split
     seeds: list[NaturalInt]
     folds: NaturalInt = 0
+    training_spread: dict[str, TrainingSpread] = Field(default_factory=dict)
     resampling: Resampling
     tables: dict[str, Claimed]
     places: list[str]  # runs, GROUP/NAME, for which the stage separation measures distances of people; first seed

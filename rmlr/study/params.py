@@ -23,6 +23,7 @@ from rmlr.study.settings import (
     Pose,
     Prediction,
     Train,
+    TrainingSpread,
     VcocoRelease,
     World,
 )
@@ -63,6 +64,9 @@ class Profile(Section):
     groups: Annotated[list[Name], Field(min_length=1)] | None = (
         None  # of runs: these alone, which are no other profile's
     )
+
+    # By column of the tables: the spread between trainings, for verdicts where there is one seed.
+    training_spread: dict[str, TrainingSpread] = Field(default_factory=dict)
 
     # Images that are left out because of their photos; for other reasons there is an error.
     leave_out: list[LeftOut] = Field(default_factory=list)

@@ -150,6 +150,7 @@ class Study(Section):
             folds=chosen.num_folds,
             split=chosen.prediction.split,
             seeds=chosen.seeds,
+            training_spread=chosen.training_spread,
             resampling=self.statement,
             tables={
                 name: Claimed(table=node, claims=self.tables[name].claims)

@@ -464,12 +464,34 @@ class Folds(Section):
 
 
 class Claim(Section):
-    """A claim of the paper on two rows of a table: one is better than the other."""
+    """A claim of the paper on a table: one row is better than another, or all rows are alike within a margin."""
 
     claim: str
     metric: str  # column of the paper
-    better: dict[str, str]  # cells of the row, as printed
-    than: dict[str, str]
+    better: dict[str, str] | None = None  # cells of the row, as printed
+    than: dict[str, str] | None = None
+    than_in: str | None = None  # the table of `than`; null: the same one
+    margin: Positive | None = None  # points, fixed before anything is measured; instead of `better` and `than`
+    quoted: str | None = None  # the size in the paper's text, where it has one; points
+    stand_in: dict[str, str] = Field(default_factory=dict)  # by profile: what is measured in place of the paper's, why
+
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> "Claim":
+        has_rows = self.better is not None and self.than is not None
+        if has_rows == (self.margin is not None) or (self.better is None) != (self.than is None):
+            raise ValueError(
+                f"the claim '{self.claim}': expected either `better` and `than` (one row is better than another) or "
+                "`margin` (all rows are alike)"
+            )
+        return self
+
+
+class TrainingSpread(Section):
+    """How far trainings of one variant that differ by their seed alone are apart: measured once, on one profile."""
+
+    deviation: Positive  # standard deviation, points
+    degrees: PositiveInt  # of freedom: trainings less variants
+    measured: str  # on what, for a reader
 
 
 class Resampling(Section):

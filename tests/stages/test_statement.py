@@ -13,7 +13,7 @@ from rmlr.evaluation import vcoco
 from rmlr.hoi import Triplets
 from rmlr.stages.statement import statement
 from rmlr.study.nodes import Claimed, MeasuredRow, Source, StatementNode, TableNode
-from rmlr.study.settings import Claim, Resampling
+from rmlr.study.settings import Claim, Resampling, TrainingSpread
 
 from .conftest import BOXES, VOCABULARY, annotation, verb_of
 
@@ -24,13 +24,16 @@ good,60.0,70.0
 twin,61.0,
 absent,62.0,
 """
-AREAS = """question,vector,distance,same,apart,auc,low,high
-verb,human_token,cosine,30,40,0.51,0.45,0.56
-verb,human_token,euclidean,30,40,0.9,0.8,0.95
-verb,cue,cosine,30,40,{cue},{low},{high}
-verb,boxes,cosine,30,40,0.5,0.4,0.6
-place,cue,cosine,30,40,0.9,0.8,0.95
+OTHER = "encoder,vcoco_ap_role_1,vcoco_ap_role_2\nlarge,61.5,69.0\n"
+AREAS = """question,vector,distance,same,apart,auc,low,high,cue_less_it,less_low,less_high
+verb,human_token,cosine,30,40,0.51,0.45,0.56,{less},{low},{high}
+verb,human_token,euclidean,30,40,0.9,0.8,0.95,0.1,0.05,0.2
+verb,learnt_tokens,cosine,30,40,0.6,0.5,0.7,0.02,-0.08,0.12
+verb,cue,cosine,30,40,0.62,0.55,0.7,0.0,0.0,0.0
+verb,boxes,cosine,30,40,0.5,0.4,0.6,0.1,0.05,0.2
+place,cue,cosine,30,40,0.9,0.8,0.95,0.0,0.0,0.0
 """
+SPREAD = {"vcoco_ap_role_1": TrainingSpread(deviation=0.5, degrees=20, measured="made up")}  # points
 RUNS = {"poor": "g/poor", "good": "g/good", "twin": "g/twin"}
 
 
@@ -52,8 +55,12 @@ def study(tmp_path):
     save_vocabulary(prepare / "vocabulary.json", VOCABULARY)
     save_annotations(prepare / "test.json", [annotation(image) for image in IMAGES])
     (paper / "table2.csv").write_text(PAPER)
+    (paper / "table3.csv").write_text(OTHER)
 
-    def make(runs, *claims, places=None) -> Path:
+    def make(runs, *claims, places=None, spread=SPREAD, rows_of="poor good twin absent", others=()) -> Path:
+        (paper / "table2.csv").write_text(
+            "".join(line for line in PAPER.splitlines(keepends=True) if line.split(",")[0] in f"variant {rows_of}")
+        )
         vocabulary, annotations = load_vocabulary(prepare), load_annotations(prepare, "test")
         for name, of_seeds in runs.items():
             for seed, wrong in enumerate(of_seeds):
@@ -75,17 +82,22 @@ def study(tmp_path):
             )
             for name in runs
         ]
-        table = TableNode(
-            code="", profile="demo", drawn=True, title="Made up", note=None, rows=rows, controls=[], seeds=seeds
-        )
+        about = {"code": "", "profile": "demo", "drawn": True, "title": "Made up", "note": None, "controls": []}
+        table = TableNode(**about, rows=rows, seeds=seeds)
+        source = Source(run=RUNS["twin"], measures="vcoco", detector="d", encoder="e", leaks=False)
+        other = TableNode(**about, rows=[MeasuredRow(row={"encoder": "large"}, sources=[source])], seeds=seeds)
         node = StatementNode(
             code="",
             profile="demo",
             drawn=True,
             split="test",
             seeds=seeds,
+            training_spread=spread,
             resampling=Resampling(samples=200, seed=0),
-            tables={"table2": Claimed(table=table, claims=list(claims))},
+            tables={
+                "table2": Claimed(table=table, claims=list(claims)),
+                **({"table3": Claimed(table=other, claims=list(others))} if others else {}),
+            },
             places=["g/good"] if places is not None else [],
             made_with={"profile": {"seeds": seeds, "pose": None}, "variants": {}, "runs": {}},
         )
@@ -97,13 +109,18 @@ def study(tmp_path):
     return make
 
 
-def claim(better: str, than: str, metric: str = "vcoco_ap_role_1") -> Claim:
-    return Claim(claim=f"{better} over {than}", metric=metric, better={"variant": better}, than={"variant": than})
+def claim(better: str, than: str, metric: str = "vcoco_ap_role_1", **other) -> Claim:
+    rows = {"better": {"variant": better}, "than": {"variant": than}}
+    return Claim(claim=f"{better} over {than}", metric=metric, **rows, **other)
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "statement.csv").open() as file:
+        return list(csv.DictReader(file))
 
 
 def verdicts(folder: Path) -> dict[str, str]:
-    with (folder / "statement.csv").open() as file:
-        return {row["claim"]: row["verdict"] for row in csv.DictReader(file)}
+    return {row["claim"]: row["verdict"] for row in rows_of(folder)}
 
 
 FEW, MANY = range(400, 404), range(400, 430)
@@ -116,7 +133,8 @@ def test_each_verdict_is_by_the_interval_and_the_side(study):
     assert verdicts(said) == {"good over poor": "agrees", "twin over good": "cannot be told apart"}
     text = (said / "statement.md").read_text()
     assert "1 agree, 0 disagree, 1 cannot be told apart" in text
-    assert "with one seed, another training may give another verdict" in text
+    assert "a standard deviation of 0.5 points of AP_role scenario 1 (made up)" in text
+    assert "Of 2 comparisons of equals, 0.1 would be told apart by chance" in text
     assert "good over poor (Table 2): +" in text
     assert "the paper has +10.00" in text
     metrics = json.loads((said / "metrics.json").read_text())
@@ -134,7 +152,7 @@ def test_a_row_that_was_not_run_is_not_measured_and_named(study):
     said = study({"good": [FEW]}, claim("absent", "good"), claim("good", "poor"))
     assert set(verdicts(said).values()) == {"not measured"}
     text = (said / "statement.md").read_text()
-    assert "0 were measured here" in text
+    assert "0 were judged here" in text
     assert "Table 2: `absent`, `poor`" in text
     assert "No table has 3 measured rows" in text
 
@@ -142,7 +160,7 @@ def test_a_row_that_was_not_run_is_not_measured_and_named(study):
 def test_nothing_run_and_nothing_claimed_is_said_so(study):
     said = study({})
     assert verdicts(said) == {}
-    assert "Of 0 orderings" in (said / "statement.md").read_text()
+    assert "Of 0 claims" in (said / "statement.md").read_text()
 
 
 def test_seeds_that_contradict_each_other_cannot_be_told_apart(study):
@@ -151,7 +169,7 @@ def test_seeds_that_contradict_each_other_cannot_be_told_apart(study):
     text = (said / "statement.md").read_text()
     assert "with 2 seeds each" in text
     assert "and the spread over 2 seeds" in text
-    assert "another training may give another verdict" not in text
+    assert "standard deviation" not in text
 
 
 def test_seeds_that_agree_are_told_apart(study):
@@ -159,24 +177,111 @@ def test_seeds_that_agree_are_told_apart(study):
     assert verdicts(said) == {"good over poor": "agrees"}
 
 
+def test_the_spread_between_trainings_decides_with_one_seed(study):
+    runs = {"poor": [range(400, 412)], "good": [FEW]}
+    assert verdicts(study(runs, claim("good", "poor"))) == {"good over poor": "agrees"}
+
+
+def test_a_wide_spread_between_trainings_leaves_nothing_to_tell(study):
+    wide = {"vcoco_ap_role_1": TrainingSpread(deviation=20, degrees=20, measured="made up")}
+    said = study({"poor": [range(400, 412)], "good": [FEW]}, claim("good", "poor"), spread=wide)
+    assert verdicts(said) == {"good over poor": "cannot be told apart"}
+    (row,) = rows_of(said)
+    assert float(row["smallest"]) > 2 * 20 * 2**0.5, "two trainings, and Student's t"
+    text = (said / "statement.md").read_text()
+    assert "good over poor (Table 2) †." in text
+    assert "| +10.00 † |" in text
+
+
+def test_one_seed_without_a_known_spread_gives_no_verdict(study):
+    said = study({"poor": [MANY], "good": [FEW]}, claim("good", "poor"), spread={})
+    assert verdicts(said) == {"good over poor": "no verdict"}
+    text = (said / "statement.md").read_text()
+    assert "with one seed and without a known spread there is no verdict" in text
+    assert "One seed, and the spread between trainings is not known." in text
+    assert json.loads((said / "metrics.json").read_text())["claims_no_verdict"] == 1
+
+
+def test_few_positives_give_no_verdict(study, monkeypatch):
+    monkeypatch.setattr("rmlr.report.verdicts.FEWEST_POSITIVES", 1 + len(IMAGES))
+    said = study({"poor": [MANY], "good": [FEW]}, claim("good", "poor"))
+    assert verdicts(said) == {"good over poor": "no verdict"}
+    assert "60 positives; 61 are needed." in (said / "statement.md").read_text()
+
+
+def test_a_stand_in_is_measured_and_not_counted(study):
+    runs, why = {"poor": [FEW], "good": [MANY]}, "a small network is no large one"
+    said = study(runs, claim("good", "poor", stand_in={"demo": why, "other": "another"}, quoted="9.8"))
+    assert verdicts(said) == {"good over poor": "stand-in"}
+    text = (said / "statement.md").read_text()
+    assert "0 agree, 0 disagree" in text
+    assert "A small network is no large one." in text
+    assert "| +10.00 (9.8)" in text
+
+
+def test_a_stand_in_of_another_profile_counts_for_nothing(study):
+    said = study({"poor": [MANY], "good": [FEW]}, claim("good", "poor", stand_in={"tiny": "another"}))
+    assert verdicts(said) == {"good over poor": "agrees"}
+
+
 @pytest.mark.parametrize(
-    ("cue", "low", "high", "expected"),
+    ("wrong", "margin", "verdict"),
+    [(FEW, 12, "agrees"), (MANY, 10, "disagrees"), (range(400, 409), 10, "cannot be told apart")],
+)
+def test_rows_are_alike_within_a_margin_by_all_their_intervals(study, wrong, margin, verdict):
+    alike = Claim(claim="all alike", metric="vcoco_ap_role_1", margin=margin)
+    said = study({"poor": [wrong], "good": [FEW]}, alike, rows_of="poor good")
+    assert verdicts(said) == {"all alike": verdict}
+    (row,) = rows_of(said)
+    assert (row["margin"], row["better"], row["paper_difference"]) == (f"{margin}", "", "+10.00")
+    assert float(row["low"]) <= float(row["difference"]) <= float(row["high"])
+    assert "0 comparisons of equals" in (said / "statement.md").read_text()
+
+
+def test_a_claim_that_the_other_scenario_contradicts_is_refused(study):
+    other = Claim(
+        claim="large over good",
+        metric="vcoco_ap_role_1",
+        better={"encoder": "large"},
+        than={"variant": "good"},
+        than_in="table2",
+    )
+    runs = {"good": [MANY], "twin": [FEW]}
+    with pytest.raises(ValueError, match="the paper contradicts 'large over good' by its other scenario"):
+        study(runs, others=[other])
+
+
+def test_a_row_of_another_table_is_compared(study, tmp_path):
+    rows = {"better": {"encoder": "large"}, "than": {"variant": "poor"}}
+    other = Claim(claim="large over poor", metric="vcoco_ap_role_1", **rows, than_in="table2")
+    assert verdicts(study({"poor": [MANY], "twin": [FEW]}, others=[other])) == {"large over poor": "agrees"}
+
+
+@pytest.mark.parametrize("rows", [{}, {"better": {"variant": "a"}}, {"margin": 1.0, "than": {"variant": "a"}}])
+def test_a_claim_is_of_one_kind(rows):
+    with pytest.raises(ValueError, match=r"expected either `better` and `than` .* or `margin`"):
+        Claim(claim="a", metric="vcoco_ap_role_1", **rows)
+
+
+@pytest.mark.parametrize(
+    ("less", "low", "high", "expected"),
     [
-        (0.8, 0.75, 0.85, "agrees with the paper"),
-        (0.55, 0.5, 0.6, "cannot be told"),
-        (0.3, 0.2, 0.4, "disagrees: the cue tells less"),
+        (0.11, 0.05, 0.2, "the cue tells more (+0.110, +0.050 to +0.200)"),
+        (0.11, -0.05, 0.2, "cannot be told apart (+0.110, -0.050 to +0.200)"),
+        (-0.11, -0.2, -0.05, "the cue tells less (-0.110, -0.200 to -0.050)"),
     ],
 )
-def test_figure_1_is_judged_by_intervals_that_do_not_meet(study, cue, low, high, expected):
-    said = study({"good": [FEW]}, places={"cue": cue, "low": low, "high": high})
+def test_figure_1_is_judged_by_the_paired_difference(study, less, low, high, expected):
+    said = study({"good": [FEW]}, places={"less": less, "low": low, "high": high})
     text = (said / "statement.md").read_text()
-    assert f"recovers what was lost {expected}." in text
+    assert f"g/good: the detector's token of the human against the re-mined cue: {expected}." in text
+    assert "these after the network's FC against the re-mined cue: cannot be told apart (+0.020, -0.080 to" in text
     assert "the token of the human tells nothing of what people do (AUC 0.510, 0.450 to 0.560)" in text
 
 
 def test_figure_1_without_pairs_is_not_measured(study):
-    said = study({"good": [FEW]}, places={"cue": "nan", "low": "nan", "high": "nan"})
-    assert "recovers" not in (said / "statement.md").read_text()
+    said = study({"good": [FEW]}, places={"less": "nan", "low": "nan", "high": "nan"})
+    assert "token of the human against" not in (said / "statement.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,9 @@ class Alignment(nn.Module):
 
     `literal`: rows come out of self-attention over all the pairs of an image (equations 11 and 12). Otherwise a row is
     its pair's vector itself, and the gradient of the heads reaches m and O directly. A head that is off is None.
+
+    With `of_pair`, all the rows of a pair have one target, the mean of theirs: one vector cannot be equal to several.
+    Floors are not defined then.
     """
 
     def __init__(
@@ -231,8 +234,10 @@ class Alignment(nn.Module):
         stack: Encoder | None,
         word: AnchoredWords | LiteralWords | None,
         sentence: SentenceAlignment | None,
+        of_pair: bool = False,
     ):
         super().__init__()
+        self.of_pair = of_pair
         self.project = project
         self.stack = stack
         self.word = word
@@ -260,20 +265,31 @@ class Alignment(nn.Module):
         rows, phrase = features.index_select(0, matched.pair), matched.phrase
         sentence = word = None
         if self.sentence is not None:
-            floors = targets.sentence_floor[phrase], targets.sentence_object_floor[phrase]
-            predicted = self.sentence(rows)
-            distance = (predicted.float()[:, None] - targets.sentences[phrase]).abs().mean(2)  # r k
-            distance = (distance * targets.sentence_weights[phrase]).sum(1)
-            sentence = _term(predicted, distance, matched.image, floors)
+            predicted, several, weights = self.sentence(rows), targets.sentences, targets.sentence_weights
+            if self.of_pair:
+                target = _means_of_pairs((several * weights[..., None]).sum(1)[phrase], matched.pair)
+                sentence = _term(predicted, (predicted.float() - target).abs().mean(1), matched.image, None)
+            else:
+                distance = (predicted.float()[:, None] - several[phrase]).abs().mean(2)  # r k
+                floors = targets.sentence_floor[phrase], targets.sentence_object_floor[phrase]
+                sentence = _term(predicted, (distance * weights[phrase]).sum(1), matched.image, floors)
         if isinstance(self.word, LiteralWords):
             assert image_words is not None
             attended = self.word(rows, matched.image, *image_words)
             word = _term(rows, (rows.float() - attended).abs().mean(1), matched.image, None)
         elif self.word is not None:
+            predicted, target = self.word(rows, targets.vocabulary), targets.words[phrase]
             floors = targets.word_floor[phrase], targets.word_object_floor[phrase]
-            predicted = self.word(rows, targets.vocabulary)
-            word = _term(predicted, (predicted.float() - targets.words[phrase]).abs().mean(1), matched.image, floors)
+            if self.of_pair:
+                target, floors = _means_of_pairs(target, matched.pair), None
+            word = _term(predicted, (predicted.float() - target).abs().mean(1), matched.image, floors)
         return sentence, word
+
+
+def _means_of_pairs(targets: Tensor, pair: Tensor) -> Tensor:
+    """For each row, the mean over the rows of its pair; pairs are sorted."""
+    _, group = pair.unique_consecutive(return_inverse=True)
+    return _group_means(targets, group, int(group[-1]) + 1 if len(group) else 0)[group]
 
 
 def _term(rows: Tensor, distances: Tensor, image: Tensor, floors: tuple[Tensor, Tensor] | None) -> AlignmentTerm:

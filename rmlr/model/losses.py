@@ -100,7 +100,8 @@ def assign_targets(batch: Batch, pairs: Pairs, truth: Truth) -> Rows:
 
     Differs: the paper does not specify it; as in UPT. The object's class is ignored. A pair with several interactions
     has a row for each, so that an alignment term has several targets for one vector, which an L1 distance cannot all
-    meet: it is least at their median. Of V-COCO's rows, 69 % are of such pairs.
+    meet: it is least at their median. Of V-COCO's rows, 69 % are of such pairs. `alignment.targets: mean` gives the
+    rows of a pair one target.
     """
     same_image = batch.instance_image[:, None] == truth.image
     boxes = batch.instances.boxes

@@ -210,7 +210,8 @@ def _build_alignment(
     else:
         words = AnchoredWords(dim, text.word_dim, attends=alignment.form == "anchored_attention")
     sentences = SentenceAlignment(dim, hidden_dim, text.sentence_dim)
-    return Alignment(project, stack, words if word else None, sentences if sentence else None)
+    of_pair = alignment.targets == "mean"
+    return Alignment(project, stack, words if word else None, sentences if sentence else None, of_pair)
 
 
 def _numbers(sizes: TransformerSizes) -> dict:

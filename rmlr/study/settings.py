@@ -130,6 +130,10 @@ class Alignment(Section):
     whiten: bool  # sentence targets as well
     stack: TransformerSizes  # `literal`: self-attention over pairs (CML-SA); its dim is FFN_T's hidden size, always
 
+    # What a pair with several interactions is compared with: the text of each, or the mean of their texts. Words of the
+    # literal form have no target.
+    targets: Literal["each", "mean"] = "each"
+
 
 class Losses(Section):
     """Terms of the objective, equation 22 and Table 7."""

@@ -105,6 +105,49 @@ def test_targets_move_with_the_module_and_are_not_saved(small):
 # ---- terms
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_with_one_target_for_a_pair_its_rows_have_the_mean_of_their_texts(small, several):
+    text = small.text()
+    if several:
+        text = replace(text, sentences=torch.randn(6, small.text_dim), sentence_counts=[1, 2, 1, 2])
+    targets = targets_of(text)
+    align = level(small, "anchored")
+    align.of_pair = True
+    features = torch.randn(3, DIM)
+    rows = matched(small, (0, 0, 1), (1, 0, 0), (1, 0, 2), (1, 0, 3), (2, 1, 2))
+    sentence, word = align(features, Layout.of_rows(torch.tensor([0, 0, 1]), 2), rows, targets, None)
+    said = torch.stack(
+        [of_phrase[w > 0].mean(0) for of_phrase, w in zip(targets.sentences, targets.sentence_weights, strict=True)]
+    )
+    for term, head, texts in ((sentence, align.sentence, said), (word, align.word, targets.words)):
+        predicted = head(features) if head is align.sentence else head(features, targets.vocabulary)
+        expected = 3 * (predicted[1] - texts[[0, 2, 3]].mean(0)).abs().mean()
+        expected += (predicted[0] - texts[1]).abs().mean() + (predicted[2] - texts[2]).abs().mean()
+        torch.testing.assert_close(term.loss, expected)
+        assert term.floor is None
+
+
+def test_a_vector_can_be_equal_to_the_one_target_of_its_pair_and_not_to_two(small):
+    rows, targets = matched(small, (0, 0, 0), (0, 0, 1)), targets_of(small.text())
+    layout = Layout.of_rows(torch.tensor([0]), 1)
+    least = {}
+    for of_pair in (False, True):
+        align = level(small, "anchored", sentence=False)
+        align.of_pair = of_pair
+        found = []
+        optimizer = torch.optim.Adam(align.parameters(), lr=0.03)
+        for _ in range(400):
+            _, word = align(torch.ones(1, DIM), layout, rows, targets, None)
+            optimizer.zero_grad()
+            word.loss.backward()
+            optimizer.step()
+            found.append(word.loss.item())
+        least[of_pair] = min(found)
+    between = (targets.words[0] - targets.words[1]).abs().mean().item()
+    assert least[False] == pytest.approx(between, rel=0.01), "the distance of the two texts, at least"
+    assert least[True] < 0.2 * between
+
+
 @pytest.mark.parametrize("form", ["anchored", "anchored_attention", "literal"])
 def test_no_row_means_no_loss_and_no_gradient(small, form):
     text = small.text()

@@ -3,6 +3,7 @@
 Text is frozen: its states are computed once, and nothing here is needed for prediction.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,8 +15,13 @@ from torch import Tensor, nn
 from rmlr.model.text import SUBJECT, TextEmbeddings
 from rmlr.model.transformer import Encoder, Layout
 
+log = logging.getLogger(__name__)
+
 Form = Literal["anchored", "anchored_attention", "literal"]
 SMALLEST_DEVIATION = 1e-3  # lower bound of the divisor in whitening
+LARGE_DEVIATION = (
+    10.0  # of sentences that are not whitened: most encoders have less than 1, MobileBERT's [CLS] far more
+)
 
 
 class PhraseTargets(nn.Module):
@@ -83,6 +89,13 @@ def _sentence_targets(
 ) -> dict[str, Tensor]:
     """The sentences of every phrase, padded to as many as one of them has, their weights and their floors."""
     sentences = _whitened(text.sentences.float()) if whiten else text.sentences.float()
+    if not whiten and (deviation := float(sentences.std())) > LARGE_DEVIATION:
+        log.warning(
+            "%s: the numbers of its sentences have a standard deviation of %.0f. The sentence terms have that scale "
+            "and may outweigh all others. Set alignment.whiten to true, or lower losses.irm_sentence and ire_sentence",
+            text.encoder,
+            deviation,
+        )
     phrases, several = len(text.phrases), text.sentence_counts
     counts = torch.ones(phrases, dtype=torch.long) if several is None else torch.tensor(several)
     owner = torch.arange(phrases).repeat_interleave(counts)  # the phrase of each sentence

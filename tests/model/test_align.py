@@ -60,6 +60,15 @@ def test_sentences_are_whitened_only_when_told(small):
     torch.testing.assert_close(whitened.std(0, correction=0), torch.ones(small.text_dim))
 
 
+def test_large_sentences_that_are_not_whitened_are_warned_of(small, caplog):
+    text = small.text()
+    large = replace(text, sentences=1000 * text.sentences)
+    targets_of(text, whiten=False), targets_of(large)
+    assert not caplog.messages
+    targets_of(large, whiten=False)
+    assert "may outweigh all others. Set alignment.whiten to true" in caplog.text
+
+
 def test_equal_states_are_whitened_to_zero_and_not_to_nan(small):
     text = replace(small.text(), phrase_words=torch.ones(12, small.text_dim))
     assert torch.equal(targets_of(text).words, torch.zeros(4, small.text_dim))

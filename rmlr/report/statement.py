@@ -100,6 +100,7 @@ class Statement:
         known = [
             f"{spread.deviation:g} points of {METRICS[metric].head} ({spread.measured})"
             for metric, spread in node.training_spread.items()
+            if any(one.pair.claim.metric == metric for one in judged)
         ]
         if len(node.seeds) > 1:
             spread = f"and the spread over {len(node.seeds)} seeds"

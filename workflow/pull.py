@@ -9,7 +9,7 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ def md5_of(path: Path) -> str:
 class Brought:
     """What a pull found, by path of a result."""
 
-    absent: set[str] = field(default_factory=set)  # not in the remote
+    absent: set[str] = field(default_factory=set)  # outputs that are not in the remote
+    absent_below: list[str] = field(default_factory=list)  # files that are not, of folders whose lists are
     failed: dict[str, str] = field(default_factory=dict)  # damaged, or not transferred; what is wrong
 
 
@@ -50,13 +51,14 @@ class Objects:
     def bring(self, outs: Mapping[str, str]) -> Brought:
         """Fetch what the cache does not have of outputs, given as path: object name. A folder's name ends in `.dir`."""
         found = Brought()
-        self._fetch(outs, found)
-        folders = {path: oid for path, oid in outs.items() if oid.endswith(".dir") and self._is_there(oid)}
-        self._fetch({path: oid for folder in folders for path, oid in self.below(folder, folders[folder])}, found)
+        found.absent.update(self._fetch(outs, found.failed))
+        folders = [(path, oid) for path, oid in outs.items() if oid.endswith(".dir") and self._is_there(oid)]
+        below = {path: oid for folder in folders for path, oid in self._below(*folder)}
+        found.absent_below += self._fetch(below, found.failed)
         self._known.save()
         return found
 
-    def below(self, folder: str, oid: str) -> list[tuple[str, str]]:
+    def _below(self, folder: str, oid: str) -> list[tuple[str, str]]:
         """Path and object name of each file of a folder whose list is in the cache."""
         tree = Tree.load(self._cache, self._cache.get(oid).hash_info)
         return [("/".join([folder, *key]), one.value) for key, _, one in tree if one is not None and one.value]
@@ -75,108 +77,105 @@ class Objects:
         path.unlink()
         return found
 
-    def _fetch(self, wanted: Mapping[str, str], found: Brought) -> None:
+    def _fetch(self, wanted: Mapping[str, str], failed: dict[str, str]) -> list[str]:
+        """Fetch objects by path of a result. Adds to `failed`, and returns the paths that are not in the remote."""
         for path, oid in wanted.items():
             if self._damage(oid) and Path(path).is_file():
                 Path(path).touch()  # it may have come from that object: DVC hashes it again
-        lacking = {oid: path for path, oid in wanted.items() if not self._is_there(oid)}
+        lacking = {path: oid for path, oid in wanted.items() if not self._is_there(oid)}
         if not lacking:
-            return
+            return []
         remote, errors = self._repo.cloud.get_remote_odb(), dict[str, BaseException]()
         with TqdmCallback(desc="fetching", unit="file") as progress:
-            paths = [remote.oid_to_path(oid) for oid in lacking]
-            self._cache.add(paths, remote.fs, list(lacking), callback=progress, on_error=errors.__setitem__)
-        for path, oid in wanted.items():
-            if oid not in lacking:
-                continue
-            error, where = errors.get(oid), f"object {oid} of {remote.fs.unstrip_protocol(remote.path)}"
+            names = list(dict.fromkeys(lacking.values()))
+            paths = [remote.oid_to_path(name) for name in names]
+            self._cache.add(paths, remote.fs, names, callback=progress, on_error=errors.__setitem__)
+        damage = {name: self._damage(name) for name in names}
+        absent = []
+        for path, name in lacking.items():
+            error, where = errors.get(name), f"object {name} of {remote.fs.unstrip_protocol(remote.path)}"
             if isinstance(error, FileNotFoundError):
-                found.absent.add(path)
+                absent.append(path)
             elif error is not None:
-                found.failed[path] = f"{where} was not transferred: {error or type(error).__name__}"
-            elif (other := self._damage(oid)) is not None or not self._is_there(oid):
-                found.failed[path] = f"{where} is damaged" + (f": its MD5 is {other}" if other else "")
+                failed[path] = f"{where} was not transferred: {error or type(error).__name__}"
+            elif damage[name] is not None:
+                failed[path] = f"{where} is damaged: its MD5 is {damage[name]}"
+        return absent
 
 
-def pull(repo: Repo, targets: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-    """Fetch, verify and check out milestones and all before them; without targets all milestones.
+@dataclass
+class Pulled:
+    """What a pull ended with."""
 
-    Returns the Snakemake targets of those that are current, messages on the others, and errors.
-    """
+    targets: list[str]  # Snakemake's, of the milestones that are current
+    messages: list[str]
+    errors: list[str]
+
+
+def pull(repo: Repo, targets: Sequence[str]) -> Pulled:
+    """Fetch, verify and check out milestones and all that they were made from; without targets all milestones."""
     chosen = {stage for target in targets or [None] for stage in repo.stage.collect(target, with_deps=True)}
     stages = [stage for stage in repo.index.stages if stage in chosen and stage.cmd]
-    outs = {
-        stage: {os.path.relpath(out.fs_path): out.hash_info.value for out in stage.outs if out.use_cache}
-        for stage in stages
-    }
-    made = [stage for stage in stages if all(outs[stage].values()) and not _is_unlocked(stage)]
-    objects = Objects(repo)
-    found = objects.bring({path: oid for stage in made for path, oid in outs[stage].items() if oid})
-    absent = {stage for stage in made if outs[stage].keys() & found.absent}
-    lost = {
-        path: "is not in the remote, though its folder is" for path in sorted(found.absent) if not _is_of(path, outs)
-    }
-    errors = [f"{path}: {why}" for path, why in (found.failed | lost).items()]
-    broken = {stage for stage in made if any(_is_below(path, outs[stage]) for path in found.failed | lost)}
-    here = [stage for stage in made if stage not in absent | broken]
-    if here:
-        repo.checkout(targets=[stage.addressing for stage in here])
-    status: dict[str, Any] = repo.status(targets=[stage.addressing for stage in here]) if here else {}
-    graph = repo.index.graph
+    made = [stage for stage in stages if all(out.hash_info for out in stage.outs)]
+    outs = {stage: {os.path.relpath(out.fs_path): out.hash_info.value for out in stage.outs if out.use_cache}
+            for stage in stages}  # fmt: skip
+    found = Objects(repo).bring({path: oid for stage in made for path, oid in outs[stage].items() if oid})
+    wrong = dict(found.failed)
+    wrong |= {path: "is not in the remote, though the list of its folder is" for path in found.absent_below}
+    broken = [stage for stage in made if any(_touches(path, outs[stage]) for path in wrong)]
+    absent = [stage for stage in made if found.absent & outs[stage].keys() and stage not in broken]
+    here = [stage for stage in made if stage not in [*absent, *broken]]
+
+    names = [stage.addressing for stage in here]
+    if names:
+        repo.checkout(targets=names)
+    status: dict[str, Any] = repo.status(targets=names) if names else {}
     sound = {stage for stage in here if stage.addressing not in status}
-    current = [stage for stage in here if stage in sound and networkx.descendants(graph, stage) <= sound]
-    messages = []
-    if missing := [stage.addressing for stage in stages if stage not in made]:
-        messages.append(f"not made at this commit: {', '.join(missing)}")
-    if absent:
-        messages.append(f"not in the remote: {', '.join(stage.addressing for stage in made if stage in absent)}")
-    messages += [f"{stage.addressing} does not match dvc.lock: {_differences(status[stage.addressing])}"
-                 for stage in here if stage not in sound]  # fmt: skip
-    if above := [stage.addressing for stage in here if stage in sound and stage not in current]:
-        messages.append(f"here, but made from what is not current: {', '.join(above)}")
+    current = [stage for stage in here if stage in sound and networkx.descendants(repo.index.graph, stage) <= sound]
+    lacking = [path for stage in stages if stage not in here for path in outs[stage]]
+    differing = {stage: _differences(status.get(stage.addressing, []), lacking) for stage in here}
+    groups = {
+        "not made at this commit": [stage for stage in stages if stage not in made],
+        "not in the remote": absent,
+        "here, but not all that it was made from": [one for one in here if one not in current and not differing[one]],
+    }
+    messages = [f"{stage.addressing}: does not match dvc.lock: {', '.join(paths)}"
+                for stage, paths in differing.items() if paths]  # fmt: skip
+    messages += [f"{what}: {', '.join(stage.addressing for stage in group)}" for what, group in groups.items() if group]
     messages.append(f"{len(current)} of {len(stages)} milestones are here and current")
-    return (
-        [target for stage in current for target in str(stage.cmd).removeprefix("snakemake ").split()],
-        messages,
-        errors,
-    )
+    marked = [target for stage in current for target in str(stage.cmd).removeprefix("snakemake ").split()]
+    return Pulled(marked, messages, [f"{path}: {why}" for path, why in wrong.items()])
 
 
-def _is_unlocked(stage: Any) -> bool:
-    return not all(out.hash_info for out in stage.outs)
+def _touches(path: str, places: Iterable[str]) -> bool:
+    """Whether a path lies below one of the places, or above."""
+    return any(Path(path).is_relative_to(place) or Path(place).is_relative_to(path) for place in places)
 
 
-def _is_of(path: str, outs: Mapping[Any, Mapping[str, str | None]]) -> bool:
-    return any(path in paths for paths in outs.values())
-
-
-def _is_below(path: str, places: Mapping[str, Any]) -> bool:
-    return any(Path(path).is_relative_to(place) for place in places)
-
-
-def _differences(status: Sequence[Any]) -> str:
-    """What DVC's status says of one stage: the paths that differ."""
-    paths = [path for entry in status if isinstance(entry, dict) for changed in entry.values() for path in changed]
-    return ", ".join(paths) or ", ".join(map(str, status))
+def _differences(status: Sequence[Any], lacking: Sequence[str]) -> list[str]:
+    """What differs by DVC's status of one stage: paths, or DVC's words; without inputs that are not here at all."""
+    found = []
+    for entry in status:
+        found += [path for paths in entry.values() for path in paths] if isinstance(entry, dict) else [str(entry)]
+    return [path for path in found if not _touches(path, lacking)]
 
 
 def main() -> None:
     """Pull the milestones that the arguments name, and mark those that match."""
     try:
         with Repo() as repo, lock_repo(repo):
-            targets, messages, errors = pull(repo, sys.argv[1:])
+            pulled = pull(repo, sys.argv[1:])
     except DvcException as error:
         sys.exit(f"make pull: {error}")
-    if targets:
-        marked = subprocess.run(
-            ["snakemake", "--touch", "--quiet", "all", "--", *targets], capture_output=True, text=True
-        )
+    if pulled.targets:
+        command = ["snakemake", "--touch", "--quiet", "all", "--", *pulled.targets]
+        marked = subprocess.run(command, capture_output=True, text=True)
         if marked.returncode:
-            errors.append(f"Snakemake could not mark them:\n{marked.stdout}{marked.stderr}")
-    for message in messages:
-        print(message)  # noqa: T201
-    if errors:
-        sys.exit("".join(f"make pull: {error}\n" for error in errors).rstrip())
+            pulled.errors.append(f"Snakemake could not mark them as current:\n{marked.stdout}{marked.stderr}")
+    sys.stdout.write("".join(f"{message}\n" for message in pulled.messages))
+    sys.stdout.flush()
+    if pulled.errors:
+        sys.exit("\n".join(f"make pull: {error}" for error in pulled.errors))
 
 
 if __name__ == "__main__":

@@ -151,10 +151,10 @@ def pulled(clone: Path, *targets: str) -> tuple[list[str], str, str]:
     os.chdir(clone)
     try:
         with Repo() as repo, lock_repo(repo):
-            marked, messages, errors = pull(repo, targets)
+            done = pull(repo, targets)
     finally:
         os.chdir(before)
-    return marked, "\n".join(messages), "\n".join(errors)
+    return done.targets, "\n".join(done.messages), "\n".join(done.errors)
 
 
 def stored(clone: Path, name: str, where: str = "../remote") -> Path:
@@ -201,7 +201,10 @@ def test_a_flipped_bit_in_the_remote_is_named_and_neither_cached_nor_checked_out
     assert errors.count(DEEP) == 1
     assert "is damaged: its MD5 is" in errors
     assert marked == ["milestone_other"], "all else was made from it"
-    assert "here, but made from what is not current: runs@one, runs@two, table" in messages.replace("\n", " ")
+    assert messages.splitlines() == [
+        "here, but not all that it was made from: runs@one, runs@two, table",
+        "1 of 5 milestones are here and current",
+    ]
     assert not stored(clone, DEEP, ".dvc/cache").exists()
     assert not (clone / "results/data").exists()
     assert (clone / "results/runs/one/weights.bin").read_bytes() == FILES["results/runs/one/weights.bin"]
@@ -253,7 +256,7 @@ def test_what_an_unverified_pull_left_in_the_cache_is_found_and_what_it_checked_
 def test_a_file_of_a_folder_that_the_remote_lost_is_named(clone):
     stored(clone, DEEP).unlink()
     marked, _, errors = pulled(clone)
-    assert errors == f"{DEEP}: is not in the remote, though its folder is"
+    assert errors == f"{DEEP}: is not in the remote, though the list of its folder is"
     assert marked == ["milestone_other"]
 
 
@@ -312,9 +315,9 @@ def test_changed_numbers_and_code_are_not_marked_nor_what_was_made_with_them(clo
     (clone / "code.py").write_text("ONE = 2\n")
     marked, messages, errors = pulled(clone)
     assert (marked, errors) == ([], "")
-    assert "data does not match dvc.lock: params.yaml" in messages
-    assert "runs@one does not match dvc.lock: code.py" in messages
-    assert "here, but made from what is not current: table" in messages
+    assert "data: does not match dvc.lock: params.yaml" in messages
+    assert "runs@one: does not match dvc.lock: code.py" in messages
+    assert "here, but not all that it was made from: table" in messages
 
 
 def test_a_file_that_the_user_changed_is_kept_and_named(clone):

@@ -22,6 +22,8 @@ from dvc_data.hashfile.tree import Tree
 
 from rmlr.study.content import CHUNK, Known
 
+MOST = 20  # errors that are listed
+
 
 def md5_of(path: Path) -> str:
     """The MD5 of a file's bytes, by which DVC names it."""
@@ -79,8 +81,9 @@ class Objects:
 
     def _fetch(self, wanted: Mapping[str, str], failed: dict[str, str]) -> list[str]:
         """Fetch objects by path of a result. Adds to `failed`, and returns the paths that are not in the remote."""
+        spoilt = {oid for oid in set(wanted.values()) if self._damage(oid)}
         for path, oid in wanted.items():
-            if self._damage(oid) and Path(path).is_file():
+            if oid in spoilt and Path(path).is_file():
                 Path(path).touch()  # it may have come from that object: DVC hashes it again
         lacking = {path: oid for path, oid in wanted.items() if not self._is_there(oid)}
         if not lacking:
@@ -115,13 +118,15 @@ class Pulled:
 def pull(repo: Repo, targets: Sequence[str]) -> Pulled:
     """Fetch, verify and check out milestones and all that they were made from; without targets all milestones."""
     chosen = {stage for target in targets or [None] for stage in repo.stage.collect(target, with_deps=True)}
-    stages = [stage for stage in repo.index.stages if stage in chosen and stage.cmd]
+    stages = [stage for stage in repo.index.stages if stage in chosen]
     made = [stage for stage in stages if all(out.hash_info for out in stage.outs)]
-    outs = {stage: {os.path.relpath(out.fs_path): out.hash_info.value for out in stage.outs if out.use_cache}
-            for stage in stages}  # fmt: skip
+    outs = {
+        stage: {os.path.relpath(out.fs_path): out.hash_info.value for out in stage.outs if out.use_cache}
+        for stage in stages
+    }
     found = Objects(repo).bring({path: oid for stage in made for path, oid in outs[stage].items() if oid})
     wrong = dict(found.failed)
-    wrong |= {path: "is not in the remote, though the list of its folder is" for path in found.absent_below}
+    wrong |= dict.fromkeys(found.absent_below, "is not in the remote, though the list of its folder is")
     broken = [stage for stage in made if any(_touches(path, outs[stage]) for path in wrong)]
     absent = [stage for stage in made if found.absent & outs[stage].keys() and stage not in broken]
     here = [stage for stage in made if stage not in [*absent, *broken]]
@@ -139,11 +144,14 @@ def pull(repo: Repo, targets: Sequence[str]) -> Pulled:
         "not in the remote": absent,
         "here, but not all that it was made from": [one for one in here if one not in current and not differing[one]],
     }
-    messages = [f"{stage.addressing}: does not match dvc.lock: {', '.join(paths)}"
-                for stage, paths in differing.items() if paths]  # fmt: skip
+    messages = [
+        f"{stage.addressing}: does not match dvc.lock: {', '.join(paths)}"
+        for stage, paths in differing.items()
+        if paths
+    ]
     messages += [f"{what}: {', '.join(stage.addressing for stage in group)}" for what, group in groups.items() if group]
     messages.append(f"{len(current)} of {len(stages)} milestones are here and current")
-    marked = [target for stage in current for target in str(stage.cmd).removeprefix("snakemake ").split()]
+    marked = [target for stage in current if stage.cmd for target in str(stage.cmd).removeprefix("snakemake ").split()]
     return Pulled(marked, messages, [f"{path}: {why}" for path, why in wrong.items()])
 
 
@@ -175,7 +183,8 @@ def main() -> None:
     sys.stdout.write("".join(f"{message}\n" for message in pulled.messages))
     sys.stdout.flush()
     if pulled.errors:
-        sys.exit("\n".join(f"make pull: {error}" for error in pulled.errors))
+        more = [f"and {len(pulled.errors) - MOST} more"] if len(pulled.errors) > MOST else []
+        sys.exit("\n".join(f"make pull: {error}" for error in [*pulled.errors[:MOST], *more]))
 
 
 if __name__ == "__main__":

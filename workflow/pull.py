@@ -88,15 +88,21 @@ class Objects:
         lacking = {path: oid for path, oid in wanted.items() if not self._is_there(oid)}
         if not lacking:
             return []
-        remote, errors = self._repo.cloud.get_remote_odb(), dict[str, BaseException]()
-        with TqdmCallback(desc="fetching", unit="file") as progress:
-            names = list(dict.fromkeys(lacking.values()))
-            paths = [remote.oid_to_path(name) for name in names]
-            self._cache.add(paths, remote.fs, names, callback=progress, on_error=errors.__setitem__)
+        remote, errors = self._repo.cloud.get_remote_odb(command="pull"), dict[str, BaseException]()
+        names = list(dict.fromkeys(lacking.values()))
+        paths = [remote.oid_to_path(name) for name in names]
+        try:
+            with TqdmCallback(desc="fetching", unit="file") as progress:
+                self._cache.add(paths, remote.fs, names, callback=progress, on_error=errors.__setitem__)
+        except Exception as error:  # each kind of remote has classes of its own
+            name = self._repo.config["core"]["remote"]
+            raise DvcException(
+                f"remote '{name}': {type(error).__name__}: {error}. `dvc remote list` shows it"
+            ) from error
         damage = {name: self._damage(name) for name in names}
         absent = []
         for path, name in lacking.items():
-            error, where = errors.get(name), f"object {name} of {remote.fs.unstrip_protocol(remote.path)}"
+            error, where = errors.get(name), f"object {remote.fs.unstrip_protocol(remote.oid_to_path(name))}"
             if isinstance(error, FileNotFoundError):
                 absent.append(path)
             elif error is not None:

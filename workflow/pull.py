@@ -127,7 +127,11 @@ def pull(repo: Repo, targets: Sequence[str]) -> Pulled:
     stages = [stage for stage in repo.index.stages if stage in chosen]
     made = [stage for stage in stages if all(out.hash_info for out in stage.outs)]
     outs = {
-        stage: {os.path.relpath(out.fs_path): out.hash_info.value for out in stage.outs if out.use_cache}
+        stage: {
+            os.path.relpath(out.fs_path): out.hash_info.value if out.hash_info else None
+            for out in stage.outs
+            if out.use_cache
+        }
         for stage in stages
     }
     found = Objects(repo).bring({path: oid for stage in made for path, oid in outs[stage].items() if oid})

@@ -52,8 +52,8 @@ lint: $(READY)  ## style, types and import contract
 ui: $(READY)  ## MLflow's web interface, on this machine only: prints links to runs, tables and comparisons
 	python workflow/ui.py
 
-pull: $(READY)  ## results of this commit from DVC's remote, marked as current in both engines (also after a branch switch)
-	python workflow/pull.py
+pull: $(READY)  ## results of this commit from DVC's remote, verified, marked as current in both engines. TARGETS=...
+	@python workflow/pull.py $(TARGETS)
 
 walkthrough: $(READY)  ## docs/walkthrough.md: run its code on the demo's results and update output and pictures
 	python workflow/walkthrough.py

@@ -5,9 +5,11 @@ All other inputs of a current node are `ancient` for Snakemake: the times of che
 effect.
 """
 
+import atexit
 import fcntl
 import os
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,55 +49,97 @@ def want(path: Path, content: str, *, made: bool) -> None:
     os.utime(path, (LONG_AGO, LONG_AGO) if made else None)
 
 
-def inputs(graph: Graph, stale: Container[str]) -> Callable[[str], Input]:
-    """Input functions of rules for nodes given as a pattern; times count only for `stale` nodes."""
+class Wanted:
+    """The settings files of a study, brought up to date when Snakemake asks for the inputs of a job.
 
-    def of_pattern(pattern: str) -> Input:
+    So a call reads and dates what its targets depend on, and nothing else of the study. Without `may_write`, all is
+    taken as it is.
+    """
+
+    def __init__(self, graph: Graph, *, may_write: bool) -> None:
+        self._graph, self._may_write = graph, may_write
+        self._known = Known(Path(".snakemake/rmlr-contents.json"))
+        self._results = Results(Path(graph.results), self._known)
+        self._stale: dict[str, str] = {}  # nodes that are not current, of those in `_judged`; why
+        self._judged: set[str] = set()
+        self._outside = graph.readable()
+        self._before = cache(graph.before)
+        self._others = self._write_sources() if may_write else set[str]()
+        if may_write:  # Snakemake looks once at which files a folder has, so all are there from the start
+            for node, section in graph.nodes.items():
+                if not Path(graph.settings(node)).exists():
+                    want(Path(graph.settings(node)), section.dump(), made=False)
+            for name in [*graph.tables, "statement"]:
+                if not Path(graph.marker(name)).exists():
+                    want(Path(graph.marker(name)), _lines(graph.copies(name)), made=False)
+            atexit.register(self.save)
+
+    def inputs(self, pattern: str) -> Input:
+        """The input function of a rule for nodes given as a pattern; times count only where a node is not current."""
+
         def of(wildcards: Any) -> Sequence[Any]:
             node = pattern.format(**dict(wildcards.items()))
-            paths = graph.inputs_of(node)
-            return paths if node in stale else [ancient(path) for path in paths]
+            paths = self._graph.inputs_of(node)
+            return paths if self.is_stale(node) else [ancient(path) for path in paths]
 
         return of
 
-    return of_pattern
+    def copied(self, name: str) -> Input:
+        """The input function of the rule that copies a table, or the statement."""
+
+        def of(_: Any) -> Sequence[Any]:
+            made, copies = self._graph.made(name), self._graph.copies(name)
+            if not self._may_write:
+                return [ancient(path) for path in made]
+            is_same = all(_same(Path(one), Path(copy)) for one, copy in zip(made, copies, strict=True))
+            is_copied = not self.is_stale(name if name == "statement" else f"tables/{name}") and is_same
+            want(Path(self._graph.marker(name)), _lines(copies), made=is_copied)
+            return [ancient(path) for path in made] if is_copied else made
+
+        return of
+
+    def is_stale(self, node: str) -> bool:
+        """Whether a node is not current. Its settings, and those of all that it depends on, are then written."""
+        if self._may_write and node not in self._judged:
+            self._judge(node)
+        return node in self._stale
+
+    def save(self) -> None:
+        """Save the digests of files that were read, for the next call."""
+        self._known.save()
+
+    def _judge(self, node: str) -> None:
+        graph, new, waiting = self._graph, {node: None}, [node]
+        for name in waiting:
+            fresh = [one for one in self._before(name) if one not in self._judged and one not in new]
+            new |= dict.fromkeys(fresh)
+            waiting += fresh
+        for name in new:
+            settle(Path(graph.folder(name)))  # left by a killed call, or made by an older version
+        refetched = {}
+        if self._others:
+            late = {name: [path for path in graph.outside(name) if path in self._others] for name in new}
+            refetched = {name: f"{paths[0]} is of another source" for name, paths in late.items() if paths}
+        sections = {name: graph.nodes[name] for name in new}
+        self._stale |= self._results.stale(sections, self._before, self._outside, refetched)
+        self._judged.update(new)
+        for name, section in sections.items():
+            want(Path(graph.settings(name)), section.dump(), made=name not in self._stale)
+
+    def _write_sources(self) -> set[str]:
+        """Write the wanted sources; returns the receipts that belong to another entry of the table of sources."""
+        graph, others = self._graph, set[str]()
+        for name, source in graph.sources.items():
+            place, path = Place(Path(graph.raw)), f"{graph.raw}/receipts/{name}.ok"
+            current = place.has_receipt(name, source)
+            want(Path(graph.fetch_settings(name)), f"{source.digest}\n", made=current)
+            if Path(path).exists() and not current:
+                others.add(path)
+        return others
 
 
-def write_wanted(graph: Graph) -> dict[str, str]:
-    """Write the settings of every node, and the marker files of sources and copies.
-
-    Returns the nodes and copies that are not current, with the reason.
-    """
-    for node in graph.nodes:
-        settle(Path(graph.folder(node)))  # left by a killed call, or made by an older version
-    known = Known(Path(".snakemake/rmlr-contents.json"))
-    late = _write_sources(graph)
-    refetched = {node: f"{receipts[0]} is of another source" for node in graph.nodes if (receipts := late(node))}
-    before = {node: graph.before(node) for node in graph.nodes}
-    results = Results(Path(graph.results), known)
-    stale = results.stale(graph.nodes, before.__getitem__, graph.readable(), refetched)
-    for node, section in graph.nodes.items():
-        want(Path(graph.settings(node)), section.dump(), made=node not in stale)
-    for name in [*graph.tables, "statement"]:
-        copies = graph.copies(name)
-        is_same = all(_same(Path(one), Path(copy)) for one, copy in zip(graph.made(name), copies, strict=True))
-        if not is_same or stale.keys() & {name, f"tables/{name}"}:
-            stale[graph.marker(name)] = "not copied"
-        want(Path(graph.marker(name)), "".join(f"{file}\n" for file in copies), made=graph.marker(name) not in stale)
-    known.save()
-    return stale
-
-
-def _write_sources(graph: Graph) -> Callable[[str], list[str]]:
-    """Write the wanted sources; returns the receipts of a node that belong to another entry of the table of sources."""
-    others = set()
-    for name, source in graph.sources.items():
-        place, path = Place(Path(graph.raw)), f"{graph.raw}/receipts/{name}.ok"
-        current = place.has_receipt(name, source)
-        want(Path(graph.fetch_settings(name)), f"{source.digest}\n", made=current)
-        if Path(path).exists() and not current:
-            others.add(path)
-    return lambda node: [path for path in graph.outside(node) if path in others] if others else []
+def _lines(paths: Sequence[str]) -> str:
+    return "".join(f"{path}\n" for path in paths)
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -31,10 +31,10 @@ class Result:
 def accept(*targets: Path, because: str, results: Path | None = None, params: Path = Path("params.yaml")) -> None:
     """Mark results as current after a change of code, if you know that the change alters none of them.
 
-    `snakemake -n` shows what would be redone, and writes the present settings. This command writes the present digest
-    of the code into the settings of each result, and who accepted it, when and why into its run.json. Only digests of
-    code are accepted: if a number differs, the result must be redone. A result whose inputs have changed is redone in
-    any case.
+    `snakemake -n`, without a target, shows what would be redone, and writes the present settings of all results. This
+    command writes the present digest of the code into the settings of each result, and who accepted it, when and why
+    into its run.json. Only digests of code are accepted: if a number differs, the result must be redone. A result whose
+    inputs have changed is redone in any case.
 
     Args:
         targets: folders of results, or their parents; by default all results of the profile.

@@ -24,8 +24,9 @@ def sha256_of(path: Path) -> str:
 class Known:
     """A cache of file digests by path, size and modification time; saved in a file between calls."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, read: Callable[[Path], str] | None = None) -> None:
+        """`path` is the file; `read` computes the digest of one file's bytes, by default their SHA-256."""
+        self._path, self._read = path, read or sha256_of
         self._before: dict[str, list[Any]] = {}
         self._now: dict[str, list[Any]] = {}
         try:
@@ -40,17 +41,18 @@ class Known:
         stamp = [found.st_size, found.st_mtime_ns, found.st_ino]
         name = str(path)
         kept = self._now.get(name) or self._before.get(name)
-        digest = kept[3] if kept is not None and kept[:3] == stamp else sha256_of(path)
+        digest = kept[3] if kept is not None and kept[:3] == stamp else self._read(path)
         self._now[name] = [*stamp, digest]
         return digest
 
     def save(self) -> None:
-        """Save the digests of this call."""
-        if self._now == self._before:
+        """Save the digests of this call, and those of earlier calls whose files are still there."""
+        if all(self._before.get(name) == found for name, found in self._now.items()):
             return
+        earlier = {name: found for name, found in self._before.items() if Path(name).exists()}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         aside = self._path.with_name(f".{self._path.name}.part")
-        aside.write_text(json.dumps(self._now))
+        aside.write_text(json.dumps(earlier | self._now))
         aside.replace(self._path)
 
 

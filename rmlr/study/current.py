@@ -65,6 +65,7 @@ class Results:
     def __init__(self, root: Path, read: Callable[[Path], str] = sha256_of) -> None:
         self._root, self._read = root, read
         self._digests: dict[str, str | None] = {}
+        self._judged: dict[str, str | None] = {}  # why a node is not current, or None, in an order of making
 
     def digest(self, path: str) -> str | None:
         """The digest of the present content of a path; None if it does not exist."""
@@ -106,22 +107,20 @@ class Results:
     ) -> dict[str, str]:
         """The nodes that are not current, and why: those of `known`, those that are found, and all that depend on them.
 
-        The order is one in which they can be made.
+        The order is one in which they can be made. Each node is judged once: what `nodes` depend on is among them, or
+        among those of an earlier call.
         """
-        found: dict[str, str] = {}
-        waiting, done = list(nodes), set[str]()
+        waiting = [node for node in nodes if node not in self._judged]
         while waiting:
-            ready = [node for node in waiting if set(before(node)) <= done]
+            ready = [node for node in waiting if set(before(node)) <= self._judged.keys()]
             if not ready:
                 raise ValueError(f"these nodes depend on each other: {', '.join(waiting)}")
             for node in ready:
                 why = known.get(node) or self.why_not(node, nodes[node], before(node), outside)
-                above = [name for name in before(node) if name in found]
-                if why or above:
-                    found[node] = why or f"{above[0]} is not current"
-            done.update(ready)
-            waiting = [node for node in waiting if node not in done]
-        return found
+                above = next((name for name in before(node) if self._judged[name]), None)
+                self._judged[node] = why or (f"{above} is not current" if above else None)
+            waiting = [node for node in waiting if node not in self._judged]
+        return {node: why for node, why in self._judged.items() if why and node in nodes}
 
 
 def _within(path: str, place: str) -> bool:

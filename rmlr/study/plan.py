@@ -1,6 +1,7 @@
 """The study: the whole of `params.yaml`, and its resolution into the settings of nodes."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -231,14 +232,14 @@ class Study(Section):
 
     def run(self, name: str, where: str) -> Run:
         """The run `GROUP/NAME`; `where` names the place that refers to it."""
-        return _find(self._all_runs(), name, where)
+        return _find(self._all_runs, name, where)
 
     def runs_in(self, profile: str) -> dict[str, Run]:
         """The runs that a profile makes, by GROUP/NAME: those on its data sets, of its groups.
 
         A group that profiles name as theirs is made by these alone; they make no other.
         """
-        named, chosen = self._all_runs().items(), _find(self.profiles, profile, "profile")
+        named, chosen = self._all_runs.items(), _find(self.profiles, profile, "profile")
         taken = {group for other in self.profiles.values() for group in other.groups or []}
         for group in chosen.groups or []:
             _find(self.runs, group, f"profiles.{profile}.groups")
@@ -275,7 +276,9 @@ class Study(Section):
             variants={name: _find(self.variants, name, "variants for Table 4") for name in ("upt", "rmlr")},
         )
 
+    @cached_property
     def _all_runs(self) -> dict[str, Run]:
+        """Every run of every profile, by GROUP/NAME."""
         found: dict[str, Run] = {}
         for group, runs in self.runs.items():
             for name, run in runs.items():

@@ -1,5 +1,6 @@
 """The graph of a study: what nodes stand on, what rules are given, where tables are copied to."""
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from graph import Graph
-from wanted import LONG_AGO, only_one, want
+from wanted import LONG_AGO, Wanted, only_one, want
 
 from rmlr.study.params import Run
 from rmlr.study.plan import Study
@@ -174,6 +175,44 @@ def test_a_wanted_file_is_old_if_its_output_is_current_and_new_otherwise(tmp_pat
     want(path, "epochs: 4\n", made=False)
     assert path.read_text() == "epochs: 4\n"
     assert path.stat().st_mtime > LONG_AGO
+
+
+def test_a_call_compares_and_writes_what_its_targets_depend_on_and_a_changed_number_is_seen_when_it_is_needed(content):
+    def settings() -> dict[str, str]:
+        return {str(path): path.read_text() for path in Path("results/tiny/settings").rglob("*.yaml")}
+
+    def asked(wanted: Wanted, run: str) -> bool:
+        """Whether the run's training is made, when Snakemake asks for the inputs of its evaluation."""
+        wanted.inputs("runs/{group}/{run}/0/evaluate")(
+            SimpleNamespace(items=lambda: [("group", "table2"), ("run", run)])
+        )
+        return wanted.is_stale(f"runs/table2/{run}/0/train")
+
+    graph = graph_of(content, profile="tiny")
+    assert asked(Wanted(graph, may_write=True), "plain")
+    at_first = settings()
+    assert len(at_first) == len(graph.nodes), "all are there, for Snakemake lists each folder once"
+
+    for name in ("plain", "wo_rm"):
+        content["runs"]["table2"][name]["overrides"] = {"train.epochs": 77}
+    for path in map(Path, at_first):
+        os.utime(path, (5, 5))
+    changed = graph_of(content, profile="tiny")
+    wanted = Wanted(changed, may_write=True)
+    asked(wanted, "plain")
+    plain, other = (changed.settings(f"runs/table2/{run}/0/train") for run in ("plain", "wo_rm"))
+    assert "epochs: 77" in Path(plain).read_text()
+    written = {path for path in at_first if Path(path).stat().st_mtime != 5}
+    assert {plain, changed.settings("vcoco/prepare"), changed.settings("detector/base")} < written
+    assert not any("wo_rm" in path or "tables" in path for path in written)
+    asked(wanted, "wo_rm")
+    assert "epochs: 77" in Path(other).read_text()
+    assert settings() == {path: at_first[path] for path in at_first} | {
+        path: Path(path).read_text() for path in (plain, other)
+    }
+    before = settings()
+    assert not asked(Wanted(graph, may_write=False), "plain"), "what another process makes is taken as it is"
+    assert settings() == before
 
 
 def test_one_process_at_a_time_may_write(tmp_path):

@@ -1,4 +1,4 @@
-"""Shared by all rules: the profile's graph, and every node's settings file, written while this file is parsed."""
+"""Shared by all rules: the profile's graph, and the settings files of its nodes."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from rmlr.study.plan import Study
 
 from graph import Graph
 from progress import listen, show_progress, summary
-from wanted import inputs, only_one, write_wanted
+from wanted import Wanted, only_one
 
 
 envvars:
@@ -38,8 +38,8 @@ elif not CHOSEN.world and Place(DEFAULT).hub.is_dir():
     os.environ.setdefault(
         "HF_HUB_CACHE", str(Place(DEFAULT).hub.resolve())
     )  # `rmlr fetch` put weights for own data there
-STALE = write_wanted(GRAPH) if MAY_WRITE else {}  # what another process makes is left alone
-INPUTS = inputs(GRAPH, STALE)
+WANTED = Wanted(GRAPH, may_write=MAY_WRITE)  # what another process makes is left alone
+INPUTS = WANTED.inputs
 if MAY_WRITE:
     if (
         gpus := visible_gpus()
@@ -66,6 +66,7 @@ wildcard_constraints:
 onstart:
     if not MAY_WRITE:
         sys.exit(f"Process {Path('.snakemake/rmlr.lock').read_text()} is at work here; wait for it, or stop it.")
+    WANTED.save()
     if not (workflow.output_settings.verbose or workflow.output_settings.printshellcmds):
         show_progress(study_log, workflow.cores)
 

@@ -3,6 +3,7 @@
 
 rule draw:
     input:
+        INPUTS("world/draw"),
         settings="results/{profile}/settings/world/draw.yaml",
     output:
         "results/{profile}/world/draw/settings.yaml",

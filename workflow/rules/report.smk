@@ -3,6 +3,7 @@
 
 rule cost:
     input:
+        INPUTS("cost"),
         settings="results/{profile}/settings/cost.yaml",
         paper=ancient("paper/table4.csv"),
     output:
@@ -62,7 +63,7 @@ for name in [*GRAPH.tables, "statement"]:
         name:
             f"copy_{name}"
         input:
-            GRAPH.made(name) if GRAPH.marker(name) in STALE else ancient(GRAPH.made(name)),
+            WANTED.copied(name),
             marker=GRAPH.marker(name),
         output:
             GRAPH.copies(name),

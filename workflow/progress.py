@@ -181,13 +181,14 @@ class StudyLog(logging.Handler):
         elif event == "group_error":
             ids = [error["jobid"] for error in record.job_error_info]
             jobs = [self.running.pop(one) for one in ids if one in self.running]
-            self._fail(jobs, record.groupid, record.aux_logs)
+            name = self._fail(jobs, record.groupid, record.aux_logs)
+            self.names |= {str(one): name for one in ids}
         elif found := RETRY.search(text):
             first, *_ = self.groups.get(found[1], [found[1]])
             self._say(f"{self.names.get(str(first), found[1])}: once more")
 
-    def _fail(self, jobs: list[Job], name: str, logs: list[str]) -> None:
-        """A job failed, or one of a group: what the queue says, and the ends of its logs."""
+    def _fail(self, jobs: list[Job], name: str, logs: list[str]) -> str:
+        """A job failed, or one of a group: tell its name, what the queue says, and the ends of its logs; its name."""
         said = ""
         if jobs:
             state = self._states().get(jobs[0].number or "")
@@ -198,6 +199,7 @@ class StudyLog(logging.Handler):
         for path in map(Path, logs):
             lines = path.read_text(errors="replace").splitlines()[-30:] if path.exists() else ["(there is none)"]
             sys.stderr.write("".join(f"    {line}\n" for line in lines))
+        return name
 
     def _states(self) -> dict[str, Queued]:
         return ask_queue(self.queue) if self.queue else {}
@@ -223,7 +225,7 @@ class StudyLog(logging.Handler):
                 again = f" (requeued {state.requeued} x)" if state and state.requeued else ""
                 parts.append(f"{job.name}: {job.says(began)[0] or f'for {minutes(time.time() - began)}'}{again}")
             else:
-                waiting[str(state)].append(jobs[0].name)
+                waiting[str(state)].append(at_work(jobs, jobs[0].began).name)
         for state, names in waiting.items():
             parts.append(f"{names[0] if len(names) == 1 else f'{len(names)} jobs'}: {state}")
         return parts

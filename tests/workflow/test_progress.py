@@ -122,5 +122,5 @@ def test_a_failed_group_is_one_message_with_the_state_and_the_log_of_its_stage(
     told = capsys.readouterr().err.splitlines()
     assert told[0].endswith(f"train a: FAILED (timeout). The end of {tmp_path}/train.txt {tmp_path}/slurm.txt:")
     assert told[1:3] == ["    the end of training", "    DUE TO TIME LIMIT"]
-    assert told[3].endswith("once more")
+    assert told[3].endswith("| train a: once more")
     assert len(told) == 4

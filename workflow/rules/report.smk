@@ -47,7 +47,7 @@ rule table:
     benchmark:
         "results/{profile}/benchmarks/tables/{table}.tsv"
     resources:
-        mem_mb=1000,
+        mem_mb=2000,
         runtime=10,
     params:
         read=GRAPH.flags("tables/{table}"),

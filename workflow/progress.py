@@ -192,7 +192,8 @@ class StudyLog(logging.Handler):
         said = ""
         if jobs:
             state = self._states().get(jobs[0].number or "")
-            job = at_work(jobs, jobs[0].began)
+            began = [job for job in jobs if job.log and job.log.exists() and job.log.stat().st_size]
+            job = at_work(began or jobs, jobs[0].began)  # Snakemake makes an empty log of each stage that did not begin
             name, said = job.name, f" ({state})" if state else ""
             logs = list(dict.fromkeys([*([str(job.log)] if job.log and job.wrote(job.began) else []), *logs]))
         self._say(f"{name}: FAILED{said}. The end of {' '.join(logs)}:")

@@ -113,6 +113,7 @@ def test_a_failed_group_is_one_message_with_the_state_and_the_log_of_its_stage(
 ):
     monkeypatch.setattr("progress.ask_queue", lambda name: {"7": Queued("timeout", "", 0, time.time())})
     (tmp_path / "train.txt").write_text("the end of training\n")
+    (tmp_path / "predict.txt").touch()  # as Snakemake does after an error
     (tmp_path / "slurm.txt").write_text("DUE TO TIME LIMIT\n")
     errors = [{"jobid": 2}, {"jobid": 1}]
     say(study_log, "", event="group_error", groupid="g", aux_logs=[str(tmp_path / "slurm.txt")], job_error_info=errors)

@@ -1,11 +1,13 @@
 """Progress of a study in the terminal: finished jobs, running jobs, and the estimated remaining time.
 
 Snakemake logs every event of a job; a handler writes one line for each. `--verbose` and `--printshellcmds` restore
-Snakemake's own output. No stage depends on this file.
+Snakemake's own output. On a Slurm cluster the lines show each job's state in the queue, and there is no estimate, since
+it is not known when a job will start. No stage depends on this file.
 """
 
 import logging
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -36,23 +38,38 @@ WORK = {
 LITTLE = 1  # core-seconds of any other job
 
 
+CLOCKS = 2.0  # seconds by which the clocks of a file server and of this machine may differ
+
+# What the Slurm plugin of Snakemake logs: the name of all jobs of this call in the queue, and the number of a job.
+QUEUE = re.compile(r"SLURM run ID: (\S+)")
+QUEUED = re.compile(r"Job (\S+) has been submitted with SLURM jobid (\d+)")
+RETRY = re.compile(r"Trying to restart job (\S+)\.")
+CHATTER = ("Select jobs", "Auto-selected partition", "Cleaning up SLURM log files")
+
+
 @dataclass
 class Job:
-    """A running job."""
+    """A job that is running, or is in a cluster's queue."""
 
     rule: str
     name: str
     threads: int
     log: Path | None
-    started: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=time.time)  # seconds since 1970
+    number: str | None = None  # in Slurm's queue; the stages of one run may have the same
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self.started
+        return time.time() - self.began
 
-    def says(self) -> tuple[str, float | None]:
-        """The last progress line of its log, and the remaining seconds in it; empty if there is none."""
-        if self.log is None or not self.log.exists():
+    def wrote(self, since: float) -> float:
+        """When it last wrote to its log; 0 if not since then: what is there, an earlier attempt wrote."""
+        written = self.log.stat().st_mtime if self.log is not None and self.log.exists() else 0.0
+        return written if written > since - CLOCKS else 0.0
+
+    def says(self, since: float) -> tuple[str, float | None]:
+        """The last progress line of its log, and the remaining seconds in it; empty if there is none since then."""
+        if self.log is None or not self.wrote(since):
             return "", None
         with self.log.open("rb") as file:
             file.seek(max(0, self.log.stat().st_size - 4096))
@@ -64,6 +81,38 @@ class Job:
         return "", None
 
 
+@dataclass(frozen=True)
+class Queued:
+    """What Slurm's queue says of a job."""
+
+    state: str  # such as pending, running, timeout
+    reason: str  # why it is pending; else empty
+    requeued: int  # times
+    began: float  # seconds since 1970: this attempt; 0 if it has not
+
+    def __str__(self) -> str:
+        why = f" ({self.reason})" if self.reason else ""
+        return f"{self.state}{why}{f', requeued {self.requeued} x' if self.requeued else ''}"
+
+
+def ask_queue(name: str) -> dict[str, Queued]:
+    """All jobs of this name that Slurm remembers, by their numbers; none if it does not answer."""
+    columns = ",".join(f"{column}:|" for column in ("JobID", "State", "Reason", "RestartCnt", "StartTime"))
+    command = ["squeue", "--noheader", "--states=all", f"--name={name}", f"--Format={columns}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    found = {}
+    for line in done.stdout.splitlines():
+        number, state, reason, requeued, start, *_ = line.split("|")
+        pending = state == "PENDING"
+        began = 0.0 if pending or start == "N/A" else datetime.fromisoformat(start).timestamp()
+        why = reason if pending and reason != "None" else ""
+        found[number] = Queued(state.lower().replace("_", " "), why, int(requeued), began)
+    return found
+
+
 class StudyLog(logging.Handler):
     """Snakemake's events as the lines of a study."""
 
@@ -72,6 +121,9 @@ class StudyLog(logging.Handler):
         self.results, self.cores = results, 1
         self.waiting: dict[str, int] = {}  # rule: number of jobs that have not started
         self.running: dict[int, Job] = {}
+        self.queue = ""  # the name of all jobs of this call in Slurm's queue; empty on one machine
+        self.groups: dict[str, list[int]] = {}  # jobs that are one job in the queue; any of them may give it its id
+        self.names: dict[str, str] = {}  # of jobs and groups, by id
         self.took: dict[str, list[float]] = defaultdict(list)  # rule: seconds of each finished job
         self.began = datetime.now(UTC)
         self.copied: list[str] = []  # tables, and the statement, that are new
@@ -90,6 +142,9 @@ class StudyLog(logging.Handler):
     def emit(self, record: Any) -> None:
         """Handle one event; Snakemake's log records have its data as attributes."""
         event = str(getattr(record, "event", None) or "")
+        text = "" if event else record.getMessage()
+        if found := QUEUE.search(text):
+            self.queue = found[1]
         if event == "run_info":
             self.waiting = {rule: count for rule, count in record.stats.items() if rule != "total"}
             self.total = record.stats["total"]
@@ -100,32 +155,84 @@ class StudyLog(logging.Handler):
             name = " ".join([record.rule_name, "/".join(filter(None, names))]).strip()
             log = Path(record.log[0]) if record.log else None
             self.running[record.jobid] = Job(record.rule_name, name, record.threads, log)
+            self.names[str(record.jobid)] = name
             self.waiting[record.rule_name] = self.waiting.get(record.rule_name, 1) - 1
+        elif event == "group_info":
+            ids = [job.jobid for job in record.jobs]
+            self.groups |= {job.uuid(): ids for job in record.jobs}
+        elif found := QUEUED.search(text):
+            ids = self.groups.get(found[1]) or [int(found[1])]
+            for job in (self.running[one] for one in ids if one in self.running):
+                job.number = found[2]
         elif event == "job_finished" and record.job_id in self.running:
             job = self.running.pop(record.job_id)
-            self.took[job.rule].append(job.seconds)
             if job.rule.startswith("copy_"):
                 self.copied.append(job.rule.removeprefix("copy_"))
             self.done += 1
+            if job.number is not None:
+                self._say(f"{job.name}: done, {minutes(job.seconds)} after it was submitted")
+                return
+            self.took[job.rule].append(job.seconds)
             if job.log is not None:  # a rule without a log only names files
                 self._say(f"{job.name}: done in {minutes(job.seconds)}")
-        elif event == "job_error":
+        elif event == "job_error" and not record.indent:  # else of a group, whose own event comes first
             job = self.running.pop(record.jobid, None)
-            name = job.name if job else record.rule_name
-            self._say(f"{name}: FAILED. The end of {' '.join(map(str, record.log))}:")
-            for path in map(Path, record.log):
-                lines = path.read_text(errors="replace").splitlines()[-30:] if path.exists() else ["(there is none)"]
-                sys.stderr.write("".join(f"    {line}\n" for line in lines))
+            self._fail([job] if job else [], record.rule_name, record.log)
+        elif event == "group_error":
+            ids = [error["jobid"] for error in record.job_error_info]
+            jobs = [self.running.pop(one) for one in ids if one in self.running]
+            name = self._fail(jobs, record.groupid, record.aux_logs)
+            self.names |= {str(one): name for one in ids}
+        elif found := RETRY.search(text):
+            first, *_ = self.groups.get(found[1], [found[1]])
+            self._say(f"{self.names.get(str(first), found[1])}: once more")
+
+    def _fail(self, jobs: list[Job], name: str, logs: list[str]) -> str:
+        """A job failed, or one of a group: tell its name, what the queue says, and the ends of its logs; its name."""
+        said = ""
+        if jobs:
+            state = self._states().get(jobs[0].number or "")
+            began = [job for job in jobs if job.log and job.log.exists() and job.log.stat().st_size]
+            job = at_work(began or jobs, jobs[0].began)  # Snakemake makes an empty log of each stage that did not begin
+            name, said = job.name, f" ({state})" if state else ""
+            logs = list(dict.fromkeys([*([str(job.log)] if job.log and job.wrote(job.began) else []), *logs]))
+        self._say(f"{name}: FAILED{said}. The end of {' '.join(logs)}:")
+        for path in map(Path, logs):
+            lines = path.read_text(errors="replace").splitlines()[-30:] if path.exists() else ["(there is none)"]
+            sys.stderr.write("".join(f"    {line}\n" for line in lines))
+        return name
+
+    def _states(self) -> dict[str, Queued]:
+        return ask_queue(self.queue) if self.queue else {}
 
     def _keep_talking(self) -> None:
         while not self.stopped.wait(EVERY):
-            jobs = list(self.running.values())
-            if jobs:
-                parts = [f"{job.name}: {job.says()[0] or f'for {minutes(job.seconds)}'}" for job in jobs]
+            if parts := self._now():
                 self._say(" | ".join(parts))
 
+    def _now(self) -> list[str]:
+        """What each job is doing; jobs of a queue that wait for the same reason are counted."""
+        together: dict[str, list[Job]] = defaultdict(list)
+        for one, job in list(self.running.items()):
+            together[job.number or f"job {one}"].append(job)
+        states = self._states()
+        parts: list[str] = []
+        waiting: dict[str, list[str]] = defaultdict(list)
+        for number, jobs in together.items():
+            state = states.get(number)
+            if state is None or state.state == "running":
+                began = state.began if state else jobs[0].began
+                job = at_work(jobs, began)
+                again = f" (requeued {state.requeued} x)" if state and state.requeued else ""
+                parts.append(f"{job.name}: {job.says(began)[0] or f'for {minutes(time.time() - began)}'}{again}")
+            else:
+                waiting[str(state)].append(at_work(jobs, jobs[0].began).name)
+        for state, names in waiting.items():
+            parts.append(f"{names[0] if len(names) == 1 else f'{len(names)} jobs'}: {state}")
+        return parts
+
     def _say(self, text: str) -> None:
-        left = self._left()
+        left = 0.0 if self.queue else self._left()
         until = f", about {minutes(left)} left" if left > 0 else ""
         sys.stderr.write(f"{time.strftime('%H:%M:%S')}  {self.done} of {self.total} jobs{until} | {text}\n")
         sys.stderr.flush()
@@ -141,11 +248,17 @@ class StudyLog(logging.Handler):
 
         running = []
         for job in list(self.running.values()):
-            said = job.says()[1]
+            said = job.says(job.began)[1]
             running.append((said if said is not None else max(expected(job.rule) - job.seconds, 0.0), job.threads))
         work = sum(seconds * threads for seconds, threads in running)
         work += sum(expected(rule) * count for rule, count in self.waiting.items() if count > 0)
         return max([work / self.cores, *(seconds for seconds, _ in running)])
+
+
+def at_work(jobs: list[Job], since: float) -> Job:
+    """Of stages that follow each other in one job of a queue: the last that has written to its log, else the first."""
+    order = {rule: rank for rank, rule in enumerate(WORK)}
+    return max(sorted(jobs, key=lambda job: order.get(job.rule, len(order))), key=lambda job: job.wrote(since))
 
 
 def records_of(results: str) -> list[dict]:
@@ -175,9 +288,13 @@ def show_progress(study_log: StudyLog, cores: int) -> None:
     from snakemake.logging import logger
 
     replaced = {"job_info", "job_started", "job_finished", "job_error", "progress", "shellcmd"}
+    replaced |= {"group_info", "group_error"}
 
     def is_news(record: logging.LogRecord) -> bool:
-        return str(getattr(record, "event", "")) not in replaced and "Select jobs" not in record.getMessage()
+        if event := getattr(record, "event", None):
+            return str(event) not in replaced
+        text = record.getMessage()
+        return not (text.startswith(CHATTER) or QUEUED.search(text) or RETRY.search(text))
 
     for handler in logger.handlers:
         if handler.name == "DefaultStreamHandler":

@@ -1,6 +1,7 @@
 """Shared by all rules: the profile's graph, and the settings files of its nodes."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -41,11 +42,33 @@ elif not CHOSEN.world and Place(DEFAULT).hub.is_dir():
 WANTED = Wanted(GRAPH, may_write=MAY_WRITE)  # what another process makes is left alone
 INPUTS = WANTED.inputs
 if MAY_WRITE:
-    if (
-        gpus := visible_gpus()
-    ):  # a job takes its own (rmlr/study/device.py); with this, the others need not start to wait
-        workflow.global_resources.setdefault("gpu", len(gpus))
+    here = visible_gpus()
+    if here and workflow.nodes is None:  # this machine's GPUs do not limit what runs on a cluster
+        # a job takes its own (rmlr/study/device.py); with this, the others need not start to wait
+        workflow.global_resources.setdefault("gpu", len(here))
     study_log = listen(RESULTS)
+
+
+def by_data(drawn, vcoco, hicodet=None):
+    """A resource of a job, by the data that it reads: the drawn world, V-COCO, or HICO-DET (like V-COCO if not given)."""
+
+    def value(wildcards):
+        if CHOSEN.world:
+            return drawn
+        if "detector" in wildcards.keys():
+            dataset = CHOSEN.detectors[wildcards.detector].dataset
+        elif "run" in wildcards.keys():
+            dataset = GRAPH.runs[f"{wildcards.group}/{wildcards.run}"].dataset
+        else:
+            dataset = wildcards.get("dataset", "vcoco")
+        return vcoco if hicodet is None or dataset == "vcoco" else hicodet
+
+    return value
+
+
+def gpus(wildcards):
+    """GPUs of a job: on this machine one, if there is one; of a cluster one for real photos, none for the drawn world."""
+    return 1 if workflow.local_exec or not CHOSEN.world else 0
 
 
 wildcard_constraints:
@@ -67,8 +90,11 @@ onstart:
     if not MAY_WRITE:
         sys.exit(f"Process {Path('.snakemake/rmlr.lock').read_text()} is at work here; wait for it, or stop it.")
     WANTED.save()
+    if not workflow.local_exec:
+        # as Ctrl-C, which takes the jobs out of the queue; Snakemake would wait for them to start and end
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     if not (workflow.output_settings.verbose or workflow.output_settings.printshellcmds):
-        show_progress(study_log, workflow.cores)
+        show_progress(study_log, workflow.cores if workflow.local_exec else workflow.nodes)
 
 
 onsuccess:

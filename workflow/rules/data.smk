@@ -14,8 +14,8 @@ rule draw:
         "results/{profile}/benchmarks/world/draw.tsv"
     threads: 2
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=3000,
+        runtime=30,
     params:
         out=subpath(output.run, parent=True),
     shell:
@@ -51,8 +51,8 @@ rule prepare:
     benchmark:
         "results/{profile}/benchmarks/{dataset}/prepare.tsv"
     resources:
-        mem_mb=8000,
-        runtime=30,
+        mem_mb=by_data(2000, 8000),
+        runtime=by_data(10, 30),
     params:
         read=GRAPH.flags("{dataset}/prepare"),
         out=subpath(output.run, parent=True),
@@ -74,9 +74,9 @@ rule text:
     benchmark:
         "results/{profile}/benchmarks/{dataset}/text/{encoder}{fold}.tsv"
     resources:
-        gpu=1,
-        mem_mb=8000,
-        runtime=60,
+        gpu=gpus,
+        mem_mb=by_data(2000, 8000),
+        runtime=by_data(30, 60),
     params:
         read=GRAPH.flags("{dataset}/text/{encoder}{fold}"),
         out=subpath(output.run, parent=True),

@@ -16,9 +16,9 @@ rule detector:
         "results/{profile}/benchmarks/detector/{detector}.tsv"
     threads: 2
     resources:
-        gpu=1,
-        mem_mb=16000,
-        runtime=2880,
+        gpu=gpus,
+        mem_mb=by_data(4000, 16000),
+        runtime=by_data(120, 2880),
     params:
         read=GRAPH.flags("detector/{detector}"),
         seed=CHOSEN.detector_seed,
@@ -41,9 +41,9 @@ rule features:
         "results/{profile}/benchmarks/{dataset}/features/{backbone}/{split}.tsv"
     threads: 2
     resources:
-        gpu=1,
-        mem_mb=16000,
-        runtime=720,
+        gpu=gpus,
+        mem_mb=by_data(4000, 16000),
+        runtime=by_data(60, 240, 720),
     params:
         read=GRAPH.flags("{dataset}/features/{backbone}/{split}"),
         out=subpath(output.run, parent=True),
@@ -65,9 +65,9 @@ rule joints:
     benchmark:
         "results/{profile}/benchmarks/pose/joints.tsv"
     resources:
-        gpu=1,
-        mem_mb=8000,
-        runtime=720,
+        gpu=gpus,
+        mem_mb=by_data(3000, 8000),
+        runtime=by_data(120, 720),
     params:
         read=GRAPH.flags("pose/joints"),
         seed=CHOSEN.detector_seed,
@@ -104,9 +104,9 @@ rule pose:
         "results/{profile}/benchmarks/pose/{dataset}/{backbone}/{split}.tsv"
     threads: 2
     resources:
-        gpu=1,
-        mem_mb=16000,
-        runtime=720,
+        gpu=gpus,
+        mem_mb=by_data(4000, 16000),
+        runtime=by_data(60, 240, 720),
     params:
         read=GRAPH.flags("pose/{dataset}/{backbone}/{split}"),
         out=subpath(output.run, parent=True),

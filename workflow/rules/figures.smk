@@ -17,9 +17,9 @@ rule separation:
     benchmark:
         "results/{profile}/benchmarks/separation/{group}/{run}/{seed}.tsv"
     resources:
-        gpu=1,
-        mem_mb=16000,
-        runtime=240,
+        gpu=gpus,
+        mem_mb=by_data(3000, 16000),
+        runtime=by_data(60, 240),
     params:
         read=GRAPH.flags("separation/{group}/{run}/{seed}"),
         out=subpath(output.run, parent=True),

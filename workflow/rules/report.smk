@@ -15,10 +15,10 @@ rule cost:
         "results/{profile}/logs/cost.txt",
     benchmark:
         "results/{profile}/benchmarks/cost.tsv"
-    threads: workflow.cores  # alone, since it measures time
+    threads: lambda wildcards: workflow.cores if workflow.local_exec else 2  # alone, since it measures time
     resources:
-        gpu=1,
-        mem_mb=8000,
+        gpu=gpus,
+        mem_mb=by_data(4000, 8000),
         runtime=60,
     params:
         out=subpath(output.run, parent=True),
@@ -48,7 +48,7 @@ rule table:
     benchmark:
         "results/{profile}/benchmarks/tables/{table}.tsv"
     resources:
-        mem_mb=1000,
+        mem_mb=2000,
         runtime=10,
     params:
         read=GRAPH.flags("tables/{table}"),
@@ -131,8 +131,8 @@ rule statement:
     benchmark:
         "results/{profile}/benchmarks/statement.tsv"
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=by_data(3000, 8000),
+        runtime=by_data(60, 120),
     params:
         results=subpath(output.run, ancestor=2),
         out=subpath(output.run, parent=True),

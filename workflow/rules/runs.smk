@@ -1,5 +1,9 @@
 """The named runs: training, prediction on the test split and evaluation; one thread each, in parallel."""
 
+# On a cluster, the stages of a run are one job. Training on real photos is a job of its own: Snakemake repeats a whole
+# group if one of its stages fails, and that takes hours.
+RUN = "run_{group}_{run}_{seed}"
+
 
 rule train:
     input:
@@ -15,10 +19,12 @@ rule train:
         "results/{profile}/logs/runs/{group}/{run}/{seed}{fold}/train.txt",
     benchmark:
         "results/{profile}/benchmarks/runs/{group}/{run}/{seed}{fold}/train.tsv"
+    group:
+        RUN if CHOSEN.world else None
     resources:
-        gpu=1,
-        mem_mb=16000,
-        runtime=2880,
+        gpu=gpus,
+        mem_mb=by_data(3000, 16000),
+        runtime=by_data(60, 720, 2880),
     params:
         read=GRAPH.flags("runs/{group}/{run}/{seed}{fold}/train"),
         out=subpath(output.run, parent=True),
@@ -38,10 +44,12 @@ rule predict:
         "results/{profile}/logs/runs/{group}/{run}/{seed}/predict.txt",
     benchmark:
         "results/{profile}/benchmarks/runs/{group}/{run}/{seed}/predict.tsv"
+    group:
+        RUN
     resources:
-        gpu=1,
-        mem_mb=16000,
-        runtime=240,
+        gpu=gpus,
+        mem_mb=by_data(3000, 16000),
+        runtime=by_data(30, 60, 240),
     params:
         read=GRAPH.flags("runs/{group}/{run}/{seed}/predict"),
         out=subpath(output.run, parent=True),
@@ -61,9 +69,11 @@ rule evaluate:
         "results/{profile}/logs/runs/{group}/{run}/{seed}/evaluate.txt",
     benchmark:
         "results/{profile}/benchmarks/runs/{group}/{run}/{seed}/evaluate.tsv"
+    group:
+        RUN
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=by_data(3000, 8000),
+        runtime=by_data(30, 60),
     params:
         read=GRAPH.flags("runs/{group}/{run}/{seed}/evaluate"),
         out=subpath(output.run, parent=True),

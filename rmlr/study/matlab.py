@@ -22,6 +22,8 @@ def read_variables(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     found = _ask(path, lambda: loadmat(path, appendmat=False, variable_names=names))
     if missing := [name for name in names if name not in found]:
         read_shape(path, missing[0])  # raises, as it is not listed
+    if sparse := [name for name in names if not isinstance(found[name], np.ndarray)]:
+        raise ValueError(f"{path}: {sparse[0]} is a sparse matrix. Save it as a full one, by full({sparse[0]})")
     return {name: found[name] for name in names}
 
 

@@ -69,7 +69,8 @@ def test_the_processes_of_one_study_are_told_by_kind_and_killed():
 @pytest.mark.slow
 def test_a_study_that_is_killed_three_times_is_as_if_nothing_had_happened(tmp_path):
     pytest.importorskip("snakemake")
-    report = torture.torture(3, 0, ["snakemake"], tmp_path)
+    records = torture.Engine.snakemake("results/tiny/vcoco/prepare/run.json")
+    report = torture.torture(3, 0, [records], tmp_path)
     assert report.faults == []
     assert report.kills == 3
     assert report.studies >= 1

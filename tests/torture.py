@@ -25,16 +25,30 @@ from .small_study import ONE_RUN, TABLE, Project, checkout
 
 MARK = "RMLR_TORTURE"  # in the environment of every process of a study
 KINDS = ("everything", "engine", "scheduler", "stage")  # what is killed
-COMMANDS = {
-    "snakemake": ("snakemake", "--cores", "2", "--", *TABLE),
-    "dvc": ("dvc", "repro", "table2"),
-}
-CURRENT = {"snakemake": ("snakemake", "-n", "--", *TABLE), "dvc": ("dvc", "status", "--with-deps", "table2")}
 NOTHING = ("Nothing to be done", "up to date")
 WAITS = 900.0  # seconds for a command, or for processes that outlive it
 LINGER = 30.0  # seconds within which all processes of a finished command have ended
 ABOUT, TIMES = "run.json", {"logs", "benchmarks"}  # which say when, how long and where
 BUSY = re.compile(r"Process (\d+) is at work here")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The documented command of an engine, and the one that tells whether anything is left to do."""
+
+    name: str
+    command: tuple[str, ...]
+    status: tuple[str, ...]
+
+    @classmethod
+    def snakemake(cls, *targets: str) -> "Engine":
+        return cls("snakemake", ("snakemake", "--cores", "2", "--", *targets), ("snakemake", "-n", "--", *targets))
+
+
+ENGINES = (
+    Engine.snakemake(*TABLE),
+    Engine("dvc", ("dvc", "repro", "table2"), ("dvc", "status", "--with-deps", "table2")),
+)
 
 
 @dataclass
@@ -167,26 +181,26 @@ class Torture:
 
     source: Project
     folder: Path
-    engine: str
+    engine: Engine
     chance: random.Random
     report: Report
 
     def __post_init__(self) -> None:
-        self.mark = f"{os.getpid()}-{self.engine}"
-        self.log = self.folder / f"{self.engine}.log"
+        self.mark = f"{os.getpid()}-{self.engine.name}"
+        self.log = self.folder / f"{self.engine.name}.log"
 
     def start(self, project: Project, *command: str) -> subprocess.Popen:
         with self.log.open("a") as log:
             return project.start(*command, stdout=log, **{MARK: self.mark})
 
     def say(self, text: str) -> None:
-        sys.stdout.write(f"{time.strftime('%H:%M:%S')} {self.engine}: {text}\n")
+        sys.stdout.write(f"{time.strftime('%H:%M:%S')} {self.engine.name}: {text}\n")
         sys.stdout.flush()
 
     def undisturbed(self) -> tuple[dict[str, bytes], float]:
         """The files of a study that nothing happened to, and the seconds that it took."""
-        project, began = self.source.copy(self.folder / f"{self.engine}-undisturbed"), time.monotonic()
-        with self.start(project, *COMMANDS[self.engine]) as process:
+        project, began = self.source.copy(self.folder / f"{self.engine.name}-undisturbed"), time.monotonic()
+        with self.start(project, *self.engine.command) as process:
             if process.wait(timeout=WAITS):
                 raise RuntimeError(f"the undisturbed study failed: {self.log}")
         return files(project), time.monotonic() - began
@@ -196,7 +210,7 @@ class Torture:
         expected, seconds = self.undisturbed()
         self.say(f"undisturbed: {len(expected)} files in {seconds:.0f} s")
         while self.report.kills < kills and not self.report.faults:
-            project = self.source.copy(self.folder / f"{self.engine}-{self.report.studies}")
+            project = self.source.copy(self.folder / f"{self.engine.name}-{self.report.studies}")
             self.one_study(project, kills, seconds, expected)
             self.report.studies += 1
             if not self.report.faults:
@@ -212,7 +226,7 @@ class Torture:
         self.report.faults += [f"process {pid} is left: {processes(self.mark).get(pid)}" for pid in left]
         self.check(project, seen)
         self.report.faults += differences(files(project), expected)
-        said = project(*CURRENT[self.engine])
+        said = project(*self.engine.status)
         if not any(words in said for words in NOTHING):
             self.report.faults.append(f"after the end, there is something left to do: {said}")
         self.say(f"study {self.report.studies + 1} has come to its end, {len(self.report.faults)} faults")
@@ -229,7 +243,7 @@ class Torture:
         delay = self.chance.uniform(0, 0.6 * seconds)
         kind = self.chance.choice(KINDS)
         began, place = time.monotonic(), self.log.stat().st_size
-        with self.start(project, *COMMANDS[self.engine]) as process:
+        with self.start(project, *self.engine.command) as process:
             killed = ""
             try:
                 process.wait(timeout=delay if self.report.kills < kills else WAITS)
@@ -263,11 +277,11 @@ class Torture:
             self.report.faults.append(f"the command failed, and nothing was killed: {said[-3000:]}")
 
 
-def torture(kills: int, seed: int, engines: Sequence[str], folder: Path) -> Report:
+def torture(kills: int, seed: int, engines: Sequence[Engine], folder: Path) -> Report:
     """All kills, shared by the engines, in copies of this checkout below `folder`."""
     source, report = checkout(folder / "source", ONE_RUN), Report()
     for number, engine in enumerate(engines, start=1):
-        one = Torture(source, folder, engine, random.Random(f"{seed} {engine}"), report)
+        one = Torture(source, folder, engine, random.Random(f"{seed} {engine.name}"), report)
         try:
             one.run(kills * number // len(engines))
         finally:
@@ -280,10 +294,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
     parser.add_argument("kills", type=int, nargs="?", default=100, help="number of kills, 100 if left out")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and the processes")
-    parser.add_argument("--engine", choices=list(COMMANDS), action="append", help="only this one; both if left out")
+    parser.add_argument(
+        "--engine", choices=[one.name for one in ENGINES], action="append", help="only this one; both if left out"
+    )
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="rmlr-torture-"))
-    report = torture(given.kills, given.seed, given.engine or list(COMMANDS), folder)
+    engines = [one for one in ENGINES if given.engine is None or one.name in given.engine]
+    report = torture(given.kills, given.seed, engines, folder)
     sys.stdout.write(f"{report}\n")
     if report.faults:
         sys.exit(f"what was made, and the output of the commands, is in {folder}")

@@ -8,6 +8,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 CORES ?= all
 JOBS ?= 2
+KILLS ?= 100
 VENV := .venv
 READY := $(VENV)/ready
 TORCH := torch==2.14.1 torchvision==0.29.1
@@ -17,7 +18,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup demo photos study report test lint ui pull walkthrough lock clean distclean
+.PHONY: help setup demo photos study report test lint torture ui pull walkthrough lock clean distclean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /make \1	/' | expand -t 18
@@ -48,6 +49,9 @@ lint: $(READY)  ## style, types and import contract
 	snakefmt --check Snakefile workflow
 	pyright
 	lint-imports
+
+torture: $(READY)  ## kill a very small study at random, KILLS=100 times, in either engine: all results must be as undisturbed
+	python -m tests.torture $(KILLS)
 
 ui: $(READY)  ## MLflow's web interface, on this machine only: prints links to runs, tables and comparisons
 	python workflow/ui.py

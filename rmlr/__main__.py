@@ -5,12 +5,16 @@ Paths and names are given by flags, the numbers of a stage by a file.
 
 import logging
 import os
+import re
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Any, get_args
 
-from cyclopts import App, Group
+import cyclopts
+from cyclopts import App, Group, Parameter, Token
 
 HELP = """RmLR (Cao et al., ICCV 2023), reproduced: human-object interaction detection guided by language.
 
@@ -49,9 +53,19 @@ COMMANDS: dict[str, str] = {
 }
 
 
+def _convert(type_: Any, tokens: Sequence[Token]) -> Any:
+    """A flag's value; a whole number has digits alone, where cyclopts would round others."""
+    if int in (type_, *get_args(type_)):
+        for token in tokens:
+            if not re.fullmatch(r"[+-]?[0-9]+", token.value):
+                raise ValueError(f"expected a whole number, got '{token.value}'")
+    return cyclopts.convert(type_, tokens)
+
+
 def command_line(named: str | None = None) -> App:
     """The parser of all commands. Only the `named` one loads its stage, whose docstring is its help text."""
     app = App(name="rmlr", help=HELP, version=version("rmlr"), help_format="markdown")
+    app.default_parameter = Parameter(converter=_convert)
     app.suppress_keyboard_interrupt = False  # `main` has the message
     wings = (("stages", "Stages, in the order of the study", STAGES), ("commands", "Other commands", COMMANDS))
     for package, title, lines in wings:

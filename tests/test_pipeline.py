@@ -26,133 +26,20 @@ from rmlr.study.params import PAPER_TABLES
 from rmlr.study.plan import Study
 from rmlr.study.source import PACKAGE, stage_files
 
+from .small_study import TABLE, Project, checkout
 from .web import Server
 
 ROOT = Path(__file__).parents[1]
-TABLE = ("results/table2.csv", "results/table2.md", "results/table2.tex")
 PLAIN = {f"runs/table2/plain/0/{stage}" for stage in ("train", "predict", "evaluate")}
 
 pytest.importorskip("snakemake")
 pytest.importorskip("dvc")
 
 
-class Project:
-    """A checkout of the study, under git, with the tiny profile and three runs."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def environment(self) -> dict[str, str]:
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        who = {f"GIT_{role}_{key}": "tester" for role in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")}
-        tracking = {"RMLR_TRACKING": "off", "RMLR_TRACKING_SECONDS": "600"}  # of a machine that has other work, too
-        return {**os.environ, **who, **tracking, "PATH": path, "PYTHONPATH": str(self.folder)}
-
-    def start(self, *command: str, **more) -> subprocess.Popen:
-        return subprocess.Popen(
-            list(map(str, command)),
-            cwd=self.folder,
-            env=self.environment() | more,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    def __call__(self, *command: str, fails: bool = False, **more) -> str:
-        """Run a command to its end; what it said."""
-        with self.start(*command, **more) as process:
-            said = process.communicate(timeout=1500)[0]
-        assert (process.returncode != 0) == fails, said
-        return said
-
-    def snakemake(self, *more: str, **environment) -> str:
-        return self("snakemake", "--cores", "2", "--", *more, **environment)
-
-    def wanted(self, *targets: str) -> set[str]:
-        """Rules that Snakemake would run."""
-        said = self("snakemake", "-n", *targets)
-        return {line.split()[1].rstrip(":") for line in said.splitlines() if line.startswith(("rule ", "localrule "))}
-
-    def copy(self, folder: Path) -> "Project":
-        subprocess.run(["cp", "-a", self.folder, folder], check=True)
-        return Project(folder)
-
-    def made(self) -> dict[str, str]:
-        """What each node says of how, and when, it was made."""
-        results = self.folder / "results" / "tiny"
-        return {str(path.parent.relative_to(results)): path.read_text() for path in results.rglob("run.json")}
-
-    def changed_since(self, before: dict[str, str]) -> set[str]:
-        return {node for node, said in self.made().items() if before.get(node) != said}
-
-    def edit(self, change, name: str = "params.yaml") -> None:
-        path = self.folder / name
-        content = yaml.safe_load(path.read_text())
-        change(content)
-        path.write_text(yaml.safe_dump(content, sort_keys=False))
-
-    def epochs_of_plain(self, epochs: int | None) -> None:
-        overrides = {} if epochs is None else {"train.epochs": epochs}
-        self.edit(lambda content: content["runs"]["table2"]["plain"].update(overrides=overrides))
-
-    def numbers(self) -> dict[str, bytes]:
-        """Weights, scores and metrics of every run."""
-        names = ("train/weights.safetensors", "predict/triplets.parquet", "evaluate/metrics.json")
-        found = [path for name in names for path in self.folder.glob(f"results/tiny/runs/*/*/*/{name}")]
-        return {str(path.relative_to(self.folder)): path.read_bytes() for path in found}
-
-
-KEPT = {"shared": ["rmlr"], "table2": ["plain", "boxes"], "table7": ["row1"]}
-
-
-def small(content: dict) -> None:
-    """One table with three runs, and a run that it does not read, are as good as all."""
-    content["profile"] = "tiny"
-    content["runs"] = {group: {name: content["runs"][group][name] for name in names} for group, names in KEPT.items()}
-    table = content["tables"]["table2"]
-    table["rows"] = [row for row in table["rows"] if row["runs"][0] in ("shared/rmlr", "table2/plain")]
-    content["tables"] = {"table2": table}
-    content["figures"] = {"predictions": content["figures"]["predictions"]}
-
-
-def small_milestones(content: dict) -> None:
-    """What DVC has to know of that."""
-    stages = content["stages"]
-    for name in [name for name in stages if name.startswith(("table", "pose", "cost")) and name != "table2"]:
-        del stages[name]
-    stages["detector"]["foreach"] = ["base"]
-    stages["features"]["matrix"] = {"dataset": ["vcoco"], "backbone": ["base"]}
-    stages["text"]["foreach"] = ["vcoco"]
-    stages["runs"]["foreach"] = {group: stages["runs"]["foreach"][group] for group in KEPT}
-    results = "results/${profile}/"
-    unmade = ("runs/table1", "runs/table3", "runs/table8", "runs/table9", "runs/shared_", "hicodet/features")
-    tables = tuple(f"tables/table{number}" for number in range(1, 10) if number != 2)
-    gone = tuple(f"{results}{place}" for place in (*unmade, *tables, "separation"))
-    for stage in (stages["figures"], stages["statement"]):
-        stage["deps"] = [path for path in stage["deps"] if not path.startswith(gone)]
-    stages["figures"]["outs"] = [out for out in stages["figures"]["outs"] if not next(iter(out)).startswith(gone)]
-    content["metrics"] = [f"{results}detector/base/metrics.json", f"{results}tables/table2/metrics"]
-    content["plots"] = []
-
-
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Project:
     """What is in this checkout, but for results."""
-    folder = tmp_path_factory.mktemp("source") / "study"
-    listed = ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard", "-z"]
-    for name in subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split("\0"):
-        if name and (ROOT / name).is_file() and not name.startswith("results/") and name != "dvc.lock":
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, target)
-    project = Project(folder)
-    project.edit(small)
-    project.edit(small_milestones, "dvc.yaml")
-    project("git", "init", "-q", ".")
-    project("git", "add", "-A")
-    project("git", "commit", "-q", "-m", "the study")
-    return project
+    return checkout(tmp_path_factory.mktemp("source") / "study")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 from copy import copy
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -31,6 +31,7 @@ from rmlr.study.tensors import DIGEST, Form, TensorFile, save_tensors
 log = logging.getLogger(__name__)
 
 INDEX_FILE = "index.json"
+MOST_VIEWS = 10_000  # of an image: more than there are epochs
 AnyIndex = TypeVar("AnyIndex", bound="Shards")
 
 
@@ -46,7 +47,7 @@ class Shards(BaseModel):
     map_dtype: Literal["float16", "float32"]
     shard_images: PositiveInt
     image_ids: list[Int64]  # in the order of the annotations; shard k of a view holds the k-th `shard_images` of them
-    views: PositiveInt  # of each image; the first is the original photo
+    views: Annotated[int, Field(gt=0, le=MOST_VIEWS)]  # of each image; the first is the original photo
     augment: Augment | None  # how the others were augmented (`rmlr.data.augment`, seed 0)
 
     @model_validator(mode="after")
@@ -237,8 +238,12 @@ class FeatureWriter:
 
 
 def check_space(folder: Path, size: int, written: int = 0) -> None:
-    """Log the size of a cache, of which `written` exists; ValueError if the disk has too little space for the rest."""
-    left, free = size - written, shutil.disk_usage(folder).free
+    """Log the size of a cache, of which `written` exists; ValueError if the disk has too little space for the rest.
+
+    The folder of the cache may not exist yet.
+    """
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    left, free = size - written, shutil.disk_usage(there).free
     told = f"about {size / 1e9:.3g} GB" + (f", {left / 1e9:.3g} of them still to be written" if written else "")
     log.info("%s: the features need %s; %.3g GB are free", folder, told, free / 1e9)
     if left > free:
@@ -468,7 +473,11 @@ def _open_shard(folder: Path, number: int, index: Shards, cells: int | str = "ce
 
 
 def _check_sizes(shard: TensorFile, levels: Sequence[int]) -> None:
-    """ValueError if the numbers of instances and cells do not match a shard's images."""
+    """ValueError if the numbers of instances and cells do not match a shard's images, or corners are out of order."""
+    is_inverted = (shard["boxes"][:, 2:] < shard["boxes"][:, :2]).any(1)
+    if is_inverted.any():
+        row = int(is_inverted.int().argmax())
+        raise shard.error("boxes", f"holds {shard['boxes'][row].tolist()} at [{row}], expected x1 <= x2 and y1 <= y2")
     told = [("counts", shard["counts"].double(), "instances")]
     for level in levels:
         name = _at("map_sizes", level)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from rmlr.data.records import Corpus, check_vocabulary, differences
 from rmlr.hoi import Annotation, Vocabulary
-from rmlr.study.files import Box, Name, Natural, RelativeName, Side, check_form, read_json
+from rmlr.study.files import SHORT, Box, Name, Natural, RelativeName, Side, check_form, read_json
 from rmlr.study.matlab import read_variables
 
 log = logging.getLogger(__name__)
@@ -171,9 +171,10 @@ def read_boxes(path: Path) -> dict[str, tuple[_File, int]]:
     return files
 
 
-def _entries(where: str, entries: np.ndarray) -> Iterator[tuple[int, bool, list[tuple[Box, Box]]]]:
+def _entries(where: str, entries: object) -> Iterator[tuple[int, bool, list[tuple[Box, Box]]]]:
     """(class from 0, whether it can be seen, rows of two boxes) of every class of an image."""
-    for entry in entries.ravel() if entries.dtype.names else ():  # an image without any has an empty matrix
+    entries = _structs(where, "hoi", entries)
+    for entry in entries.ravel() if entries.size else ():  # an image without any has an empty matrix
         hoi, is_visible = _whole(where, entry, "id") - 1, not _whole(where, entry, "invis")
         rows: list[tuple[Box, Box]] = []
         if is_visible:
@@ -181,7 +182,7 @@ def _entries(where: str, entries: np.ndarray) -> Iterator[tuple[int, bool, list[
                 _one(where, key, _field(where, "a hoi", np.asarray(entry), key))
                 for key in ("bboxhuman", "bboxobject", "connection")
             )
-            humans, things = _boxes(where, humans), _boxes(where, things)
+            humans, things = _boxes(where, "bboxhuman", humans), _boxes(where, "bboxobject", things)
             if not isinstance(connection, np.ndarray) or connection.dtype.kind not in "iuf":
                 raise ValueError(f"{where}: connection is {connection!r:.60}, expected a matrix of numbers")
             if connection.size and (connection.ndim, connection.shape[-1]) != (2, 2):
@@ -198,15 +199,23 @@ def _entries(where: str, entries: np.ndarray) -> Iterator[tuple[int, bool, list[
         yield hoi, is_visible, rows
 
 
-def _boxes(where: str, boxes: np.ndarray) -> list[Box]:
+def _boxes(where: str, name: str, boxes: object) -> list[Box]:
     """The boxes of a struct array, whose fields have any order and any type of number, uint16 as well."""
+    boxes = _structs(where, name, boxes)
     if not boxes.size:
         return []
     columns = [
-        [_scalar(where, key, cell) for cell in _field(where, "a box", boxes, key).ravel()]
+        [_scalar(where, key, cell) for cell in _field(where, name, boxes, key).ravel()]
         for key in ("x1", "y1", "x2", "y2")
     ]
     return list(zip(*columns, strict=True))  # pyright: ignore[reportReturnType]
+
+
+def _structs(where: str, name: str, content: object) -> np.ndarray:
+    """A struct array, or an empty matrix; ValueError for a matrix of numbers, a text, a cell array."""
+    if not isinstance(content, np.ndarray) or (content.size and not content.dtype.names):
+        raise ValueError(f"{where}: {name} is {SHORT.repr(content)}, expected structs. Is the file damaged?")
+    return content
 
 
 def _field(where: Path | str, name: str, struct: np.ndarray, key: str) -> np.ndarray:
@@ -399,5 +408,6 @@ def unlabelled_objects(annotations: Sequence[Annotation], labelled: Bool[np.ndar
 
 
 def _texts(cells: np.ndarray) -> list[str]:
-    """The texts of a cell array, or of a field of a struct array."""
-    return [str(cell.item()) if isinstance(cell, np.ndarray) and cell.size == 1 else "" for cell in cells.ravel()]
+    """The texts of a cell array, or of a field of a struct array; "" in place of what is not a text."""
+    are_texts = (isinstance(cell, np.ndarray) and cell.dtype.kind == "U" and cell.size == 1 for cell in cells.ravel())
+    return [str(cell.item()) if is_text else "" for cell, is_text in zip(cells.ravel(), are_texts, strict=True)]

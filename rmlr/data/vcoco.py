@@ -128,7 +128,7 @@ def read_ids(path: Path) -> list[int]:
     """The image ids of a split, in file order; the official trainval list is not sorted."""
     ids: dict[int, None] = {}  # in order
     for line, text in enumerate(read_text(path, "Put V-COCO's data/splits there").split(), start=1):
-        if not (text.isdecimal() and len(text) <= MAX_DIGITS):
+        if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
             what = f"an image id of at most {MAX_DIGITS} digits"
             raise ValueError(f"{path}: entry {line}: expected {what}, got {text[:60]!r}")
         if int(text) in ids:

@@ -280,7 +280,8 @@ def _load(path: Path) -> list[dict]:
         with path.open("rb") as file:
             content = _Unpickler(file, encoding="latin1").load()  # the encoding of Python 2's bytes, as NumPy wants it
     except Exception as error:  # an invalid or malicious pickle may raise anything
-        raise ValueError(f"{path}: not a pickle of plain values ({error}). {_HINT}") from error
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path}: not a pickle of plain values ({said}). {_HINT}") from error
     if type(content) is not list:
         raise ValueError(f"{path}: expected a list of dictionaries, got {reprlib.repr(content)}. {_HINT}")
     for number, item in enumerate(content):

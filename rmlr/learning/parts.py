@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel
 
 from rmlr.model.checkpoint import CARD_FILE, WEIGHTS_FILE, load_card
@@ -19,6 +18,7 @@ from rmlr.model.detector import CONFIG_FILE, holds_detector, weights_digest
 from rmlr.model.detector import WEIGHTS_FILE as DETECTOR_FILE
 from rmlr.model.pose import pose_digest
 from rmlr.study.files import RelativeName, check_form, read_text
+from rmlr.study.plain_yaml import parse
 
 PREDICTION = "predict/settings.yaml"  # of a run
 POSE_FILE = "pose/weights.safetensors"  # of an exported run
@@ -119,10 +119,7 @@ def exported_run(folder: Path) -> Path:
     """The folder itself; of an MLflow model, the folder of the run in it."""
     if not (model := folder / "MLmodel").is_file():
         return folder
-    try:
-        content = yaml.safe_load(read_text(model))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{model}: not YAML ({error}). Is the file damaged? Export the run again") from error
+    content = parse(read_text(model, "Export the run again"), str(model))
     return folder / check_form(str(model), content, _MLmodel).flavors.python_function.data
 
 

@@ -4,6 +4,7 @@
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from rmlr.hoi.batch import DEVIATION, MEAN
+from rmlr.study.section import Positive
 from rmlr.study.settings import ImageSize, PictureSize
 
 # Classes of COCO-trained detectors that COCO never annotated: their logits are left out of the arg max.
@@ -36,7 +38,7 @@ class Picture(BaseModel):
 
     size: PictureSize = ImageSize(shortest=800, longest=1333)
     mean: tuple[float, float, float] = MEAN
-    deviation: tuple[float, float, float] = DEVIATION
+    deviation: tuple[Positive, Positive, Positive] = DEVIATION
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,9 @@ def match_names(of: Sequence[str], to: Sequence[str]) -> list[int]:
         return OTHER_NAMES.get(name, name)
 
     index = {plain(name): position for position, name in enumerate(to)}
+    count = Counter(map(plain, of))
+    if twice := [name for name in of if count[plain(name)] > 1 and plain(name) in index]:
+        raise ValueError(f"the detector's classes have '{twice[0]}' twice. Give each class another name")
     ignored = {plain(name) for name in NEVER_ANNOTATED.split(", ")}
     extra = [name for name in of if plain(name) not in index and plain(name) not in ignored]
     missing = [name for name in to if plain(name) not in {plain(other) for other in of}]

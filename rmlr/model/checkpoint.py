@@ -118,8 +118,19 @@ def load_card(folder: Path) -> Card:
 def load_checkpoint(folder: Path) -> InteractionNetwork:
     """The trained network, ready to predict on the CPU; every weight must be there, of the right form, and finite."""
     card = load_card(folder)
+    with torch.device("meta"):  # takes no memory: a wrong size in the card is found by the file of weights
+        described = _build(folder, card)
+    forms = {name: Form(tensor.dtype, tuple(tensor.shape)) for name, tensor in described.state_dict().items()}
+    hint = f"Is it what `rmlr train` wrote with the {CARD_FILE} beside it? Train again"
+    weights, network = TensorFile(folder / WEIGHTS_FILE, hint, forms), _build(folder, card)
+    network.load_state_dict(dict(weights), strict=True)
+    return network.eval().requires_grad_(False)
+
+
+def _build(folder: Path, card: Card) -> InteractionNetwork:
+    """The network that a card describes, with random weights; ValueError if there is none such."""
     try:
-        network = build(
+        return build(
             card.variant,
             card.network,
             channels=card.channels,
@@ -130,10 +141,6 @@ def load_checkpoint(folder: Path) -> InteractionNetwork:
         )
     except (ValueError, RuntimeError, MemoryError, OverflowError) as error:
         raise ValueError(f"{folder / CARD_FILE}: describes a network that cannot be built ({error})") from error
-    forms = {name: Form(tensor.dtype, tuple(tensor.shape)) for name, tensor in network.state_dict().items()}
-    hint = f"Is it what `rmlr train` wrote with the {CARD_FILE} beside it? Train again"
-    network.load_state_dict(dict(TensorFile(folder / WEIGHTS_FILE, hint, forms)), strict=True)
-    return network.eval().requires_grad_(False)
 
 
 @torch.no_grad()

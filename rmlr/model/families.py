@@ -22,7 +22,8 @@ from rmlr.hoi.batch import DEVIATION, MEAN
 from rmlr.hoi.boxes import xyxy_from_cxcywh
 from rmlr.model.adapter import PICTURE, Adapter, Found, Picture
 from rmlr.model.anchored import AnchoredDetrConfig, AnchoredDetrForObjectDetection
-from rmlr.study.files import check_form
+from rmlr.study.files import SHORT, check_form, read_json
+from rmlr.study.section import Positive
 from rmlr.study.settings import FixedSize, ImageSize, MapName, PictureSize
 from rmlr.study.tensors import TensorFile, check_finite
 
@@ -179,11 +180,12 @@ def load_transformers(source: str, revision: str | None = None) -> PreTrainedMod
     The library itself would initialise missing weights at random.
     """
     disable_progress_bar()
-    for name in ("config.json", WEIGHTS_FILE):
-        if Path(source).is_dir() and not (path := Path(source, name)).is_file():
-            raise ValueError(f"{path}: does not exist. Is this the folder of a detector (`save_pretrained`)?")
     origin: dict[str, Any] = {"revision": revision} if revision else {}
     if Path(source).is_dir():
+        advice = "Is this the folder of a detector (`save_pretrained`)?"
+        read_json(Path(source, "config.json"), Config, advice)
+        if not (path := Path(source, WEIGHTS_FILE)).is_file():
+            raise ValueError(f"{path}: does not exist. {advice}")
         dict(TensorFile(Path(source, WEIGHTS_FILE), "Make or get the detector again"))  # all of them are checked
     try:
         kind = PreTrainedConfig.get_config_dict(source, **origin)[0].get("model_type")
@@ -228,7 +230,7 @@ def class_names(config: Any) -> list[str]:
 
 def picture_of(config: Any) -> Picture:
     """The input format of a detector of `transformers`: from its checkpoint, else DETR's."""
-    return Picture.model_validate(getattr(config, PICTURE, {}))
+    return check_form(f"{config.name_or_path}: {PICTURE} of its config.json", getattr(config, PICTURE, {}), Picture)
 
 
 def _note_picture(network: PreTrainedModel, source: str, revision: str | None, kind: str) -> None:
@@ -247,16 +249,22 @@ def _note_picture(network: PreTrainedModel, source: str, revision: str | None, k
         )
 
 
+class Config(BaseModel):
+    """The field of a detector's config.json that is read before `transformers` reads the file."""
+
+    model_type: str | None = None
+
+
 class Processor(BaseModel):
     """The fields of an image processor's file that are read."""
 
     size: dict[str, int] | int = 800
     max_size: int = 1333
     do_rescale: bool = True
-    rescale_factor: float = 1 / 255
+    rescale_factor: Positive = 1 / 255
     do_normalize: bool = True
     image_mean: tuple[float, float, float] = MEAN
-    image_std: tuple[float, float, float] = DEVIATION
+    image_std: tuple[Positive, Positive, Positive] = DEVIATION
 
 
 def read_picture(path: Path) -> Picture:
@@ -265,13 +273,15 @@ def read_picture(path: Path) -> Picture:
         content = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error}). Get the detector again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected keys with values, got {SHORT.repr(content)}. Get the detector again")
     said = check_form(str(path), {key: value for key, value in content.items() if value is not None}, Processor)
     size = said.size if isinstance(said.size, dict) else {"shortest_edge": said.size}
     if size.keys() == {"height", "width"}:
-        found: PictureSize = FixedSize(height=size["height"], width=size["width"])
+        found: PictureSize = check_form(f"{path}: size", size, FixedSize)
     elif "shortest_edge" in size:
         longest = size.get("longest_edge", said.max_size)
-        found = ImageSize(shortest=size["shortest_edge"], longest=longest)
+        found = check_form(f"{path}: size", {"shortest": size["shortest_edge"], "longest": longest}, ImageSize)
     else:
         raise ValueError(f"{path}: size is {size}. Expected height and width, or shortest_edge and longest_edge")
     scale = 255 * said.rescale_factor if said.do_rescale else 255.0  # of values in 0..1

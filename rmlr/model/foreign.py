@@ -16,17 +16,20 @@ Its output is checked at every call: invalid output is one ValueError that names
 import importlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
+from pydantic import BaseModel, Field
 from torch import Tensor
 
 from rmlr.model.adapter import Adapter, Found, Picture
 from rmlr.study.content import files_of
+from rmlr.study.files import read_json
 from rmlr.study.settings import FixedSize, ImageSize, MapName, PictureSize
 from rmlr.study.source import class_file
 
@@ -48,6 +51,22 @@ class Seen:
     maps: Float[Tensor, "b c h w"]  # height and width / stride, rounded up or down
 
 
+class _Config(BaseModel):
+    """config.json of a saved detector of this kind."""
+
+    python: str = Field(alias="class", pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)+$")  # import path
+
+
+@contextmanager
+def _of_the_user(where: str, what: str) -> Iterator[None]:
+    """Around code of the user's, which may raise anything: one ValueError that says `where` and what failed."""
+    try:
+        yield
+    except Exception as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{where}: {what} ({said}). RMLR_DEBUG=1 shows where in the code") from error
+
+
 class Foreign:
     """An instance of a user's class, found by its import path, with the given weights."""
 
@@ -58,10 +77,12 @@ class Foreign:
             raise ValueError(f"{weights}: does not exist, but is named as the weights of {python}. Put them there")
         module, _, name = python.rpartition(".")
         self.source = class_file(python)
-        form = getattr(importlib.import_module(module), name, None)
+        with _of_the_user(str(self.source), "cannot be imported"):
+            form = getattr(importlib.import_module(module), name, None)
         if not isinstance(form, type):
             raise ValueError(f"{self.source}: has no class '{name}', which {python} names")
-        self.made: Any = form(weights)
+        with _of_the_user(python, f"cannot be made with weights {weights}"):
+            self.made: Any = form(weights)
         for attribute, expected in ATTRIBUTES.items():
             if not _fits(value := getattr(self.made, attribute, None), attribute):
                 raise ValueError(f"{python}: its attribute `{attribute}` must be {expected}, got {value!r}")
@@ -71,9 +92,11 @@ class Foreign:
     @classmethod
     def load(cls, folder: Path) -> "Foreign":
         """From the folder that `save` wrote. The class is imported by its path, never run from the folder."""
-        python = json.loads((folder / "config.json").read_text())["class"]
+        python = read_json(folder / "config.json", _Config, "Make the detector again").python
         weights = sorted((folder / WEIGHTS).iterdir()) if (folder / WEIGHTS).is_dir() else []
         found = cls(python, weights[0] if weights else None)
+        if not (folder / SOURCE).is_file():
+            raise ValueError(f"{folder / SOURCE}: does not exist. Make the detector again")
         if found.source.read_bytes() != (folder / SOURCE).read_bytes():
             raise ValueError(
                 f"{found.source}: differs from its copy {folder / SOURCE}: {python} has changed since. Make the "
@@ -126,7 +149,8 @@ class ForeignAdapter(Adapter):
         self.detector = made  # registered if it is a module: moved to a device, frozen
 
     def find(self, pixels: Float[Tensor, "b 3 height width"], is_padding: Bool[Tensor, "b height width"]) -> Found:
-        seen = self.detector.detect(pixels.clamp(0, 1))  # rounding may exceed the range
+        with _of_the_user(self.name, "`detect` failed"):
+            seen = self.detector.detect(pixels.clamp(0, 1))  # rounding may exceed the range
         height, width = pixels.shape[2:]
         self._check(seen, pixels)
         probabilities = seen.scores.new_zeros(*seen.scores.shape, len(self.names))
@@ -143,6 +167,9 @@ class ForeignAdapter(Adapter):
         """ValueError if a part of the output is invalid."""
         if not isinstance(seen, Seen):
             raise self._error(f"a {type(seen).__name__}", "an instance of rmlr.model.foreign.Seen")
+        for name in Seen.__slots__:
+            if not isinstance(value := getattr(seen, name), Tensor):
+                raise self._error(f"`{name}` of type {type(value).__name__}", "a tensor")
         (images, _, height, width), number = pixels.shape, seen.scores.shape[-1]
         real, whole = torch.float32, torch.int64
         expected = {

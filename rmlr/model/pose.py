@@ -224,7 +224,9 @@ def read_pose(path: Path) -> State:
         return dict(TensorFile(path, hint))
     content = load_pickled(path, hint)
     state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
         raise ValueError(f"{path}: holds no `state_dict` of tensors, as MMPose's files do")
     check_finite(path, state, hint)
     return state

@@ -69,7 +69,7 @@ def features(
             for shard, ids in enumerate(index.shards)
         ]
         size, to_write = sum(shard_bytes), sum(shard_bytes[shard] for shard, _ in missing)
-        check_space(record.folder, size, size - to_write)
+        check_space(out, size, size - to_write)
 
         chunks = [
             chunk
@@ -95,7 +95,7 @@ def features(
                     builder = ShardBuilder(index)
                     if shard == missing[0][0] and len(missing) > 1:
                         ratio = found / shard_bytes[shard]
-                        check_space(record.folder, round(size * ratio), round((size - to_write) * ratio) + found)
+                        check_space(out, round(size * ratio), round((size - to_write) * ratio) + found)
         writer.finish(record.folder)
         record.log_metrics({"images": float(len(wanted)), "instances_made": float(kept)})
 

@@ -66,7 +66,7 @@ def pose(
         )
         grids = (cached.cells(at, view)[0] for view in range(cached.views) for at in range(len(cached)))
         cells = sum(height * width for height, width in grids)
-        check_space(record.folder, cells * network.channels * torch.finfo(getattr(torch, index.map_dtype)).bits // 8)
+        check_space(out, cells * network.channels * torch.finfo(getattr(torch, index.map_dtype)).bits // 8)
 
         position = {image_id: at for at, image_id in enumerate(index.image_ids)}
         parts = [index.model_dump(), chosen.model_dump(), [item.file_name for item in wanted]]

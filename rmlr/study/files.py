@@ -23,7 +23,17 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a full disk
 KEYS = "expected keys with values"  # pydantic would name our classes
 MAPPING: dict[str, str] = {"model_type": KEYS, "dict_type": KEYS}
-SHORT = reprlib.Repr()  # for values in messages
+
+
+class _Short(reprlib.Repr):
+    """Short forms of values, for messages."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Python refuses to write numbers of more than 4300 digits."""
+        return super().repr_int(x, level) if x.bit_length() < 1000 else f"a whole number of {x.bit_length()} bits"
+
+
+SHORT = _Short()
 SHORT.maxstring = SHORT.maxother = 80
 LONGEST_NAME = 255  # bytes of a file name, on usual file systems
 

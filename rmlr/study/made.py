@@ -49,6 +49,7 @@ class Made:
             try:
                 entry = json.loads(line)
                 by, name, size = entry["by"], entry.get("file"), entry.get("bytes")
+                hash((name, size))  # neither is a list
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 if number and line is lines[-1]:
                     continue  # cut off by a kill

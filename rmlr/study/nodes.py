@@ -11,7 +11,7 @@ from rmlr.study.encoder import Encoder
 from rmlr.study.figures import (
     Figure,
 )
-from rmlr.study.section import DatasetName, NaturalInt, Section, Split, ZeroShot
+from rmlr.study.section import DatasetName, NaturalInt, NumFolds, Section, Split, ZeroShot
 from rmlr.study.settings import (
     Alignment,
     Claim,
@@ -125,7 +125,7 @@ class TrainNode(Section):
 class PredictNode(Section):
     code: str
     prediction: Prediction
-    folds: NaturalInt = 0  # each is predicted by the network that was trained without it; 0: one network for all
+    folds: NumFolds = 0  # each is predicted by the network that was trained without it; 0: one network for all
 
 
 class EvaluateNode(Section):
@@ -168,14 +168,14 @@ class TableNode(Section):
     rows: list[MeasuredRow]
     controls: list[MeasuredRow]
     seeds: list[NaturalInt]
-    folds: NaturalInt = 0
+    folds: NumFolds = 0
 
 
 class SeparationNode(Section):
     code: str
     split: Split
     separation: Separation
-    folds: NaturalInt = 0  # vectors are compared within each, since each has its own network; 0: one network for all
+    folds: NumFolds = 0  # vectors are compared within each, since each has its own network; 0: one network for all
 
 
 class FigureNode(Section):
@@ -198,7 +198,7 @@ class StatementNode(Section):
     drawn: bool  # measured on the drawn world, not on photos
     split: Split
     seeds: list[NaturalInt]
-    folds: NaturalInt = 0
+    folds: NumFolds = 0
     training_spread: dict[str, TrainingSpread] = Field(default_factory=dict)
     resampling: Resampling
     tables: dict[str, Claimed]

@@ -350,6 +350,7 @@ class Study(Section):
     def _train_node(self, profile: Profile, profile_name: str, full_name: str, run: Run, code: str) -> TrainNode:
         group, _, name = full_name.partition("/")
         where = f"runs.{group}.{name}"
+        told = f"params.yaml, {where}"
         _find(profile.backbones, run.backbone, f"{where}.backbone")
         _find(profile.encoders, run.encoder, f"{where}.encoder")
         named = run.model_dump(include={"variant", "dataset", "backbone", "encoder"})
@@ -376,7 +377,7 @@ class Study(Section):
             if not isinstance(section, dict) or last not in section or parents[:1] in ([], ["tags"]):
                 place = "grid" if path in run.point else "overrides"
                 raise ValueError(
-                    f"{where}.{place}: '{path}' is not a number of a run. Give a dotted path below "
+                    f"{told}.{place}: '{path}' is not a number of a run. Give a dotted path below "
                     "variant, network, alignment, losses or train, such as `train.epochs: 5`"
                 )
             section[last] = value
@@ -384,15 +385,15 @@ class Study(Section):
             content["train"]["validate_every"] = 0  # only test is held out, on which nothing may be selected
         if content["train"]["validate_every"]:
             content["held_out"] = profile.prediction.model_dump() | {"split": "val"}
-        node = TrainNode.check(content, f"{where}, with its overrides")
+        node = TrainNode.check(content, f"{told}, with its overrides")
         if node.train.zero_shot is not None and run.dataset != "hicodet":
             raise ValueError(
-                f"{where}: train.zero_shot is {node.train.zero_shot}, but the run is on {run.dataset}: only HICO-DET "
+                f"{told}: train.zero_shot is {node.train.zero_shot}, but the run is on {run.dataset}: only HICO-DET "
                 "has zero-shot splits"
             )
         if node.variant.pose and profile.pose is None:
             raise ValueError(
-                f"{where}: its variant reads a pose network, and profile {profile_name} has none. Give profiles."
+                f"{told}: its variant reads a pose network, and profile {profile_name} has none. Give profiles."
                 f"{profile_name}.pose a weights file, such as MMPose's res50_crowdpose_256x192-c6a526b6_20201227.pth, "
                 "or sizes and a schedule to train one on joints that the data set knows"
             )

@@ -32,6 +32,7 @@ from rmlr.study.tracking import Tracker
 log = logging.getLogger(__name__)
 
 SAY_EVERY = 5.0  # seconds between two lines of progress
+MAX_SEED = 2**32  # what NumPy takes
 SCHEDULER = Path(".snakemake/rmlr.lock")  # holds the process id of the running Snakemake
 
 
@@ -101,6 +102,8 @@ def run(
     ValueError, before any work, if an input is missing or `out` may not be written (rmlr/study/output.py). SystemExit
     with status 0 if the command line requests a result that exists already.
     """
+    if seed is not None and not 0 <= seed < MAX_SEED:
+        raise ValueError(f"--seed {seed}: expected a whole number from 0 to {MAX_SEED - 1}")
     for path in inputs:
         if path.exists() and not path.is_file() and not path.is_dir():
             raise ValueError(f"{path}: input of '{stage}' is a pipe or a device. Write its content to a file first")

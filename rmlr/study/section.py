@@ -39,7 +39,9 @@ def _from_coarse_to_fine(strides: list[int]) -> list[int]:
 Name = Annotated[str, AfterValidator(must_name)]
 PathName = Annotated[str, AfterValidator(_must_name_parts)]  # parts are names; of a detector: folders below each other
 PositiveInt = Annotated[int, Field(gt=0, le=MOST)]
+Depth = Annotated[int, Field(gt=0, le=1000)]  # layers; with a slip of the pen, a network would be built for hours
 NaturalInt = Annotated[int, Field(ge=0, le=MOST)]
+NumFolds = Annotated[int, Field(ge=0, le=1000)]  # 0: none
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # valid for every random number generator
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]

@@ -10,9 +10,11 @@ from pydantic import Field, model_validator
 
 from rmlr.study.section import (
     DatasetName,
+    Depth,
     Fraction,
     NaturalInt,
     NonNegative,
+    NumFolds,
     Positive,
     PositiveInt,
     Section,
@@ -73,7 +75,7 @@ class Augment(Section):
 class TransformerSizes(Section):
     """A stack of Transformer encoder layers."""
 
-    layers: PositiveInt
+    layers: Depth
     dim: PositiveInt
     heads: PositiveInt
     ffn_dim: PositiveInt
@@ -91,7 +93,7 @@ class Upt(Section):
 
     code_dims: list[PositiveInt]  # hidden layers between the 36 numbers of a pair's boxes and its spatial code
     dim: PositiveInt  # of a spatial code; a pair's token is twice as wide
-    layers: PositiveInt  # cooperative ones; there is one competitive layer
+    layers: Depth  # cooperative ones; there is one competitive layer
     heads: PositiveInt  # of both kinds
     ffn_dim: PositiveInt  # of the competitive layer; a cooperative one's is 4 x its tokens
     dropout: Fraction
@@ -221,11 +223,11 @@ class DetectorArchitecture(Section):
 
     embedding_size: Width
     hidden_sizes: list[Width]  # one stage each
-    depths: list[PositiveInt]
+    depths: list[Depth]
     layer_type: Literal["basic", "bottleneck"]
     d_model: PositiveInt
-    encoder_layers: PositiveInt
-    decoder_layers: PositiveInt
+    encoder_layers: Depth
+    decoder_layers: Depth
     heads: PositiveInt
     ffn_dim: PositiveInt
     grid: PositiveInt  # queries have a grid x grid of anchors
@@ -396,7 +398,7 @@ class PoseArchitecture(Section):
 
     embedding_size: Width
     hidden_sizes: Annotated[list[Width], Field(min_length=4, max_length=4)]  # one stage each
-    depths: Annotated[list[PositiveInt], Field(min_length=4, max_length=4)]
+    depths: Annotated[list[Depth], Field(min_length=4, max_length=4)]
     deconvolutions: Annotated[list[Width], Field(min_length=1, max_length=5)]  # each doubles the map; channels
 
 
@@ -462,7 +464,7 @@ LeftOut = Literal["absent", "damaged"]  # why an annotated photo is left out
 class Folds(Section):
     """Cross-validation by photo: each run is trained once for each fold, on the others, and scored once over all."""
 
-    count: Annotated[int, Field(ge=2)]
+    count: Annotated[NumFolds, Field(ge=2)]
     of: Literal["test", "all"] = "all"  # the photos that are split: those of the test split, or of all three
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of what is learnt from that is kept as `val`
 

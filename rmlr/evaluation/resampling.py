@@ -141,7 +141,7 @@ def known_means(values: Float[np.ndarray, "c s"]) -> Float[np.ndarray, " s"]:
     return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
 
 
-def differ(a: Float[np.ndarray, "q s"], b: Float[np.ndarray, "r s"], training: Training | None = None) -> Difference:
+def differ(a: Float[np.ndarray, "q s"], b: Float[np.ndarray, "r s"], *, training: Training | None = None) -> Difference:
     """The difference of A and B, which have a row per seed and a column per sample of `draw_images`.
 
     Images: the central CONFIDENCE of the resampled differences of the means over seeds. Seeds: Welch's interval; where

@@ -107,7 +107,7 @@ def _judged(
     """The measurement of a claim, if all of its rows were measured."""
     metric, known = pair.claim.metric, node.training_spread.get(pair.claim.metric)
     spread = Training(POINT * known.deviation, known.degrees) if known else None
-    found = [differ(scores[one][metric], scores[other][metric], spread) for one, other in pair.compared]
+    found = [differ(scores[one][metric], scores[other][metric], training=spread) for one, other in pair.compared]
     measured = [
         Measured(one.difference, one.whole.low, one.whole.high, one.is_clear, one.seeds is not None) for one in found
     ]

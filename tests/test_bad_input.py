@@ -1855,7 +1855,7 @@ def values_changed(draw) -> Callable[[bytes], bytes]:
     is_removed = draw(st.booleans())
 
     def changed(content: bytes) -> bytes:
-        root: Any = {"root": yaml.safe_load(content)}
+        root: Any = {"root": (json.loads if content[:1] in b"[{" else yaml.safe_load)(content)}
         holder, key = root, "root"
         for step in steps:
             inner = holder[key]

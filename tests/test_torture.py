@@ -50,7 +50,7 @@ def test_the_processes_of_one_study_are_told_by_kind_and_killed():
     try:
         assert set(torture.processes(mark)) == {process.pid for process in started}
         assert torture.wait_for_end([started[0].pid], mark, 0.2) == [started[0].pid]
-        assert torture.kill("stage", 0, mark, chance).startswith("everything")
+        assert torture.kill("stage", 0, mark, chance)[0].startswith("everything")
         assert [process.wait(timeout=10) for process in started] == [-9, -9]
         assert torture.processes(mark) == {}
         assert other.poll() is None

@@ -96,15 +96,19 @@ def victims(kind: str, engine: int, living: dict[int, list[str]], chance: random
     return [chance.choice(sorted(some))] if some else []
 
 
-def kill(kind: str, engine: int, mark: str, chance: random.Random) -> str:
-    """Kill processes of a kind, or all if there is none of it now; what was killed, in words."""
+def kill(kind: str, engine: int, mark: str, chance: random.Random) -> tuple[str, str | None]:
+    """Kill processes of a kind, or all if there is none of it now.
+
+    Gives what was killed, in words, and the folder that it was to make if it was a stage alone.
+    """
     chosen = victims(kind, engine, processes(mark), chance)
     if not chosen:
         kind = "everything"
     if kind != "everything":
-        arguments = " ".join(processes(mark).get(chosen[0], [])[1:4])
+        arguments = processes(mark).get(chosen[0], [])
         os.kill(chosen[0], signal.SIGKILL)
-        return f"{kind} ({Path(arguments).name[:60]})"
+        out = arguments[arguments.index("--out") + 1] if kind == "stage" and "--out" in arguments else None
+        return f"{kind} ({Path(' '.join(arguments[1:4])).name[:60]})", out
     number = 0
     while living := processes(mark):  # until none is left that was just being started
         number += len(living)
@@ -114,7 +118,7 @@ def kill(kind: str, engine: int, mark: str, chance: random.Random) -> str:
             except ProcessLookupError:
                 continue
         time.sleep(0.05)
-    return f"everything ({number} processes)"
+    return f"everything ({number} processes)", None
 
 
 def wait_for_end(pids: Sequence[int], mark: str, seconds: float) -> list[int]:
@@ -184,6 +188,7 @@ class Torture:
     engine: Engine
     chance: random.Random
     report: Report
+    pace: float = WAITS  # seconds of the fastest study so far that nothing happened to
 
     def __post_init__(self) -> None:
         self.mark = f"{os.getpid()}-{self.engine.name}"
@@ -207,19 +212,19 @@ class Torture:
 
     def run(self, kills: int) -> None:
         """Make studies until so many kills are used, and see that each is as the undisturbed one."""
-        expected, seconds = self.undisturbed()
-        self.say(f"undisturbed: {len(expected)} files in {seconds:.0f} s")
+        expected, self.pace = self.undisturbed()
+        self.say(f"undisturbed: {len(expected)} files in {self.pace:.0f} s")
         while self.report.kills < kills and not self.report.faults:
             project = self.source.copy(self.folder / f"{self.engine.name}-{self.report.studies}")
-            self.one_study(project, kills, seconds, expected)
+            self.one_study(project, kills, expected)
             self.report.studies += 1
             if not self.report.faults:
                 shutil.rmtree(project.folder)
 
-    def one_study(self, project: Project, kills: int, seconds: float, expected: dict[str, bytes]) -> None:
+    def one_study(self, project: Project, kills: int, expected: dict[str, bytes]) -> None:
         """One study from nothing to its end."""
         seen: dict[str, str] = {}
-        while not self.attempt(project, kills, seconds, seen):
+        while not self.attempt(project, kills, seen):
             if self.report.faults:
                 return
         left = wait_for_end(list(processes(self.mark)), self.mark, LINGER)
@@ -238,9 +243,9 @@ class Torture:
         self.report.faults += [f"{name}: had finished, and ran again" for name in again]
         seen.update(now)
 
-    def attempt(self, project: Project, kills: int, seconds: float, seen: dict[str, str]) -> bool:
+    def attempt(self, project: Project, kills: int, seen: dict[str, str]) -> bool:
         """Give the documented command, and kill something while it runs if a kill is left; whether it has succeeded."""
-        delay = self.chance.uniform(0, 0.6 * seconds)
+        delay, is_new = self.chance.uniform(0, 0.6 * self.pace), not seen
         kind = self.chance.choice(KINDS)
         began, place = time.monotonic(), self.log.stat().st_size
         with self.start(project, *self.engine.command) as process:
@@ -253,12 +258,15 @@ class Torture:
                     kill("everything", process.pid, self.mark, self.chance)
                     return False
                 self.check(project, seen)
-                killed = kill(kind, process.pid, self.mark, self.chance)
+                killed, out = kill(kind, process.pid, self.mark, self.chance)
+                if out is not None:  # at its very end, its folder is there: Snakemake removes what a failed job made
+                    seen.pop(str(Path(out).relative_to("results")), None)
                 self.report.kills += 1
                 self.say(f"kill {self.report.kills} after {time.monotonic() - began:.1f} s: {killed}")
             process.wait(timeout=WAITS)
         self.check(project, seen)
         if process.returncode == 0:
+            self.pace = min(self.pace, time.monotonic() - began) if is_new else self.pace
             return True
         if not killed:
             self.explain(place)

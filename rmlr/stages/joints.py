@@ -37,9 +37,8 @@ def joints(*, settings: Path, annotations: Path, images: Path, seed: int, out: P
         known, unseen = load_people(annotations / TEST)
         if names != known:
             raise ValueError(f"{annotations}: {TRAIN} has the joints {', '.join(names)}; {TEST} {', '.join(known)}")
-        for name, found, what in ((TRAIN, people, "train on"), (TEST, unseen, "measure the network on")):
-            if not found:
-                raise ValueError(f"{annotations / name}: no person with a known joint to {what}")
+        if not people:
+            raise ValueError(f"{annotations / TRAIN}: no person with a known joint to train on")
         network = JointNetwork(len(names), **chosen.architecture.model_dump())
         network.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

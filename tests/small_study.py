@@ -50,7 +50,8 @@ class Project:
     def wanted(self, *targets: str) -> set[str]:
         """Rules that Snakemake would run."""
         said = self("snakemake", "-n", *targets)
-        return {line.split()[1].rstrip(":") for line in said.splitlines() if line.startswith(("rule ", "localrule "))}
+        lines = map(str.strip, said.splitlines())  # those of a group are indented
+        return {line.split()[1].rstrip(":") for line in lines if line.startswith(("rule ", "localrule "))}
 
     def copy(self, folder: Path) -> "Project":
         subprocess.run(["cp", "-a", self.folder, folder], check=True)

@@ -112,7 +112,7 @@ def must_hold(project: Project, results: list[str]) -> None:
         shown = base64.b64decode(entry.partition(";base64,")[2].partition('"')[0])
         assert shown == (project.folder / "results/tiny" / name).read_bytes(), name
     top = report.partition("var workflow_desc = ")[2].partition("</script>")[0]
-    assert "were measured here" in top
+    assert "were judged here" in top
     assert (project.folder / "workflow/report/style.css").read_text() in report  # else tall pages lose their top
     said = (project.folder / "results/statement.md").read_text()
     assert said == (project.folder / "results/tiny/statement/statement.md").read_text()
@@ -384,7 +384,7 @@ def test_accepted_results_are_current_although_their_code_has_changed(finished, 
     path.write_text(path.read_text() + "\nMORE = 1\n")
     assert "train" in project.wanted(*TABLE)
     project("snakemake", "--touch", *TABLE)
-    assert "train" in project.wanted(*TABLE), "times alone change nothing"
+    assert "train" in project.wanted(), "times alone change nothing; and this call writes all settings"
     said = project("rmlr", "accept", "--because", "a name that nothing uses")
     assert "/train: accepted, code " in said
     assert project.wanted() == set()

@@ -287,7 +287,7 @@ def test_a_folder_without_a_network_is_one_clear_error(tmp_path):
     ("text", "message"),
     [
         ("flavors: [", r"MLmodel: not YAML"),
-        ("[" * 10_000, r"MLmodel: not YAML"),
+        ("[" * 10_000, r"MLmodel: expected at most 50 levels of nesting"),
         ("- a list", r"MLmodel: \(top\): .* got \['a list'\]"),
         ("flavors: {}", r"MLmodel: flavors\.python_function: Field required"),
         ("flavors: {python_function: {data: 3}}", r"flavors\.python_function\.data: .*got 3"),

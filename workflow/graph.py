@@ -283,11 +283,12 @@ class Graph:
         node = self.nodes["statement"]
         assert isinstance(node, StatementNode)
         rows = [row for claimed in node.tables.values() for row in claimed.table.rows]
-        runs = dict.fromkeys(source.run for row in rows for source in row.sources if source.run != "cost")
+        sources = dict.fromkeys(source.run for row in rows for source in row.sources)
+        runs = [run for run in sources if run != "cost"]
         seeds, stages = node.seeds, ("predict", "evaluate")
         found = [f"{dataset}/prepare" for dataset in self.chosen.train]
         found += [f"runs/{run}/{seed}/{stage}" for run in runs for seed in seeds for stage in stages]
-        found += [f"separation/{run}/{seeds[0]}" for run in node.places]
+        found += [f"separation/{run}/{seeds[0]}" for run in node.places] + (["cost"] if "cost" in sources else [])
         return found + [f"tables/{table}" for table in node.tables] + [f"figures/{name}" for name in self.figures]
 
     # ---- inputs and flags of rules

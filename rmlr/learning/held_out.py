@@ -14,6 +14,7 @@ from rmlr.data.records import load_annotations, load_image_objects
 from rmlr.evaluation import hicodet, vcoco
 from rmlr.hoi import Annotation, Vocabulary
 from rmlr.learning.examples import Tested
+from rmlr.learning.no_object import shares_without_object, with_no_object
 from rmlr.model.scoring import concatenate, score_triplets
 from rmlr.study.settings import Prediction
 from rmlr.study.views import is_headline
@@ -35,6 +36,9 @@ class HeldOutScores:
         self._vocabulary, self._chosen = vocabulary, chosen
         self._images = load_annotations(annotations, chosen.split)
         self._image_ids, self._read = tested(chosen.split, self._images)
+        self._shares = None
+        if chosen.no_object:
+            self._shares = shares_without_object(load_annotations(annotations, "train"), vocabulary)
         self._image_objects = None
         if vocabulary.dataset == "hicodet":
             self._image_objects = load_image_objects(annotations, chosen.split)
@@ -55,6 +59,8 @@ class HeldOutScores:
                 )
             )
         triplets = concatenate(parts)
+        if self._shares is not None:
+            triplets = with_no_object(triplets, self._shares)
         if self._vocabulary.dataset == "vcoco":
             scores = vcoco.evaluate(self._images, self._vocabulary, triplets)
         else:

@@ -234,8 +234,10 @@ class LiteralWords(nn.Module):
 class Alignment(nn.Module):
     """The alignment of one level, IRE's cues m or IRM's output O, with the text of their rows.
 
-    `literal`: rows come out of self-attention over all the pairs of an image (equations 11 and 12). Otherwise a row is
-    its pair's vector itself, and the gradient of the heads reaches m and O directly. A head that is off is None.
+    `literal`: rows come out of self-attention over all the pairs of an image (equations 11 and 12). The paper leaves
+    open what reads its output: here only the comparison with text, or, with `on_path`, the classifier as well (the
+    network then holds that attention). Otherwise a row is its pair's vector itself, and the gradient of the heads
+    reaches m and O directly. A head that is off is None.
 
     With `of_pair`, all the rows of a pair have one target, the mean of theirs: one vector cannot be equal to several.
     Floors are not defined then.

@@ -27,6 +27,8 @@ class PairDescription(nn.Module):
 
     Differs: one FC for all instance tokens, so that a pair's two tokens have the width of the paper. The paper does not
     give the width of H; ours is UPT's width of a pair, 1,024.
+
+    With `attention`, m is its output (equation 11, on the path).
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class PairDescription(nn.Module):
         context: GlobalContext | None,
         ire: InteractiveRelationEncoder | None,
         pose: PoseCue | None,
+        attention: Encoder | None = None,
     ):
         super().__init__()
         self.context = context
@@ -45,6 +48,7 @@ class PairDescription(nn.Module):
         self.pose = pose
         parts = 2 + sum(part is not None for part in (context, ire, pose))
         self.fuse = fully_connected(parts * feature_dim, pair_dim)
+        self.attention = attention
 
     def forward(
         self, batch: Batch, pairs: Pairs, layout: Layout
@@ -55,11 +59,11 @@ class PairDescription(nn.Module):
             parts.append(self.context(batch.maps.float(), batch.is_padding)[pairs.image])
         tokens = self.project_tokens(batch.instances.tokens.float())
         parts += [tokens[pairs.human], tokens[pairs.object]]
-        if self.ire is not None:
-            cues = self.ire(batch, pairs, layout)
-            parts.append(cues)
-        if self.pose is not None:
-            cues = self.pose(batch, pairs, layout)
+        cue = self.ire if self.ire is not None else self.pose
+        if cue is not None:
+            cues = cue(batch, pairs, layout)
+            if self.attention is not None:
+                cues = self.attention(cues, layout)
             parts.append(cues)
         return self.fuse(torch.cat(parts, dim=1)), cues
 
@@ -122,6 +126,7 @@ def build(
     if variant.network == "upt":
         return _build_upt(network.upt, channels, token_dim, vocabulary)
     feature_dim, pair_dim = network.feature_dim, network.pair_dim
+    has_cue = variant.ire or variant.pose
     if variant.network == "boxes":
         describe = BoxesDescription(len(vocabulary.objects), feature_dim, pair_dim)
     else:
@@ -136,9 +141,17 @@ def build(
             if variant.ire
             else None,
             PoseCue(pose_channels, feature_dim, pool=network.pool) if variant.pose and pose_channels else None,
+            _pair_attention(network, feature_dim) if has_cue else None,
         )
-    reason = InteractionReasoning(len(vocabulary.verbs), **_numbers(network.irm))
+    attention = _pair_attention(network, pair_dim)
+    reason = InteractionReasoning(len(vocabulary.verbs), **_numbers(network.irm), attention=attention)
     return InteractionNetwork(vocabulary.person, describe, reason)
+
+
+def _pair_attention(network: Network, dim: int) -> Encoder | None:
+    """The self-attention over pairs that is on the path, for vectors of this width."""
+    sizes = network.pair_attention
+    return None if sizes is None else Encoder(dim=dim, activation="relu", **sizes.model_dump())
 
 
 def needed_pose(variant: Variant, pose: Path | None) -> Path | None:
@@ -202,7 +215,9 @@ def _build_alignment(
 ) -> Alignment:
     """The heads of one level, whose vectors have width `dim`."""
     hidden_dim, project, stack, words = alignment.stack.dim, None, None, None
-    if alignment.form == "literal":
+    if alignment.form == "literal" and alignment.on_path:  # the rows that come here are attended
+        words = LiteralWords(dim, alignment.stack.heads, text.word_dim)
+    elif alignment.form == "literal":
         project = nn.Linear(dim, hidden_dim) if dim != hidden_dim else None
         stack = Encoder(activation="relu", **_numbers(alignment.stack))
         words = LiteralWords(hidden_dim, alignment.stack.heads, text.word_dim)

@@ -26,16 +26,31 @@ class InteractionReasoning(nn.Module):
 
     Differs: the paper refers to UPT's competitive layer without sizes: post-norm, GELU. FFN_o is one linear layer, as
     in UPT; its bias is not initialised to the rate of positives.
+
+    With `attention`, O is its output (equation 12, on the path).
     """
 
-    def __init__(self, num_verbs: int, *, layers: int, dim: int, heads: int, ffn_dim: int, dropout: float):
+    def __init__(
+        self,
+        num_verbs: int,
+        *,
+        layers: int,
+        dim: int,
+        heads: int,
+        ffn_dim: int,
+        dropout: float,
+        attention: Encoder | None = None,
+    ):
         super().__init__()
         self.encoder = Encoder(layers, dim, heads, ffn_dim, dropout, "gelu")
         self.classify = nn.Linear(dim, num_verbs)
+        self.attention = attention
 
     def forward(
         self, descriptions: Float[Tensor, "p d"], layout: Layout
     ) -> tuple[Float[Tensor, "p d"], Float[Tensor, "p v"]]:
         """O and verb logits."""
         reasoned = self.encoder(descriptions, layout)
+        if self.attention is not None:
+            reasoned = self.attention(reasoned, layout)
         return reasoned, self.classify(reasoned)

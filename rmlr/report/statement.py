@@ -109,9 +109,12 @@ class Statement:
         else:
             spread = "not the spread between trainings: with one seed and without a known spread there is no verdict"
         orderings = sum(one.pair.claim.margin is None for one in judged)
+        has_costs = any(one.pair.is_cost for one in judged)
         text = (
             f"Differences are points of AP, with intervals of {self.confidence:.0%} that hold the choice of test images"
-            f"{f' ({over})' if over else ''}, {spread}. Of {orderings} comparisons of equals, "
+            f"{f' ({over})' if over else ''}, {spread}."
+            f"{' Costs are counted and have no interval; their differences are per cent.' if has_costs else ''} "
+            f"Of {orderings} comparisons of equals, "
             f"{(1 - self.confidence) * orderings:.1f} would be told apart by chance. Verdicts are not independent: "
             "claims share runs, and there is one detector to each backbone; another may change every line."
         )
@@ -230,22 +233,22 @@ def _orders(orders: Sequence[Order], seeds: int) -> list[Block]:
 
 def _line(one: Finding) -> str:
     pair = one.pair
-    return (
-        f"{pair.claim.claim} ({_number(pair.table)}): {_points(one.difference)} ({_interval(one)}); the paper has "
-        f"{_points(pair.theirs)}"
-    )
+    if pair.is_cost:
+        here, theirs = f"{_points(one.difference)} %, counted", f"{_points(pair.theirs)} %"
+    else:
+        here, theirs = f"{_points(one.difference)} ({_interval(one)})", _points(pair.theirs)
+    return f"{pair.claim.claim} ({_number(pair.table)}): {here}; the paper has {theirs}"
 
 
 def _cells(one: Finding) -> list[str]:
     pair, metric = one.pair, METRICS[one.pair.claim.metric]
-    where = f"{ {'vcoco': 'V-COCO', 'hicodet': 'HICO-DET'}[metric.measures] }, {metric.head}"
+    where = f"{ {'vcoco': 'V-COCO', 'hicodet': 'HICO-DET', 'cost': '%'}[metric.measures] }, {metric.head}"
     theirs = [_points(pair.theirs), f"({pair.claim.quoted})" if pair.claim.quoted else ""]
-    smallest = "" if math.isnan(one.smallest) else f"{one.smallest / POINT:.2f}"
     numbers = [
         " ".join(part for part in [*theirs, BEYOND if one.is_beyond_reach else ""] if part),
         _points(one.difference),
         _interval(one),
-        smallest,
+        _smallest(one),
     ]
     return [pair.claim.claim, _number(pair.table), where, *numbers, one.verdict]
 
@@ -262,8 +265,12 @@ def _points(fraction: float) -> str:
     return "" if math.isnan(fraction) else f"{round(fraction / POINT, 2) + 0:+.2f}"  # + 0: no -0.00
 
 
+def _smallest(one: Finding) -> str:
+    return "" if math.isnan(one.smallest) or one.pair.is_cost else f"{one.smallest / POINT:.2f}"
+
+
 def _interval(one: Finding) -> str:
-    return "" if math.isnan(one.low) else f"{_points(one.low)} to {_points(one.high)}"
+    return "" if math.isnan(one.low) or one.pair.is_cost else f"{_points(one.low)} to {_points(one.high)}"
 
 
 def _to(interval: tuple[float, float], sign: str = "") -> str:
@@ -299,12 +306,12 @@ def _finding_row(one: Finding, node: StatementNode) -> dict[str, str]:
         "paper_difference": _points(pair.theirs),
         "paper_text": pair.claim.quoted or "",
         "difference": _points(one.difference),
-        "low": _points(one.low),
-        "high": _points(one.high),
-        "smallest": "" if math.isnan(one.smallest) else f"{one.smallest / POINT:.2f}",
+        "low": "" if pair.is_cost else _points(one.low),
+        "high": "" if pair.is_cost else _points(one.high),
+        "smallest": _smallest(one),
         "verdict": one.verdict,
         "why": pair.stand_in or one.doubt,
-        "seeds": " ".join(map(str, node.seeds)) if is_measured else "",
+        "seeds": " ".join(map(str, node.seeds)) if is_measured and not pair.is_cost else "",
         "data": ("drawn world" if node.drawn else "real") if is_measured else "",
         "profile": node.profile,
     }

@@ -31,10 +31,16 @@ class Pair:
     table: str
     claim: Claim
     measures: str  # the data set
-    theirs: float  # the paper's difference, as a fraction; of rows that are alike, that of the best and the worst
+    theirs: float  # the paper's difference, as a fraction; of rows that are alike, that of the best and the worst;
+    # of a cost, the fraction of the second row's
     rows: tuple[str, ...]  # names: the better one and the other; or all that are alike
     runs: tuple[str | None, ...]  # GROUP/NAME of each
     stand_in: str = ""  # what is measured in place of the paper's, and why
+
+    @property
+    def is_cost(self) -> bool:
+        """Whether it is about a cost, which is counted: without seeds and intervals."""
+        return self.measures == "cost"
 
     @property
     def missing(self) -> list[str]:
@@ -116,6 +122,18 @@ def judge(pair: Pair, found: Sequence[Measured], positives: int) -> Finding:
     return Finding(pair, abs(largest.difference), low, high, verdict, doubt)
 
 
+def judge_cost(pair: Pair, rows: Sequence[Row]) -> Finding:
+    """The finding of a claim on a cost, among the rows of its table with what was measured of them."""
+    claim, found = pair.claim, []
+    for cells in (claim.better or {}, claim.than or {}):
+        found += _row_of(claim, cells, rows, Path(pair.table)).ours.get(claim.metric, [])
+    if len(found) != len(pair.rows):
+        return Finding(pair)
+    difference = found[0] / found[1] - 1
+    is_minor = difference <= POINT * (claim.margin or 0.0)
+    return Finding(pair, difference, difference, difference, "agrees" if is_minor else "disagrees")
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """How far the rows of a table stand in the paper's order, by one metric."""
@@ -146,8 +164,12 @@ def find_pair(name: str, tables: Mapping[str, Sequence[Row]], claim: Claim, prof
     """A claim among the rows of the paper's tables; ValueError where it is none of the paper's."""
     where, rows = paper / f"{name}.csv", tables[name]
     metric = METRICS.get(claim.metric)
-    if metric is None or metric.unit != POINT or claim.metric not in rows[0].printed:
-        raise ValueError(f"{where}: the claim '{claim.claim}' is about '{claim.metric}', which is no AP of that table")
+    is_cost = claim.better is not None and claim.margin is not None
+    kind = "cost" if is_cost else "AP"
+    if metric is None or (metric.measures == "cost") != is_cost or claim.metric not in rows[0].printed:
+        raise ValueError(
+            f"{where}: the claim '{claim.claim}' is about '{claim.metric}', which is no {kind} of that table"
+        )
     if claim.than_in is not None and claim.than_in not in tables:
         raise ValueError(f"{where}: the claim '{claim.claim}' names {claim.than_in}, which is no table of the paper")
     if claim.better is None or claim.than is None:
@@ -179,12 +201,22 @@ def _row_of(claim: Claim, cells: Mapping[str, str], rows: Sequence[Row], where: 
 
 
 def _printed(claim: Claim, metric: str, rows: Sequence[Row], where: Path) -> float:
-    """The paper's difference, points; ValueError where it is not what the claim says, by either scenario of V-COCO."""
+    """The paper's difference, points or per cent.
+
+    ValueError where it is not what the claim says, by either scenario of V-COCO.
+    """
     cells = [row.printed[metric] for row in rows]
     said = " and ".join(cell or "empty" for cell in cells)
     if not all(cells):
         raise ValueError(f"{where}: the paper does not have '{claim.claim}': its {metric} are {said}")
     values = [float(cell) for cell in cells]
+    if claim.margin is not None and claim.better is not None:
+        more = (values[0] / values[1] - 1) / POINT
+        if more > claim.margin:
+            raise ValueError(
+                f"{where}: the paper's own costs of '{claim.claim}' are {more:.2f} % apart, beyond the margin"
+            )
+        return more
     if claim.margin is not None:
         spread = max(values) - min(values)
         if spread > claim.margin:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import torch
 
+from rmlr.data.records import load_annotations
 from rmlr.detections.triplets import save_triplets
+from rmlr.learning.no_object import shares_without_object, with_no_object
 from rmlr.learning.trained import Trained, networks_of
 from rmlr.model.checkpoint import load_card
 from rmlr.model.network import needed_pose
@@ -49,6 +51,9 @@ def predict(
                     parts.append(score_triplets(trained.network, batch, is_valid_verb, **numbers))
                     bar.advance(len(indices))
         triplets = concatenate(parts)
+        if chosen.no_object:
+            learnt = load_annotations(annotations, "train" if chosen.split == "val" else "trainval")
+            triplets = with_no_object(triplets, shares_without_object(learnt, opened[0].vocabulary))
         save_triplets(record.folder / "triplets.parquet", triplets)
         pairs = sum(int(trained.features.pair_counts.sum()) for trained in opened)
         counts = {"images": sum(len(trained.features) for trained in opened), "pairs": pairs}

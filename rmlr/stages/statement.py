@@ -9,10 +9,10 @@ from jaxtyping import Float
 
 from rmlr.evaluation.resampling import CONFIDENCE, Training, differ, draw_images, known_means
 from rmlr.learning.benchmark import Benchmark, resample
-from rmlr.report.paper import POINT, read_metrics, read_rows
+from rmlr.report.paper import POINT, fill, read_metrics, read_rows
 from rmlr.report.provenance import settings_page, times_page
 from rmlr.report.statement import Statement
-from rmlr.report.verdicts import Finding, Measured, Pair, find_orders, find_pair, judge, read_vectors
+from rmlr.report.verdicts import Finding, Measured, Pair, find_orders, find_pair, judge, judge_cost, read_vectors
 from rmlr.study.nodes import StatementNode
 from rmlr.study.run import run
 
@@ -22,10 +22,11 @@ TRIPLETS, METRICS = "predict/triplets.parquet", "evaluate/metrics.json"
 def statement(*, settings: Path, results: Path, paper: Path, out: Path) -> None:
     """State which of the paper's orderings hold here, which do not, and which are undecided.
 
-    Each claim (`claims` in params.yaml) is that one row of a table is better than another, or that all rows are alike
-    within a margin. Runs are scored on the same bootstrap samples of test images, and the spread between trainings is
-    added: that of the seeds at hand (as in `rmlr compare`), or with one seed that of `training_spread`. A verdict
-    requires that the 95 % interval excludes 0, or lies within or beyond the margin. The whole text is generated.
+    Each claim (`claims` in params.yaml) is that one row of a table is better than another, that all rows are alike
+    within a margin, or that one row costs little more than another. Runs are scored on the same bootstrap samples of
+    test images, and the spread between trainings is added: that of the seeds at hand (as in `rmlr compare`), or with
+    one seed that of `training_spread`. A verdict requires that the 95 % interval excludes 0, or lies within or beyond
+    the margin; costs are counted and need none. The whole text is generated.
 
     Args:
         settings: the statement's settings file: tables, claims, the source of each row.
@@ -44,15 +45,21 @@ def statement(*, settings: Path, results: Path, paper: Path, out: Path) -> None:
         for claim in claimed.claims
     ]
     runs: dict[str, list[str]] = {}  # by data set, each once
-    for pair in pairs:
+    for pair in (pair for pair in pairs if not pair.is_cost):
         known = runs.setdefault(pair.measures, [])
         known += [one for one in dict.fromkeys(pair.runs) if one is not None and one not in known]
     runs = {dataset: runs[dataset] for dataset in sorted(runs) if runs[dataset]}
     folders = {
         name: [results / "runs" / name / str(seed) for seed in node.seeds] for names in runs.values() for name in names
     }
+    costs = (
+        {"cost": [results / "cost" / "metrics.json"]}
+        if any(pair.is_cost and not pair.missing for pair in pairs)
+        else {}
+    )
     areas = {name: results / "separation" / name / str(node.seeds[0]) / "separation.csv" for name in node.places}
     inputs = [results / dataset / "prepare" for dataset in runs]
+    inputs += [file for files in costs.values() for file in files]
     inputs += [folder / file for of_run in folders.values() for folder in of_run for file in (TRIPLETS, METRICS)]
     with run("statement", node, settings=settings, out=out, inputs=[*inputs, *areas.values()]) as record:
         scores: dict[str, dict[str, np.ndarray]] = {}
@@ -67,9 +74,14 @@ def statement(*, settings: Path, results: Path, paper: Path, out: Path) -> None:
                     seeds = [_scores(split, folder, weights, positives) for folder in folders[name]]
                     scores[name] = {metric: np.stack([seed[metric] for seed in seeds]) for metric in seeds[0]}
                     bar.advance()
+        for name in dict.fromkeys(pair.table for pair in pairs if pair.is_cost):
+            fill([row for row in tables[name] if all(source.run in costs for source in row.sources)], costs)
         found = Statement(
             node,
-            findings=[_judged(pair, scores, positives, node) for pair in pairs],
+            findings=[
+                judge_cost(pair, tables[pair.table]) if pair.is_cost else _judged(pair, scores, positives, node)
+                for pair in pairs
+            ],
             orders=[
                 order
                 for name, rows in tables.items()

@@ -104,6 +104,14 @@ class TrainNode(Section):
         return self
 
     @model_validator(mode="after")
+    def _path_has_sizes(self) -> "TrainNode":
+        if self.alignment.on_path != (self.network.pair_attention is not None):
+            raise ValueError("alignment.on_path and network.pair_attention go together: give both, or false and null")
+        if self.alignment.on_path and self.variant.network == "upt":
+            raise ValueError("variant upt has no alignment: alignment.on_path must be false")
+        return self
+
+    @model_validator(mode="after")
     def _unseen_classes_stay_unseen(self) -> "TrainNode":
         if self.train.zero_shot is not None and self.alignment.form == "literal":
             raise ValueError(

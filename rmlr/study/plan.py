@@ -41,6 +41,7 @@ from rmlr.study.settings import (
     CostScene,
     Network,
     Online,
+    PairAttention,
     Resampling,
     Separation,
     Variant,
@@ -199,6 +200,11 @@ class Study(Section):
         assert profile.folds is not None
         if profile.prediction.split != FOLDS_OF:
             raise ValueError(f"{where}: all folds are predicted: prediction.split must be {FOLDS_OF}")
+        if profile.prediction.no_object:
+            raise ValueError(
+                f"{where}: prediction.no_object takes shares from the split of training, and folds have no such split. "
+                "Set it to false"
+            )
         for dataset, train in profile.train.items():
             if train.split not in ("train", "trainval"):
                 raise ValueError(f"{where}: train.{dataset}.split is {train.split}: expected train or trainval")
@@ -381,6 +387,9 @@ class Study(Section):
                     "variant, network, alignment, losses or train, such as `train.epochs: 5`"
                 )
             section[last] = value
+        if content["alignment"]["on_path"]:
+            stack = content["alignment"]["stack"]
+            content["network"]["pair_attention"] = {name: stack[name] for name in PairAttention.model_fields}
         if content["train"]["split"] != "train":
             content["train"]["validate_every"] = 0  # only test is held out, on which nothing may be selected
         if content["train"]["validate_every"]:

@@ -105,6 +105,18 @@ class Upt(Section):
         return self
 
 
+class PairAttention(Section):
+    """Self-attention over the pairs of an image that changes what the network computes: on m, and on O.
+
+    See `Alignment.on_path`. As wide as the vectors themselves.
+    """
+
+    layers: Depth
+    heads: PositiveInt
+    ffn_dim: PositiveInt
+    dropout: Fraction
+
+
 class Network(Section):
     """Sizes of the interaction modules (paper, sections 3.2 to 3.5 and appendix B)."""
 
@@ -114,9 +126,17 @@ class Network(Section):
     pair_dim: PositiveInt  # H and O
     irm: TransformerSizes
     upt: Upt | None = None  # sizes of the baseline, which uses none of the above; None in the nodes of other variants
+    pair_attention: PairAttention | None = None  # of a run whose alignment is `on_path`, with the sizes of its stack
 
     @model_validator(mode="after")
     def _widths_fit(self) -> "Network":
+        if self.pair_attention is not None:
+            for name in ("feature_dim", "pair_dim"):
+                if getattr(self, name) % self.pair_attention.heads:
+                    raise ValueError(
+                        f"{name} {getattr(self, name)} cannot be shared evenly by {self.pair_attention.heads} heads of "
+                        "pair_attention"
+                    )
         if self.irm.dim != self.pair_dim:
             raise ValueError(f"irm.dim {self.irm.dim} must equal pair_dim {self.pair_dim}: it reads H and returns O")
         if self.ire.dim % 4:
@@ -135,6 +155,16 @@ class Alignment(Section):
     # What a pair with several interactions is compared with: the text of each, or the mean of their texts. Words of the
     # literal form have no target.
     targets: Literal["each", "mean"] = "each"
+
+    # `literal`: whether the output of the self-attention over pairs (equations 11 and 12) goes on to the classifier, or
+    # is compared with text only.
+    on_path: bool = False
+
+    @model_validator(mode="after")
+    def _path_is_literal(self) -> "Alignment":
+        if self.on_path and self.form != "literal":
+            raise ValueError(f"on_path needs form: literal, which has self-attention over pairs; got {self.form}")
+        return self
 
 
 class Losses(Section):
@@ -180,6 +210,7 @@ class Prediction(Section):
     batch_size: PositiveInt
     prior_power: Positive  # exponent of (s_h s_o) at inference; 1 in training
     min_score: NonNegative  # triplets with lower scores are not written
+    no_object: bool = False  # V-COCO: for each person and verb, also a row without an object (docs/evaluation.md)
 
 
 class Variant(Section):
@@ -470,24 +501,26 @@ class Folds(Section):
 
 
 class Claim(Section):
-    """A claim of the paper on a table: one row is better than another, or all rows are alike within a margin."""
+    """A claim of the paper on a table: one row is better than another, or all rows are alike within a margin.
+
+    Of a cost (MACs, parameters), with all three: one row exceeds another by at most the margin.
+    """
 
     claim: str
     metric: str  # column of the paper
     better: dict[str, str] | None = None  # cells of the row, as printed
     than: dict[str, str] | None = None
     than_in: str | None = None  # the table of `than`; null: the same one
-    margin: Positive | None = None  # points, fixed before anything is measured; instead of `better` and `than`
+    margin: Positive | None = None  # fixed before anything is measured; points, of a cost per cent of `than`
     quoted: str | None = None  # the size in the paper's text, where it has one; points
     stand_in: dict[str, str] = Field(default_factory=dict)  # by profile: what is measured in place of the paper's, why
 
     @model_validator(mode="after")
     def _is_of_one_kind(self) -> "Claim":
-        has_rows = self.better is not None and self.than is not None
-        if has_rows == (self.margin is not None) or (self.better is None) != (self.than is None):
+        if (self.better is None) != (self.than is None) or (self.better is None and self.margin is None):
             raise ValueError(
-                f"the claim '{self.claim}': expected either `better` and `than` (one row is better than another) or "
-                "`margin` (all rows are alike)"
+                f"the claim '{self.claim}': expected `better` and `than` (one row is better than another), `margin` "
+                "(all rows are alike), or all three (one row costs little more than another)"
             )
         return self
 

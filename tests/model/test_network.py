@@ -8,12 +8,14 @@ import yaml
 from pydantic import ValidationError
 
 from rmlr.model.network import build, build_objective
-from rmlr.study.settings import Alignment, Losses, Network, Variant
+from rmlr.model.transformer import Layout
+from rmlr.study.settings import Alignment, Losses, Network, PairAttention, Variant
 
 STUDY = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
 VARIANTS = {name: Variant(**switches) for name, switches in STUDY["variants"].items()}
-FORMS = ["anchored", "anchored_attention", "literal"]
+FORMS = ["anchored", "anchored_attention", "literal", "literal, on path"]
 SIZES = {"layers": 1, "dim": 8, "heads": 2, "ffn_dim": 16, "dropout": 0.0}
+PATH = {name: value for name, value in SIZES.items() if name != "dim"}
 UPT = {"code_dims": [4], "dim": 8, "layers": 2, "heads": 2, "ffn_dim": 16, "dropout": 0.0}
 NETWORK = Network(pool="covered", feature_dim=4, ire=SIZES, pair_dim=8, irm=SIZES, upt=UPT)
 LOSSES = Losses(**STUDY["profiles"]["demo"]["losses"])
@@ -21,13 +23,15 @@ LOSSES = Losses(**STUDY["profiles"]["demo"]["losses"])
 
 def make(small, variant: str, form: str = "anchored"):
     torch.manual_seed(0)
-    chosen = VARIANTS[variant]
+    chosen, on_path = VARIANTS[variant], form.endswith(", on path")
+    settings = NETWORK.model_copy(update={"pair_attention": PairAttention(**PATH) if on_path else None})
     sizes = {"channels": small.channels, "token_dim": small.token_dim, "pose_channels": small.pose_channels}
-    network = build(chosen, NETWORK, **sizes, vocabulary=small.vocabulary)
+    network = build(chosen, settings, **sizes, vocabulary=small.vocabulary)
+    form = form.partition(",")[0]
     objective = build_objective(
         chosen,
-        NETWORK,
-        Alignment(form=form, residual=False, whiten=True, stack=SIZES),
+        settings,
+        Alignment(form=form, residual=False, whiten=True, stack=SIZES, on_path=on_path),
         LOSSES,
         vocabulary=small.vocabulary,
         text=small.text() if chosen.aligns else None,
@@ -78,6 +82,31 @@ def test_a_variant_has_the_modules_that_its_switches_name_and_no_other(small, va
         {"ire.project"} if any(head.startswith("ire") for head in heads) else set()
     )  # m is narrower than the stack
     assert parts(make(small, variant, "literal")[1]) == heads | literal
+
+
+def test_attention_over_pairs_on_the_path_is_of_the_network(small):
+    network, objective = make(small, "rmlr", "literal, on path")
+    assert parts(network) == WHOLE | {"describe.attention", "reason.attention"}
+    assert parts(objective) == {"irm.sentence", "irm.word", "ire.sentence", "ire.word"}
+    assert parts(make(small, "wo_rm", "literal, on path")[0]) == COMMON | {"describe.context", "reason.attention"}
+
+
+def test_attention_on_the_path_changes_cues_and_reasoned_pairs_before_they_are_read(small):
+    network, _ = make(small, "rmlr", "literal, on path")
+    batch = small.batch()
+    output = network.eval()(batch)
+    layout = Layout.of_rows(output.pairs.image, len(batch.image_ids))
+    assert torch.equal(
+        output.cues, network.describe.attention(network.describe.ire(batch, output.pairs, layout), layout)
+    )
+    described, _ = network.describe(batch, output.pairs, layout)
+    assert torch.equal(output.reasoned, network.reason.attention(network.reason.encoder(described, layout), layout))
+    assert torch.equal(output.logits, network.reason.classify(output.reasoned))
+
+
+def test_the_path_needs_the_literal_form():
+    with pytest.raises(ValidationError, match="on_path needs form: literal"):
+        Alignment(form="anchored", residual=False, whiten=True, stack=SIZES, on_path=True)
 
 
 def test_each_switch_of_the_table_adds_its_input_to_h(small):
@@ -156,14 +185,17 @@ def aligned_only(small, variant: str, form: str, names: list[str]):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", ["ire_sentence", "ire_word"])
 def test_text_teaches_the_cues_and_nothing_behind_them(small, form, name):
-    assert aligned_only(small, "wo_irm_kt", form, [name]) == {"describe.ire"}
+    path = {"describe.attention"} if "path" in form else set()
+    assert aligned_only(small, "wo_irm_kt", form, [name]) == {"describe.ire"} | path
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", ["irm_sentence", "irm_word"])
 def test_text_trains_all_modules_before_o_but_not_the_classifier(small, form, name):
-    assert aligned_only(small, "wo_ire_kt", form, [name]) == WHOLE - {"reason.classify"}
-    assert aligned_only(small, "wo_rm", form, [name]) == COMMON - {"reason.classify"} | {"describe.context"}
+    path = {"describe.attention", "reason.attention"} if "path" in form else set()
+    assert aligned_only(small, "wo_ire_kt", form, [name]) == WHOLE - {"reason.classify"} | path
+    expected = COMMON - {"reason.classify"} | {"describe.context"} | path - {"describe.attention"}
+    assert aligned_only(small, "wo_rm", form, [name]) == expected
 
 
 def test_a_few_steps_overfit_the_batch(small):

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rmlr.data.features import Features
-from rmlr.data.records import save_vocabulary
+from rmlr.data.records import load_annotations, save_annotations, save_vocabulary
 from rmlr.detections.triplets import load_triplets
+from rmlr.hoi import NO_BOX
 from rmlr.model.checkpoint import load_card, load_checkpoint
 from rmlr.stages.predict import predict
 from rmlr.study.nodes import PredictNode
@@ -19,9 +20,10 @@ from rmlr.study.settings import Prediction
 from .conftest import BOXES, CARD, VOCABULARY, write_features
 
 
-def node(min_score: float = 0.0, batch_size: int = 4) -> PredictNode:
+def node(min_score: float = 0.0, batch_size: int = 4, **more) -> PredictNode:
     return PredictNode(
-        code="", prediction=Prediction(split="test", batch_size=batch_size, prior_power=2.8, min_score=min_score)
+        code="",
+        prediction=Prediction(split="test", batch_size=batch_size, prior_power=2.8, min_score=min_score, **more),
     )
 
 
@@ -46,6 +48,20 @@ def test_a_triplet_is_a_pair_with_a_possible_verb_scored_by_sigmoid_and_prior(ru
     logits = load_checkpoint(weights)(Features.load(study.features, "test").batch(list(range(6)))).logits
     expected = logits.sigmoid().flatten() * (0.9 * 0.9) ** 2.8
     np.testing.assert_allclose(triplets.score, expected.numpy(), rtol=1e-5)
+
+
+def test_rows_without_an_object_are_added_on_request(run_predict, study):
+    learnt = load_annotations(study.prepare, "trainval")
+    for one in learnt[:2]:
+        one.interactions[:, 2] = NO_BOX
+    save_annotations(study.prepare / "train.json", learnt)
+    save_annotations(study.prepare / "val.json", [])
+    plain, more = run_predict(node()), run_predict(node(no_object=True), out="more")
+    rows = len(plain.score)
+    np.testing.assert_array_equal(more.object_boxes[:rows], plain.object_boxes)
+    assert len(more.score) > rows
+    assert np.isnan(more.object_boxes[rows:]).all()
+    assert (more.score[rows:] < plain.score.max()).all()
 
 
 def test_the_batch_size_changes_nothing(run_predict):

@@ -34,6 +34,7 @@ verb,boxes,cosine,30,40,0.5,0.4,0.6,0.1,0.05,0.2
 place,cue,cosine,30,40,0.9,0.8,0.95,0.0,0.0,0.0
 """
 SPREAD = {"vcoco_ap_role_1": TrainingSpread(deviation=0.5, degrees=20, measured="made up")}  # points
+COSTS = "method,macs_g,params_m\nlight,100.0,10.0\nheavy,101.0,10.1\nunmeasured,102.0,10.1\n"
 RUNS = {"poor": "g/poor", "good": "g/good", "twin": "g/twin"}
 
 
@@ -57,7 +58,12 @@ def study(tmp_path):
     (paper / "table2.csv").write_text(PAPER)
     (paper / "table3.csv").write_text(OTHER)
 
-    def make(runs, *claims, places=None, spread=SPREAD, rows_of="poor good twin absent", others=()) -> Path:
+    def make(
+        runs, *claims, places=None, spread=SPREAD, rows_of="poor good twin absent", others=(), costs=(), counted=None
+    ) -> Path:
+        (paper / "table4.csv").write_text(COSTS)
+        (tmp_path / "results/cost").mkdir()
+        (tmp_path / "results/cost/metrics.json").write_text(json.dumps({"about": "", "rows": counted or {}}))
         (paper / "table2.csv").write_text(
             "".join(line for line in PAPER.splitlines(keepends=True) if line.split(",")[0] in f"variant {rows_of}")
         )
@@ -86,6 +92,10 @@ def study(tmp_path):
         table = TableNode(**about, rows=rows, seeds=seeds)
         source = Source(run=RUNS["twin"], measures="vcoco", detector="d", encoder="e", leaks=False)
         other = TableNode(**about, rows=[MeasuredRow(row={"encoder": "large"}, sources=[source])], seeds=seeds)
+        cost = Source(run="cost", measures="cost", detector="", encoder="", leaks=False)
+        priced = TableNode(
+            **about, rows=[MeasuredRow(row={"method": name}, sources=[cost]) for name in counted or {}], seeds=seeds
+        )
         node = StatementNode(
             code="",
             profile="demo",
@@ -97,6 +107,7 @@ def study(tmp_path):
             tables={
                 "table2": Claimed(table=table, claims=list(claims)),
                 **({"table3": Claimed(table=other, claims=list(others))} if others else {}),
+                **({"table4": Claimed(table=priced, claims=list(costs))} if costs else {}),
             },
             places=["g/good"] if places is not None else [],
             made_with={"profile": {"seeds": seeds, "pose": None}, "variants": {}, "runs": {}},
@@ -251,6 +262,47 @@ def test_a_claim_that_the_other_scenario_contradicts_is_refused(study):
         study(runs, others=[other])
 
 
+def cost(metric: str, better: str = "heavy", margin: float = 5.0) -> Claim:
+    rows = {"better": {"method": better}, "than": {"method": "light"}}
+    return Claim(claim=f"{better} costs few {metric}", metric=metric, **rows, margin=margin)
+
+
+def test_a_cost_is_counted_and_judged_by_its_margin(study):
+    counted = {"light": {"macs_g": 200.0, "params_m": 10.0}, "heavy": {"macs_g": 206.0, "params_m": 13.0}}
+    said = study(
+        {"good": [FEW]}, costs=[cost("macs_g"), cost("params_m"), cost("macs_g", "unmeasured")], counted=counted
+    )
+    assert verdicts(said) == {
+        "heavy costs few macs_g": "agrees",
+        "heavy costs few params_m": "disagrees",
+        "unmeasured costs few macs_g": "not measured",
+    }
+    row = rows_of(said)[0]
+    shown = [row[name] for name in ("better", "than", "margin", "paper_difference", "difference", "low", "smallest")]
+    assert shown == ["heavy", "light", "5", "+1.00", "+3.00", "", ""]
+    text = (said / "statement.md").read_text()
+    assert "heavy costs few params_m (Table 4): +30.00 %, counted; the paper has +1.00 %" in text
+    assert "0 comparisons of equals" in text
+
+
+def test_a_cost_that_nobody_measured_needs_no_file(study, tmp_path):
+    said = study({"good": [FEW]}, costs=[cost("macs_g")])
+    assert verdicts(said) == {"heavy costs few macs_g": "not measured"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (cost("macs_g", margin=0.5), "the paper's own costs of 'heavy costs few macs_g' are 1.00 % apart"),
+        (cost("vcoco_ap_role_1"), "is about 'vcoco_ap_role_1', which is no cost of that table"),
+    ],
+)
+def test_a_claim_on_a_cost_that_the_paper_does_not_make_is_refused(study, wrong, message):
+    with pytest.raises(ValueError, match=r"table4\.csv") as error:
+        study({"good": [FEW]}, costs=[wrong])
+    assert message in str(error.value)
+
+
 def test_a_row_of_another_table_is_compared(study, tmp_path):
     rows = {"better": {"encoder": "large"}, "than": {"variant": "poor"}}
     other = Claim(claim="large over poor", metric="vcoco_ap_role_1", **rows, than_in="table2")
@@ -259,7 +311,7 @@ def test_a_row_of_another_table_is_compared(study, tmp_path):
 
 @pytest.mark.parametrize("rows", [{}, {"better": {"variant": "a"}}, {"margin": 1.0, "than": {"variant": "a"}}])
 def test_a_claim_is_of_one_kind(rows):
-    with pytest.raises(ValueError, match=r"expected either `better` and `than` .* or `margin`"):
+    with pytest.raises(ValueError, match=r"expected `better` and `than` .* `margin` .* or all three"):
         Claim(claim="a", metric="vcoco_ap_role_1", **rows)
 
 

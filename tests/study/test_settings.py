@@ -245,8 +245,8 @@ def test_a_row_may_be_fed_in_some_profiles_only(content):
     def controls(profile):
         return [row.row["text_encoder"] for row in table_of(content, "table3", profile).controls]
 
-    assert controls("demo") == ["all-MiniLM-L6-v2", "control: random vectors"]
-    assert controls("paper") == ["control: random vectors"]
+    assert controls("demo") == ["all-MiniLM-L6-v2", "control: random vectors", "control: shuffled names"]
+    assert controls("paper") == ["control: random vectors", "control: shuffled names"]
 
 
 def test_a_misspelt_profile_of_a_run_or_a_row_is_an_error(content):

@@ -1,4 +1,4 @@
-"""Seconds of a pair's cue, by the number of pairs: our one product over all cells, against a crop of each pair's region.
+"""Seconds of a pair's cue by the number of pairs: our one product over all cells, against a crop of each region.
 
     python benchmarks/pooling.py [--device cpu] [--pairs 10 50 100 200 400] [--rounds 15]
 
@@ -12,6 +12,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ def main() -> None:
         for number in chosen.pairs:
             batch, pairs = photo(maps, number)
             layout = Layout.of_rows(pairs.image, 1)
-            sides = {"product": lambda: product(batch, pairs, layout), "crops": lambda: crops(batch, pairs)}
+            sides = {"product": partial(product, batch, pairs, layout), "crops": partial(crops, batch, pairs)}
             taken = in_turns(sides, maps, chosen.rounds)
             one, other = (statistics.median(taken[name]) * 1000 for name in sides)
             print(f"| {channels:,} | {number} | {one:.2f} | {other:.2f} | {other / one:.1f} |")  # noqa: T201

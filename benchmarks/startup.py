@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def plan(seeds: int, targets: list[str], rounds: int) -> tuple[int, float]:
-    """Jobs of a dry run, and the median of its CPU seconds; the first run, which writes all settings, does not count."""
+    """Jobs of a dry run, and the median of its CPU seconds, without the first run, which writes all settings."""
     with tempfile.TemporaryDirectory() as scratch:
         for name in ("Snakefile", "workflow", "rmlr", "paper", "results"):
             source = ROOT / name

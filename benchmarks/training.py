@@ -96,26 +96,29 @@ def made_up_vocabulary() -> Vocabulary:
     return Vocabulary("vcoco", objects, 0, verbs, hois)
 
 
-def made_up_batch(vocabulary: Vocabulary) -> tuple[Batch, Truth, list[Annotation]]:
+def made_up_batch(
+    vocabulary: Vocabulary, images: int = IMAGES, people: int = PEOPLE, things: int = INSTANCES - PEOPLE
+) -> tuple[Batch, Truth, list[Annotation]]:
     """Random boxes, maps and tokens; truth taken from the candidate pairs themselves, so that rows match."""
     generator = torch.Generator().manual_seed(0)
 
     def uniform(*shape: int) -> torch.Tensor:
         return torch.rand(shape, generator=generator)
 
-    number = IMAGES * INSTANCES
+    instances = people + things
+    number = images * instances
     corner = uniform(number, 2) * torch.tensor([1000.0, 500.0])
     boxes = torch.cat([corner, corner + 50 + uniform(number, 2) * 250], dim=1)
-    labels = torch.randint(1, 80, (number,), generator=generator).view(IMAGES, INSTANCES)
-    labels[:, :PEOPLE] = vocabulary.person
+    labels = torch.randint(1, 80, (number,), generator=generator).view(images, instances)
+    labels[:, :people] = vocabulary.person
     batch = Batch(
-        image_ids=torch.arange(IMAGES),
-        maps=uniform(IMAGES, CHANNELS, *CELLS),
-        is_padding=torch.zeros(IMAGES, *CELLS, dtype=torch.bool),
-        cell_sizes=torch.full((IMAGES, 2), 32.0),
-        image_sizes=torch.tensor([[800.0, 1333.0]]).repeat(IMAGES, 1),
+        image_ids=torch.arange(images),
+        maps=uniform(images, CHANNELS, *CELLS),
+        is_padding=torch.zeros(images, *CELLS, dtype=torch.bool),
+        cell_sizes=torch.full((images, 2), 32.0),
+        image_sizes=torch.tensor([[800.0, 1333.0]]).repeat(images, 1),
         instances=Instances(boxes, uniform(number), labels.flatten(), uniform(number, TOKEN_DIM)),
-        instance_image=torch.arange(IMAGES).repeat_interleave(INSTANCES),
+        instance_image=torch.arange(images).repeat_interleave(instances),
     )
     pairs = enumerate_pairs(batch, vocabulary.person)
     true = torch.arange(0, len(pairs), 4)
@@ -123,7 +126,7 @@ def made_up_batch(vocabulary: Vocabulary) -> tuple[Batch, Truth, list[Annotation
     human, object_ = pairs.human[true], pairs.object[true]
     truth = Truth(boxes[human], boxes[object_], verbs, batch.instances.labels[object_], pairs.image[true])
     annotations = []
-    for image in range(IMAGES):
+    for image in range(images):
         rows = (truth.image == image).nonzero()[:, 0]
         count = len(rows)
         interactions = np.stack([np.arange(count), truth.verbs[rows].numpy(), np.arange(count, 2 * count)], axis=1)

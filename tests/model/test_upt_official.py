@@ -5,11 +5,9 @@ UPT's submodules are not needed: DETR is stood in for by drawn detections and ma
 """
 
 import os
-import sys
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,9 +15,10 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from benchmarks.upt_modules import upt_modules
 from rmlr.hoi import Vocabulary
 from rmlr.hoi.batch import Batch, Instances, Truth
-from rmlr.hoi.boxes import cxcywh_from_xyxy, xyxy_from_cxcywh
+from rmlr.hoi.boxes import cxcywh_from_xyxy
 from rmlr.model.detector import Detections, select_instances
 from rmlr.model.losses import Objective
 from rmlr.model.network import build
@@ -45,31 +44,8 @@ def official():
     folder = os.environ.get("RMLR_PEERS")
     if folder is None or not Path(folder, "upt/upt.py").is_file() or not Path(folder, "pocket/pocket").is_dir():
         pytest.skip("set RMLR_PEERS to a folder that holds checkouts of fredzzhang/upt and fredzzhang/pocket")
-    known = set(sys.modules)
-    with pytest.MonkeyPatch.context() as patch:
-        # What UPT takes from its submodule `detr`: names at import, and two functions that it calls here.
-        stands_in = {
-            "util": {},
-            "util.box_ops": {"box_cxcywh_to_xyxy": xyxy_from_cxcywh, "generalized_box_iou": None},
-            "util.misc": {"nested_tensor_from_tensor_list": lambda images: images},
-            "models": {"build_model": None},
-        }
-        for name, content in stands_in.items():
-            module = ModuleType(name)
-            module.__dict__.update(content)
-            patch.setitem(sys.modules, name, module)
-        sys.modules["util"].box_ops = sys.modules["util.box_ops"]
-        patch.syspath_prepend(Path(folder, "pocket"))
-        patch.syspath_prepend(Path(folder, "upt"))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import interaction_head
-            import ops
-            import upt
-        yield SimpleNamespace(UPT=upt.UPT, InteractionHead=interaction_head.InteractionHead, ops=ops)
-    for name in set(sys.modules) - known:
-        if folder in str(getattr(sys.modules[name], "__file__", None)):
-            del sys.modules[name]
+    with upt_modules(Path(folder)) as found:
+        yield found
 
 
 class DrawnDetr(nn.Module):

@@ -108,14 +108,16 @@ def small_milestones(content: dict, kept: dict[str, list[str]]) -> None:
     stages["text"]["foreach"] = ["vcoco"]
     stages["runs"]["foreach"] = {group: stages["runs"]["foreach"][group] for group in kept}
     results = "results/${profile}/"
-    if "shared" not in kept:
-        stages["table2"]["deps"].remove(f"{results}runs/shared")
-    unmade = ("runs/table1", "runs/table3", "runs/table8", "runs/table9", "runs/shared_", "hicodet/features")
-    tables = tuple(f"tables/table{number}" for number in range(1, 10) if number != 2)
-    gone = tuple(f"{results}{place}" for place in (*unmade, *tables, "separation"))
-    for stage in (stages["figures"], stages["statement"]):
-        stage["deps"] = [path for path in stage["deps"] if not path.startswith(gone)]
-    stages["figures"]["outs"] = [out for out in stages["figures"]["outs"] if not next(iter(out)).startswith(gone)]
+    tables = {f"tables/table{number}" for number in range(1, 10) if number != 2}
+    gone = tuple(f"{results}{place}" for place in (*tables, "separation", "cost", "hicodet/features"))
+    made = {f"{results}runs/{group}" for group in kept}
+
+    def is_there(path: str) -> bool:
+        return path in made if path.startswith(f"{results}runs/") else not path.startswith(gone)
+
+    for name in ("table2", "figures", "statement"):
+        stages[name]["deps"] = [path for path in stages[name]["deps"] if is_there(path)]
+    stages["figures"]["outs"] = [out for out in stages["figures"]["outs"] if is_there(next(iter(out)))]
     content["metrics"] = [f"{results}detector/base/metrics.json", f"{results}tables/table2/metrics"]
     content["plots"] = []
 

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from rmlr.hoi import Vocabulary
 from rmlr.hoi.batch import Batch, Instances, Truth
 from rmlr.learning import pauses
-from rmlr.learning.trainer import cosine_schedule, fit, load_resume, reproducible, save_resume
+from rmlr.learning.loops import cosine_schedule, load_resume, reproducible, save_resume
+from rmlr.learning.trainer import fit
 from rmlr.model.losses import means
 from rmlr.model.network import build, build_objective
 from rmlr.model.text import OBJECT, SUBJECT, VERB, TextEmbeddings

@@ -115,6 +115,11 @@ class Learner:
             self.head.record.log_metrics(row, step=epoch)
 
     @property
+    def name(self) -> str:
+        """The folder of its checkpoints, for messages."""
+        return str(self.head.record.resume)
+
+    @property
     def is_scored(self) -> bool:
         """Whether the held-out split is scored after the epoch at hand."""
         every, done = self.head.schedule.validate_every, len(self.rows) + 1

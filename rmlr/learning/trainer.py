@@ -7,8 +7,9 @@ Differs: distributed training uses torch's DistributedDataParallel through Accel
 the same but takes seconds to import in every process.
 """
 
+import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -16,46 +17,19 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
 
 from rmlr.data.loading import ahead, loader_threads, pinned
 from rmlr.learning.examples import Batches
-from rmlr.learning.learner import Head, Learner, Scores
+from rmlr.learning.learner import Head, Learner
 from rmlr.learning.loops import reproducible
 from rmlr.learning.pauses import Pauses
-from rmlr.study.run import Record
-from rmlr.study.settings import Losses, Train
+from rmlr.study.settings import Train
+
+log = logging.getLogger(__name__)
 
 
-def fit(
-    network: nn.Module,
-    objective: nn.Module,
-    examples: Batches,
-    *,
-    text: Any,
-    schedule: Train,
-    weights: Losses,
-    means: Callable[[Mapping[str, float]], dict[str, float]],
-    seed: int,
-    record: Record,
-    identity: str,
-    held_out: Scores | None = None,
-) -> list[dict[str, float]]:
-    """Train network and objective in place; the curve of every epoch, one row each. `fit_together` for one run.
-
-    Raises ValueError also, in all processes, on a loss or gradient that is not finite.
-    """
-    head = Head(
-        network=network,
-        objective=objective,
-        text=text,
-        schedule=schedule,
-        weights=weights,
-        means=means,
-        record=record,
-        identity=identity,
-        held_out=held_out,
-    )
+def fit(head: Head, examples: Batches, *, seed: int) -> list[dict[str, float]]:
+    """Train one head (`fit_together`); the curve of every epoch, one row each. Its error is raised."""
     [learner] = fit_together([head], examples, seed=seed)
     if learner.error is not None:
         raise learner.error
@@ -167,6 +141,8 @@ class _Pass:
             return learner.take(step, micro_batches, self.pauses)
         except ValueError as error:
             learner.error = error
+            if len(self.learners) > 1:
+                log.error("%s: takes no further step, the others do: %s", learner.name, error)
             return False
 
     @staticmethod

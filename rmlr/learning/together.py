@@ -12,6 +12,7 @@ from rmlr.learning.learner import Head, Learner, Scores
 from rmlr.learning.trainer import fit_together
 from rmlr.model.checkpoint import save_checkpoint
 from rmlr.study.device import processes, take_device
+from rmlr.study.folder import set_aside
 from rmlr.study.nodes import TrainNode
 from rmlr.study.run import Record, Work
 from rmlr.study.settings import Prediction
@@ -108,7 +109,7 @@ def train_together(asked: Sequence[Asked], *, keep_aside: bool) -> None:
 
     Each has its own folder, lock, record, tracker and checkpoints, as with `rmlr train`. Those whose finished output is
     there are left out. A run whose loss is not finite ends alone; ValueError names all such runs when the others are
-    finished. With `keep_aside`, the others' folders then keep their hidden name (`.NAME.part`) until the next attempt.
+    finished. With `keep_aside`, the others' folders then have their hidden name (`.NAME.part`) until the next attempt.
 
     Raises ValueError before any work if an input is missing, an output may not be written, or there are several
     processes.
@@ -128,6 +129,10 @@ def train_together(asked: Sequence[Asked], *, keep_aside: bool) -> None:
             return
         with take_device("train") as device, computing("train"):
             errors = _train(left, device, keep_aside)
+        if errors and keep_aside:
+            for one in asked:
+                if one.work.out in made:
+                    set_aside(one.work.place)
     if errors:
         told = "".join(f"\n  {out}: {error}" for out, error in errors.items())
         raise ValueError(f"{len(errors)} of {len(left)} runs failed; the others are finished:{told}")

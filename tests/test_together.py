@@ -89,6 +89,7 @@ def test_only_runs_that_the_targets_need_are_trained_together(untrained):
     assert "rmlr/0" not in file.read_text()
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_told_and_the_others_are_used(untrained, apart):
     """Snakemake removes the outputs of a failed job; those of the runs that did not fail survive it."""
     spoilt = {"train.learning_rate": 1e30, "train.clip_norm": 1e30}

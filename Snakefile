@@ -32,3 +32,6 @@ rule all:
     default_target: True
     input:
         REPORTED or ALL,  # a report shows the results that exist
+
+
+include: "workflow/rules/together.smk"

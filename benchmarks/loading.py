@@ -128,15 +128,7 @@ def measure(stage: str, root: Path, batch_size: int) -> float:
             times.append((time.perf_counter(), count))
 
     run.Progress = Stopwatch
-    whole = FrozenDetector.forward
-
-    def forward(self: FrozenDetector, *given: Any) -> Any:  # of random weights: its classes are made up as well
-        seen = whole(self, *given)
-        number = torch.arange(seen.labels.shape[1], device=seen.labels.device)
-        labels = torch.where(number % 4 == 0, 0, number % 79 + 1)
-        return replace(seen, labels=labels.expand_as(seen.labels))
-
-    FrozenDetector.forward = forward
+    patch_classes()
     prepared = {"annotations": root / "prepare"}
     seen = {"images": root / "images", "detector": root / "detector"}
     if stage == "features":
@@ -154,6 +146,19 @@ def measure(stage: str, root: Path, batch_size: int) -> float:
         scale = batch_size
     (start, _), counted = times[SKIPPED - 1], times[SKIPPED:]
     return scale * sum(count for _, count in counted) / (counted[-1][0] - start)
+
+
+def patch_classes() -> None:
+    """In this process, detections of random weights have classes that are made up as well."""
+    whole = FrozenDetector.forward
+
+    def forward(self: FrozenDetector, *given: Any) -> Any:
+        seen = whole(self, *given)
+        number = torch.arange(seen.labels.shape[1], device=seen.labels.device)
+        labels = torch.where(number % 4 == 0, 0, number % 79 + 1)
+        return replace(seen, labels=labels.expand_as(seen.labels))
+
+    FrozenDetector.forward = forward
 
 
 # ---- what is measured on

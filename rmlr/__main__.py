@@ -42,6 +42,7 @@ STAGES = {
 }
 
 COMMANDS: dict[str, str] = {
+    "together": "Several training runs with the same photos -> what `train` makes of each, in one pass.",
     "doctor": "A profile -> what is present and what is missing: data, mirrors, disk, time, GPUs, packages.",
     "photo": "Photos or videos and a trained run -> what people do in them: tables, and pictures with boxes.",
     "export": "A trained run and its detector -> one folder to share, or to serve with MLflow.",
@@ -98,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
                 provenance.command = arguments
                 if signal.getsignal(signal.SIGTERM) != signal.SIG_IGN:
                     signal.signal(signal.SIGTERM, _end)
-                fix_threads(named)
+                fix_threads("train" if named == "together" else named)
         command_line(named)(arguments)
     except (ValueError, OSError) as error:
         if os.environ.get("RMLR_DEBUG", "") not in ("", "0"):

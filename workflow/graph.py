@@ -341,8 +341,11 @@ class Graph:
 
     def flags_of(self, node: str) -> str:
         """Paths that a stage reads, as flags."""
-        given = {name: path for name, path in self._flags(node).items() if path}
-        return " ".join(f"--{name} {path}" for name, path in given.items())
+        return " ".join(f"--{name} {path}" for name, path in self.paths(node).items())
+
+    def paths(self, node: str) -> dict[str, str]:
+        """Paths that a stage reads, by flag."""
+        return {name: path for name, path in self._flags(node).items() if path}
 
     def _flags(self, node: str) -> dict[str, str]:
         images, in_results = f"{self.raw}/images", self.folder

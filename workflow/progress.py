@@ -125,6 +125,7 @@ class StudyLog(logging.Handler):
         self.groups: dict[str, list[int]] = {}  # jobs that are one job in the queue; any of them may give it its id
         self.names: dict[str, str] = {}  # of jobs and groups, by id
         self.took: dict[str, list[float]] = defaultdict(list)  # rule: seconds of each finished job
+        self.members: dict[str, int] = {}  # rule that trains runs together: how many
         self.began = datetime.now(UTC)
         self.copied: list[str] = []  # tables, and the statement, that are new
         self.done = self.total = 0
@@ -135,7 +136,7 @@ class StudyLog(logging.Handler):
         """Write lines from now on, until the process ends."""
         self.cores = cores
         for earlier in records_of(self.results):
-            self.took[earlier["stage"]].append(earlier["wall_seconds"])
+            self.took[earlier["stage"]].append(earlier["wall_seconds"] / runs_of(earlier))
         self.talks.set()
         threading.Thread(target=self._keep_talking, daemon=True).start()
 
@@ -153,6 +154,8 @@ class StudyLog(logging.Handler):
         if event == "job_info":
             names = [str(value).strip("/") for key, value in record.wildcards.items() if key != "profile"]
             name = " ".join([record.rule_name, "/".join(filter(None, names))]).strip()
+            if number := self.members.get(record.rule_name):
+                name = f"train {number} runs {record.rule_name.replace('_', ' ')}"
             log = Path(record.log[0]) if record.log else None
             self.running[record.jobid] = Job(record.rule_name, name, record.threads, log)
             self.names[str(record.jobid)] = name
@@ -172,7 +175,8 @@ class StudyLog(logging.Handler):
             if job.number is not None:
                 self._say(f"{job.name}: done, {minutes(job.seconds)} after it was submitted")
                 return
-            self.took[job.rule].append(job.seconds)
+            rule, number = self._stage(job.rule)
+            self.took[rule].append(job.seconds / number)
             if job.log is not None:  # a rule without a log only names files
                 self._say(f"{job.name}: done in {minutes(job.seconds)}")
         elif event == "job_error" and not record.indent:  # else of a group, whose own event comes first
@@ -243,8 +247,9 @@ class StudyLog(logging.Handler):
         weighed = [seconds / WORK[rule] for rule, seconds in known.items() if rule in WORK]
         speed = sum(weighed) / len(weighed) if weighed else 1.0
 
-        def expected(rule: str) -> float:
-            return known.get(rule, WORK.get(rule, LITTLE) * speed)
+        def expected(job: str) -> float:
+            rule, number = self._stage(job)
+            return number * known.get(rule, WORK.get(rule, LITTLE) * speed)
 
         running = []
         for job in list(self.running.values()):
@@ -253,6 +258,18 @@ class StudyLog(logging.Handler):
         work = sum(seconds * threads for seconds, threads in running)
         work += sum(expected(rule) * count for rule, count in self.waiting.items() if count > 0)
         return max([work / self.cores, *(seconds for seconds, _ in running)])
+
+    def _stage(self, rule: str) -> tuple[str, int]:
+        """The stage of a rule's jobs, and how many runs each trains: one, except where runs are trained together.
+
+        A number of runs is expected to take as long together as one after the other: at most, that is.
+        """
+        return ("train", self.members[rule]) if rule in self.members else (rule, 1)
+
+
+def runs_of(record: dict) -> int:
+    """How many runs the process of a run.json trained. Its seconds are those of the whole process."""
+    return record.get("together", 1)
 
 
 def at_work(jobs: list[Job], since: float) -> Job:
@@ -314,8 +331,12 @@ def summary(results: str, tables: list[Path], since: datetime) -> str:
         return "\n".join(lines)
     lines.append("made now     jobs   wall seconds   CPU seconds")
     for stage, records in sorted(stages.items(), key=lambda item: order.get(item[0], len(order))):
-        wall, cpu = (sum(record[key] for record in records) for key in ("wall_seconds", "cpu_seconds"))
-        lines.append(f"{stage:<12} {len(records):>4} {wall:>14.1f} {cpu:>13.1f}")
+        lines.append(f"{stage:<12} {len(records):>4} {_sum(records, 'wall'):>14.1f} {_sum(records, 'cpu'):>13.1f}")
     every = [record for records in stages.values() for record in records]
-    lines.append(f"{'all':<12} {len(every):>4} {'':>14} {sum(record['cpu_seconds'] for record in every):>13.1f}")
+    lines.append(f"{'all':<12} {len(every):>4} {'':>14} {_sum(every, 'cpu'):>13.1f}")
     return "\n".join(lines)
+
+
+def _sum(records: list[dict], kind: str) -> float:
+    """Seconds of all records; those of a process that trained several runs count once."""
+    return sum(record[f"{kind}_seconds"] / runs_of(record) for record in records)

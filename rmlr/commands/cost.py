@@ -81,6 +81,8 @@ def cost(
     features: Path | None = None,
     text: Path | None = None,
     pose: Path | None = None,
+    images: Path | None = None,
+    detector: Path | None = None,
     start: Path | None = None,
     steps: int = 10,
     out: Path | None = None,
@@ -96,7 +98,8 @@ def cost(
     paper adds for UPT and RmLR are too few for their networks.
 
     With --train, some steps of the real `rmlr train` are run and timed, in a separate process and a temporary folder,
-    on one GPU or the CPU; flags of the table have no effect.
+    on one GPU or the CPU; flags of the table have no effect. The MACs of a photo say what several runs cost together
+    (`rmlr together`): frozen networks once, the rest for each run.
 
     Args:
         rows: which rows: a method, a backbone, or both as in "RmLR ResNet-50"; all if left out.
@@ -118,6 +121,8 @@ def cost(
         features: likewise.
         text: likewise.
         pose: likewise, of a run with the pose cue.
+        images: likewise, of a run that is trained on photos.
+        detector: likewise.
         start: likewise, of a run that starts from the weights of another.
         steps: training steps to run.
         out: table to write (CSV), which replaces only one that an earlier call wrote, and a .json with device,
@@ -129,6 +134,7 @@ def cost(
     where = _device(device)
     _must_fit(settings, out, train)
     inputs = {"annotations": annotations, "features": features, "text": text, "pose": pose, "start": start}
+    inputs |= {"images": images, "detector": detector}
     named = {name: path for name, path in inputs.items() if path is not None}
     if train is not None:
         table, about = _of_training(train, named, steps)
@@ -167,7 +173,8 @@ def _must_fit(settings: Path | None, out: Path | None, train: Path | None) -> No
 
 def _of_training(train: Path, named: Mapping[str, Path], steps: int) -> tuple[list[dict], dict[str, Any]]:
     """The estimated cost of a training run, as a table of one row, and the device; also printed."""
-    if missing := [f"--{name}" for name in ("annotations", "features", "text") if name not in named]:
+    needed = ("annotations", "text") if "images" in named else ("annotations", "features", "text")
+    if missing := [f"--{name}" for name in needed if name not in named]:
         raise ValueError(f"--train {train}: give {', '.join(missing)} as well, as to `rmlr train`")
     found = estimate(importlib.import_module("rmlr.stages.train").train, train, named, steps)
     _print(str(found))

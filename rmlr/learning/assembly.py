@@ -3,11 +3,11 @@
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rmlr.data.records import load_annotations, load_vocabulary
 from rmlr.data.zero_shot import only_classes, unseen_classes
@@ -72,12 +72,40 @@ class Assembly:
     identity: str  # digest of all that must be equal for a run to resume from a checkpoint
 
 
-def assemble(chosen: TrainNode, given: Given, seed: int) -> Assembly:
-    """Load a run's inputs and build its modules; ValueError if parts do not fit together."""
-    vocabulary = load_vocabulary(given.annotations)
-    learnt = vocabulary.without(unseen_classes(chosen.train.zero_shot, given.annotations, vocabulary))
-    examples = _examples(chosen, given, vocabulary, learnt, seed)
-    text = TextEmbeddings.load(given.text) if chosen.variant.aligns else None
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What runs with the same examples have in common; loaded once."""
+
+    vocabulary: Vocabulary
+    learnt: Vocabulary  # without the classes that are unseen in training
+    examples: Examples
+    random: Tensor  # torch's random numbers as they are then: every run's modules are initialised from there
+    texts: dict[Path, TextEmbeddings] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, chosen: TrainNode, given: Given, seed: int) -> "Common":
+        """Load a run's examples."""
+        vocabulary = load_vocabulary(given.annotations)
+        learnt = vocabulary.without(unseen_classes(chosen.train.zero_shot, given.annotations, vocabulary))
+        examples = _examples(chosen, given, vocabulary, learnt, seed)
+        return cls(vocabulary, learnt, examples, torch.get_rng_state())
+
+    def text(self, folder: Path) -> TextEmbeddings:
+        """The embeddings of a folder."""
+        if folder not in self.texts:
+            self.texts[folder] = TextEmbeddings.load(folder)
+        return self.texts[folder]
+
+
+def assemble(chosen: TrainNode, given: Given, seed: int, common: Common | None = None) -> Assembly:
+    """Load a run's inputs and build its modules; ValueError if parts do not fit together.
+
+    `common` is what was loaded for another run with the same examples and seed.
+    """
+    common = common or Common.of(chosen, given, seed)
+    torch.set_rng_state(common.random)
+    vocabulary, learnt, examples = common.vocabulary, common.learnt, common.examples
+    text = common.text(given.text) if chosen.variant.aligns else None
     if text is not None:
         text.must_fit(given.text, vocabulary)
     shapes = {

@@ -25,8 +25,8 @@ from rmlr.data.loading import ahead, loader_threads
 from rmlr.evaluation.objects import Scorer, find_pairs, object_ap
 from rmlr.hoi import Annotation, Vocabulary
 from rmlr.hoi.batch import Instances
+from rmlr.learning.loops import cosine_schedule, load_resume, save_resume
 from rmlr.learning.pauses import Pauses
-from rmlr.learning.trainer import cosine_schedule, load_resume, save_resume
 from rmlr.model.detector import FrozenDetector, select_instances
 from rmlr.model.detr import detection_loss
 from rmlr.study.nodes import DetectorNode

@@ -16,13 +16,16 @@ from pathlib import Path
 
 import torch
 
-from rmlr.learning.assembly import Given, assemble
+from rmlr.learning.assembly import Assembly, Given, assemble
+from rmlr.learning.learner import Task, Terms
+from rmlr.model.cost import counting
 from rmlr.study import run
 from rmlr.study.nodes import TrainNode
 from rmlr.study.provenance import Meter
 
 log = logging.getLogger(__name__)
 
+SEVERAL = 24  # runs, as an example of training them together
 SETTLING = 2  # warm-up steps, not counted
 
 
@@ -44,6 +47,8 @@ class Estimate:
     weights_mb: float
     resume_mb: float  # the checkpoint from which an interrupted run resumes
     features_gb: float  # of all splits
+    shared_macs_g: float  # of a photo in training, billions: of frozen networks, which runs can share (`rmlr together`)
+    own_macs_g: float  # of the run's own network and losses, forward and backward
 
     def __str__(self) -> str:
         return (
@@ -53,7 +58,19 @@ class Estimate:
             f"in all   {self.hours:.2g} hours ({60 * self.hours:.2g} minutes)\n"
             f"memory   {self.memory_gb:.2f} GB of the {self.memory_of} at most\n"
             f"disk     {self.weights_mb:.1f} MB of weights, {self.resume_mb:.1f} MB to resume from while it runs; "
-            f"{self.features_gb:.3g} GB of features are read"
+            f"{self.features_gb:.3g} GB of features are read\n"
+            f"{self._together()}"
+        )
+
+    def _together(self) -> str:
+        """What runs that are trained together cost, by count; decoding and augmenting photos is not counted."""
+        shared, own = self.shared_macs_g, self.own_macs_g
+        if not shared:
+            return f"together {own:.3g} GMAC a photo for each run, and no frozen network: features are cached"
+        several = (shared + SEVERAL * own) / (shared + own)
+        return (
+            f"together N runs cost {shared:.3g} + N x {own:.3g} GMAC a photo, apart N x {shared + own:.3g}: {SEVERAL} "
+            f"runs as much as {several:.2g}"
         )
 
 
@@ -77,7 +94,9 @@ def estimate(train: Callable[..., None], settings: Path, inputs: Mapping[str, Pa
     laps = [end - start for start, end in pairwise(times)]
     counted = laps[1 + SETTLING :] or laps[1:] or laps
     mean = statistics.fmean(counted)
-    weights, resume = _checkpoint_bytes(chosen, given)
+    ready = assemble(chosen, given, seed=0)
+    weights, resume = _checkpoint_bytes(ready)
+    shared, own = _macs(ready, chosen)
     files = [file for file in given.features.rglob("*") if file.is_file()] if given.features else []
     return Estimate(
         variant=chosen.tags.get("variant", chosen.variant.network),
@@ -94,6 +113,8 @@ def estimate(train: Callable[..., None], settings: Path, inputs: Mapping[str, Pa
         weights_mb=weights / 1e6,
         resume_mb=resume / 1e6,
         features_gb=sum(file.stat().st_size for file in files) / 1e9,
+        shared_macs_g=shared / 1e9,
+        own_macs_g=own / 1e9,
     )
 
 
@@ -125,9 +146,23 @@ class _EnoughError(Exception):
     """Ends the training after the timed steps."""
 
 
-def _checkpoint_bytes(chosen: TrainNode, given: Given) -> tuple[int, int]:
+def _checkpoint_bytes(ready: Assembly) -> tuple[int, int]:
     """Size of a run's weights, and of its checkpoint, which also has AdamW's two moments."""
-    ready = assemble(chosen, given, seed=0)
     modules = ready.network, ready.objective
     weights = sum(tensor.nbytes for module in modules for tensor in module.state_dict().values())
     return weights, weights + 2 * sum(one.nbytes for module in modules for one in module.parameters())
+
+
+def _macs(ready: Assembly, chosen: TrainNode) -> tuple[float, float]:
+    """MACs of a photo, by the first micro-batch: of the frozen networks, and of the run's training step."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    positions = list(range(min(chosen.train.micro_batch_size, len(ready.examples))))
+    task = Task(ready.network, ready.objective, ready.text, None).to(device)
+    loaded = ready.examples.load(positions, 0)
+    with counting() as frozen:
+        batch, truth = ready.examples.see(loaded, device)
+    with counting() as own:
+        terms: Terms = task(batch, truth)
+        terms.total(chosen.losses, 1.0, 1.0).backward()
+    photos = 2 * len(positions)  # two operations are a MAC
+    return frozen.get_total_flops() / photos, own.get_total_flops() / photos

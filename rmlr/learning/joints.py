@@ -10,8 +10,8 @@ from torch import Tensor
 
 from rmlr.data.keypoints import Crop, Posed, load_crops
 from rmlr.evaluation.joints import pck
+from rmlr.learning.loops import cosine_schedule, load_resume, save_resume
 from rmlr.learning.pauses import Pauses
-from rmlr.learning.trainer import cosine_schedule, load_resume, save_resume
 from rmlr.model.joints import heat_map_loss, heat_maps, peaks
 from rmlr.model.pose import JointNetwork
 from rmlr.study.run import Record

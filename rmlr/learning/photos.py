@@ -17,7 +17,7 @@ from rmlr.data.truth import Truths
 from rmlr.hoi import Annotation, Vocabulary
 from rmlr.hoi.batch import Batch, Truth
 from rmlr.learning.examples import Tested, draw
-from rmlr.learning.trainer import counting_cells
+from rmlr.learning.loops import counting_cells
 from rmlr.model.detector import FrozenDetector, as_batch, load_detector, weights_digest
 from rmlr.model.pose import PoseNetwork, load_pose_network, pose_digest
 from rmlr.study.settings import Online

@@ -179,12 +179,19 @@ def count_macs(module: nn.Module, *inputs: Any) -> dict[str, int]:
 
     PyTorch counts by operation and knows only some fused ones, so attention and Transformer layers run unfused here.
     """
-    with FlopCounterMode(display=False) as counter, _unfused():
+    with counting() as counter:
         module(*inputs)
     root = type(module).__name__
     counts = {path: sum(kinds.values()) // 2 for path, kinds in counter.get_flop_counts().items()}  # 2 flops a MAC
     total = counts.pop("Global", 0)
     return {path.removeprefix(f"{root}."): macs for path, macs in counts.items() if path != root} | {"": total}
+
+
+@contextmanager
+def counting() -> Iterator[FlopCounterMode]:
+    """Count floating-point operations, two of which are a MAC; those of backward passes, too."""
+    with FlopCounterMode(display=False) as counter, _unfused():
+        yield counter
 
 
 @contextmanager

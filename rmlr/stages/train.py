@@ -1,16 +1,11 @@
 """Training of the interaction modules."""
 
-import csv
-import logging
 from pathlib import Path
 
-from rmlr.learning.assembly import Given, assemble, logged
-from rmlr.learning.trainer import fit
-from rmlr.model.checkpoint import save_checkpoint
+from rmlr.learning.assembly import Given
+from rmlr.learning.together import Trainings
 from rmlr.study.nodes import TrainNode
 from rmlr.study.run import run
-
-log = logging.getLogger(__name__)
 
 
 def train(
@@ -35,6 +30,8 @@ def train(
     inputs: one is written after each epoch, every ten minutes, and on SIGTERM or Ctrl-C. Images without a candidate
     pair in any cached view contribute no loss; they are left out and counted.
 
+    Several runs with the same images in the same order are trained in one pass by `rmlr together`.
+
     Several GPUs: `torchrun --nproc-per-node 4 -m rmlr train ...`. The effective batch size stays that of the settings,
     so batch_size must be a multiple of processes x micro_batch_size. RMLR_LOADERS is the number of prefetching threads
     (by default one per core if there is a GPU, otherwise none); it changes no number.
@@ -57,36 +54,8 @@ def train(
     chosen = TrainNode.load(settings)
     given = Given(annotations, text, features, pose, images, detector, start).needed(chosen, settings)
     with run("train", chosen, settings=settings, out=out, inputs=given.paths(chosen), seed=seed) as record:
-        ready = assemble(chosen, given, seed)
-        examples = ready.examples
-        count, drawn = len(examples.image_ids), len(examples.drawn)
-        log.info("%d of %d images, %d of them with a candidate pair", drawn, count, len(examples))
-        held_out = None
-        if chosen.held_out is not None:
-            from rmlr.learning.held_out import HeldOutScores  # here, since the evaluators take a second to import
-
-            held_out = HeldOutScores(annotations, ready.vocabulary, examples.tested, chosen.held_out)
-        rows = fit(
-            ready.network,
-            ready.objective,
-            examples,
-            text=ready.text,
-            schedule=chosen.train,
-            weights=chosen.losses,
-            means=lambda sums: logged(sums, chosen.losses),
-            seed=seed,
-            record=record,
-            identity=ready.identity,
-            held_out=held_out,
-        )
-        if not any(row["positives"] for row in rows):
-            log.warning("no candidate pair overlaps a true one: no positive example. Is the detector trained?")
-        save_checkpoint(record.folder, ready.card, ready.network, ready.objective)
-        with (record.folder / "curves.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=["epoch", *dict.fromkeys(name for row in rows for name in row)])
-            writer.writeheader()
-            writer.writerows({"epoch": epoch, **row} for epoch, row in enumerate(rows, start=1))
-        counts = {"images": len(examples), "images_without_pair": drawn - len(examples)}
-        counts["images_left_out"] = count - drawn
-        record.log_metrics({name: float(number) for name, number in counts.items()})
-        record.metrics.update({f"final_{name}": value for name, value in rows[-1].items()})  # MLflow has the curves
+        training = Trainings()
+        training.add(chosen, given, seed, record)
+        [error] = training.fit(seed)
+        if error is not None:
+            raise error

@@ -78,6 +78,11 @@ def publish(folder: Path, place: Path, maker: str) -> None:
     _remove(beside(place, "old"), maker)
 
 
+def set_aside(place: Path) -> None:
+    """The reverse of `publish`: a finished folder gets its hidden name again, until `recover`. Under the lock."""
+    place.rename(beside(place, "part"))
+
+
 def discard(folder: Path) -> None:
     """Remove a folder from `begin`."""
     shutil.rmtree(folder, ignore_errors=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from rmlr.study.encoder import Encoder
-from rmlr.study.section import DatasetName, Name, PathName, Section, Seed, Split, must_name
+from rmlr.study.section import DatasetName, Name, PathName, PositiveInt, Section, Seed, Split, must_name
 from rmlr.study.settings import (
     Alignment,
     Backbone,
@@ -71,6 +71,7 @@ class Profile(Section):
     # Images that are left out because of their photos; for other reasons there is an error.
     leave_out: list[LeftOut] = Field(default_factory=list)
     folds: Annotated[Folds | None, BeforeValidator(_of_count)] = None  # a number, or a section; null: the data's splits
+    together: PositiveInt = 1  # the most training runs of one job, of those with the same photos; it changes no number
 
     @property
     def num_folds(self) -> int:

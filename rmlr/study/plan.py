@@ -165,7 +165,7 @@ class Study(Section):
                 if isinstance(figure, SeparationFigure)
             ],
             made_with={
-                "profile": chosen.model_dump(mode="json", exclude=chosen.at_default()),
+                "profile": chosen.model_dump(mode="json", exclude=chosen.at_default() | {"together"}),
                 "variants": {name: variant.model_dump(mode="json") for name, variant in variants.items()},
                 "runs": {
                     name: run.model_dump(mode="json", exclude={"profiles"} if run.grid else {"profiles", "grid"})

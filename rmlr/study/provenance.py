@@ -70,21 +70,24 @@ def identity(
     node: Mapping[str, Any],
     inputs: Sequence[Path],
     apart: Sequence[Path],
+    instead: Sequence[str] | None = None,
 ) -> str | None:
     """A digest that is equal if this call of `rmlr` would repeat an earlier one; None outside of the command `rmlr`.
 
     In doubt it differs, and the work is repeated. It covers the command with its folder, seed, settings, our code,
     versions, and the name, size and times of change of every file that the command, the settings or `inputs` name, or
     that is below such a folder. Any edit changes these times. Paths in `apart` are left out (the output, and the
-    settings file, whose times are set by the planning).
+    settings file, whose times are set by the planning). `instead` is the command that does this part of the process'
+    work alone, where it does more.
     """
     if command is None:
         return None
-    about = [stage, seed, command, str(Path.cwd()), settings, processes(), versions(), platform.python_version()]
+    called = list(command if instead is None else instead)
+    about = [stage, seed, called, str(Path.cwd()), settings, processes(), versions(), platform.python_version()]
     found = hashlib.sha256(json.dumps(about).encode())
     for file in sorted(PACKAGE.rglob("*.py")):
         found.update(f"{file.relative_to(PACKAGE)}\0".encode() + file.read_bytes())
-    named = [part for argument in command for part in (argument, argument.partition("=")[2])]
+    named = [part for argument in called for part in (argument, argument.partition("=")[2])]
     paths = {path.resolve() for path in (*inputs, *(Path(text) for text in [*named, *_texts(node)] if _is_path(text)))}
     away = [path.resolve() for path in apart]
     for path in sorted(paths):

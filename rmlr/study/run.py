@@ -45,6 +45,7 @@ class Record:
     resume: Path  # kept after kill -9 and after success: the next attempt resumes from it
     metrics: dict[str, float] = field(default_factory=dict)
     tracker: Tracker | None = None
+    is_kept_aside: bool = False  # when it is finished, until the next attempt: its job fails, which removes outputs
 
     def log_metrics(self, metrics: dict[str, float], *, step: int | None = None) -> None:
         """Log numbers of this stage: with a step, a point of a curve; without one, a result for run.json."""
@@ -102,84 +103,136 @@ def run(
     ValueError, before any work, if an input is missing or `out` may not be written (rmlr/study/output.py). SystemExit
     with status 0 if the command line requests a result that exists already.
     """
-    if seed is not None and not 0 <= seed < MAX_SEED:
-        raise ValueError(f"--seed {seed}: expected a whole number from 0 to {MAX_SEED - 1}")
-    for path in inputs:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            raise ValueError(f"{path}: input of '{stage}' is a pipe or a device. Write its content to a file first")
-        if not path.exists():
-            raise ValueError(
-                f"{path}: input of '{stage}' does not exist. Check the path, or run the stage that makes it first"
-            )
+    work = Work(stage, node, settings, out, inputs, seed)
+    work.check()
     if int(os.environ.get("RANK", "0")):  # a further process of a distributed run: the first one writes
         with tempfile.TemporaryDirectory() as scratch:
             yield Record(stage, Path(scratch), beside(out.resolve(), "resume"))
         return
-    meter, began, scheduler = Meter(), datetime.now(UTC), _scheduler()
-    place = claim(out, stage, inputs)
-    with naming(out):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with only_writer(place):
-            claim(out, stage, inputs)  # again, after waiting for the lock
-            recover(place, stage)
-            used = settings.read_text() if settings else node.dump()
-            apart = [place, *([settings] if settings else [])]
-            identity = provenance.identity(stage, seed, used, node.model_dump(mode="json"), inputs, apart)
-            if identity is not None and processes() == 1 and _is_made(place, stage, identity):
-                log.info("%s: exists already, made from the same settings and inputs. Remove it to make it again", out)
-                raise SystemExit(0)
-            with take_device(stage) as device, computing(stage):
-                about = {"stage": stage, "seed": seed, "settings": node.model_dump(mode="json"), "identity": identity}
-                about |= {"began": began.isoformat(timespec="seconds"), "device": device}
-                yield from _work(about, used, out, place, inputs, meter, scheduler)
-
-
-def _work(
-    about: dict[str, Any],
-    settings: str,
-    out: Path,
-    place: Path,
-    inputs: Sequence[Path],
-    meter: Meter,
-    scheduler: int | None,
-) -> Iterator[Record]:
-    """Yields a record to fill. At the end its folder is renamed to `out`, with `run.json`, which contains `about`."""
-    stage, seed = about["stage"], about["seed"]
-    if seed is not None:
-        seed_everything(seed)
-    digests = {str(path): digest(path) for path in inputs}
-    folder, code = begin(place, stage), provenance.commit()
-    record = Record(stage, folder, beside(place, "resume"))
-    try:
-        tracker = record.tracker = Tracker.of_stage(
-            stage,
-            about["settings"],
-            out=out,
-            note=beside(place, "mlflow"),
-            seed=seed,
-            identity=hashlib.sha256(json.dumps([settings, seed, list(digests.values())]).encode()).hexdigest(),
-            settings=settings,
-            inputs=digests,
-            code=code,
-        )
-        try:
+    with work.reserved() as is_made:
+        if is_made:
+            raise SystemExit(0)
+        with take_device(stage) as device, computing(stage), work.recorded(device) as record:
             yield record
-        except BaseException as error:
-            tracker.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", folder)
-            raise
-        tracker.close("FINISHED", folder)
-        (folder / "settings.yaml").write_text(settings)
-        finish(folder, stage)
-        about |= {"inputs": digests, "metrics": record.metrics, **meter.read(), **_machine()}
-        about |= {"code": code, "mlflow_run_id": tracker.run_id}
-        write_whole(folder / ABOUT, json.dumps(about, indent=2) + "\n")
-        if scheduler is not None and scheduler not in _ancestors():  # its next call would remove the outputs
-            log.warning("%s: is finished, and kept in %s: Snakemake was killed. Its next call will use it", out, folder)
-            return
-        publish(folder, place, stage)
-    finally:
-        if not is_finished(folder):
-            discard(folder)
+
+
+class Work:
+    """A stage's work, step by step: `check`, `reserved`, `recorded`. `run` is all of it.
+
+    One process may do several at once (`rmlr together`): on one device, each with its own folder, lock and tracker.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        node: Section,
+        settings: Path | None,
+        out: Path,
+        inputs: Sequence[Path] = (),
+        seed: int | None = None,
+        command: Sequence[str] | None = None,
+    ) -> None:
+        """`command` is the one that does this work alone; None: that of this process."""
+        self.stage, self.node, self.out, self.inputs, self.seed = stage, node, out, inputs, seed
+        self._settings, self._command = settings, command
+        self._meter, self._began, self._scheduler = Meter(), datetime.now(UTC), _scheduler()
+        self._used, self._identity = "", None
+        self.place = out
+
+    def check(self) -> None:
+        """ValueError if the seed is invalid, an input is missing, or `out` may not be written. Nothing is changed."""
+        if self.seed is not None and not 0 <= self.seed < MAX_SEED:
+            raise ValueError(f"--seed {self.seed}: expected a whole number from 0 to {MAX_SEED - 1}")
+        for path in self.inputs:
+            if path.exists() and not path.is_file() and not path.is_dir():
+                raise ValueError(
+                    f"{path}: input of '{self.stage}' is a pipe or a device. Write its content to a file first"
+                )
+            if not path.exists():
+                raise ValueError(
+                    f"{path}: input of '{self.stage}' does not exist. Check the path, or run the stage that makes it "
+                    "first"
+                )
+        if not int(os.environ.get("RANK", "0")):
+            self.place = claim(self.out, self.stage, self.inputs)
+
+    @contextmanager
+    def reserved(self) -> Iterator[bool]:
+        """Holds the folder's lock, after waiting for it; whether the command line requests a result that exists."""
+        with naming(self.out):
+            self.place.parent.mkdir(parents=True, exist_ok=True)
+            with only_writer(self.place):
+                claim(self.out, self.stage, self.inputs)  # again, after waiting for the lock
+                recover(self.place, self.stage)
+                self._used = self._settings.read_text() if self._settings else self.node.dump()
+                apart = [self.place, *([self._settings] if self._settings else [])]
+                numbers = self.node.model_dump(mode="json")
+                self._identity = provenance.identity(
+                    self.stage, self.seed, self._used, numbers, self.inputs, apart, self._command
+                )
+                is_made = (
+                    self._identity is not None and processes() == 1 and _is_made(self.place, self.stage, self._identity)
+                )
+                if is_made:
+                    log.info(
+                        "%s: exists already, made from the same settings and inputs. Remove it to make it again",
+                        self.out,
+                    )
+                yield is_made
+
+    @contextmanager
+    def recorded(self, device: str, **more: Any) -> Iterator[Record]:
+        """A record to fill, within `reserved`. At the end its folder is renamed to `out`, with `run.json`, which also
+        has `more`.
+        """
+        stage, seed, numbers = self.stage, self.seed, self.node.model_dump(mode="json")
+        about = {"stage": stage, "seed": seed, "settings": numbers, "identity": self._identity}
+        about |= {"began": self._began.isoformat(timespec="seconds"), "device": device}
+        if seed is not None:
+            seed_everything(seed)
+        digests = {str(path): digest(path) for path in self.inputs}
+        folder, code = begin(self.place, stage), provenance.commit()
+        record = Record(stage, folder, beside(self.place, "resume"))
+        try:
+            tracker = record.tracker = Tracker.of_stage(
+                stage,
+                numbers,
+                out=self.out,
+                note=beside(self.place, "mlflow"),
+                seed=seed,
+                identity=hashlib.sha256(json.dumps([self._used, seed, list(digests.values())]).encode()).hexdigest(),
+                settings=self._used,
+                inputs=digests,
+                code=code,
+            )
+            try:
+                yield record
+            except BaseException as error:
+                tracker.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", folder)
+                raise
+            tracker.close("FINISHED", folder)
+            (folder / "settings.yaml").write_text(self._used)
+            finish(folder, stage)
+            about |= {"inputs": digests, "metrics": record.metrics, **self._meter.read(), **more, **_machine()}
+            about |= {"code": code, "mlflow_run_id": tracker.run_id}
+            write_whole(folder / ABOUT, json.dumps(about, indent=2) + "\n")
+            if self._is_kept_aside(record):
+                return
+            publish(folder, self.place, stage)
+        finally:
+            if not is_finished(folder):
+                discard(folder)
+
+    def _is_kept_aside(self, record: Record) -> bool:
+        """Whether the finished folder keeps its hidden name, since the outputs would be removed."""
+        if self._scheduler is not None and self._scheduler not in _ancestors():
+            why = "Snakemake was killed"
+        elif record.is_kept_aside:
+            why = "another run of this job failed"
+        else:
+            return False
+        log.warning("%s: is finished, and kept in %s: %s. The next call will use it", self.out, record.folder, why)
+        return True
 
 
 def _machine() -> dict[str, Any]:

@@ -22,7 +22,9 @@ from rmlr.study.plan import Study
 from rmlr.study.settings import Alignment, Losses, Network, Train, TransformerSizes, Variant
 
 from ..stages import conftest as stages
+from ..stages import test_views as views
 
+corner, made, train_node = views.corner, views.made, views.train_node
 study, settings_of = stages.study, stages.settings_of  # fixtures: a small study up to training
 ROOT = Path(__file__).parents[2]
 PARAMS, PAPER = ROOT / "params.yaml", ROOT / "paper" / "table4.csv"
@@ -175,7 +177,10 @@ def test_an_estimate_knows_the_steps_and_files_of_a_real_run(
     assert {path: path.stat().st_mtime_ns for folder in inputs.values() for path in folder.rglob("*")} == before
     assert not list((tmp_path / "scratch").glob("tmp*"))
     found = json.loads(out.with_suffix(".json").read_text())
-    assert "35 steps in 7 epochs" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "35 steps in 7 epochs" in said
+    assert "and no frozen network: features are cached" in said
+    assert (found["shared_macs_g"], found["own_macs_g"] > 0) == (0, True)
 
     done = []
     monkeypatch.setattr(run.Progress, "advance", lambda bar, count=1, note="": done.append(bar.total))
@@ -191,6 +196,18 @@ def test_an_estimate_knows_the_steps_and_files_of_a_real_run(
     assert found["weights_mb"] < found["resume_mb"] <= resume / 1e6
     features = sum(file.stat().st_size for file in inputs["features"].rglob("*.*"))
     assert found["features_gb"] == pytest.approx(features / 1e9)
+
+
+def test_of_a_run_on_photos_an_estimate_tells_what_others_can_share(corner, tmp_path, capsys):
+    settings, out = tmp_path / "online.yaml", tmp_path / "estimate.csv"
+    settings.write_text(train_node(online=True).dump())
+    cost(train=settings, annotations=corner.root / "prepare", text=corner.root, **corner.seen, steps=2, out=out)
+    found = json.loads(out.with_suffix(".json").read_text())
+    shared, own = found["shared_macs_g"], found["own_macs_g"]
+    assert shared > own > 0
+    said = capsys.readouterr().out
+    assert f"together N runs cost {shared:.3g} + N x {own:.3g} GMAC a photo, apart N x {shared + own:.3g}" in said
+    assert f"24 runs as much as {(shared + 24 * own) / (shared + own):.2g}" in said
 
 
 @pytest.mark.parametrize("steps", [1, 3, 10])

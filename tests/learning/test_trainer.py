@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from safetensors.torch import load_file, save_file
 from rmlr.hoi import Vocabulary
 from rmlr.hoi.batch import Batch, Instances, Truth
 from rmlr.learning import pauses
-from rmlr.learning.trainer import cosine_schedule, fit, load_resume, reproducible, save_resume
+from rmlr.learning.learner import Head
+from rmlr.learning.loops import cosine_schedule, load_resume, reproducible, save_resume
+from rmlr.learning.trainer import fit
 from rmlr.model.losses import means
 from rmlr.model.network import build, build_objective
 from rmlr.model.text import OBJECT, SUBJECT, VERB, TextEmbeddings
@@ -144,6 +147,19 @@ def make_modules(dropout: float = 0.1, form: str = "literal"):
     )
 
 
+def head_of(network, objective, record: Record, schedule: Train = SCHEDULE, identity: str = "this") -> Head:
+    return Head(
+        network=network,
+        objective=objective,
+        text=make_text(),
+        schedule=schedule,
+        weights=LOSSES,
+        means=means,
+        record=record,
+        identity=identity,
+    )
+
+
 def train(
     folder: Path,
     schedule: Train = SCHEDULE,
@@ -157,19 +173,8 @@ def train(
 ):
     """Curves, and the bytes of all weights."""
     network, objective = modules or make_modules(dropout)
-    rows = fit(
-        network,
-        objective,
-        FromWorld(load or World().load),
-        text=make_text(),
-        schedule=schedule,
-        weights=LOSSES,
-        means=means,
-        seed=0,
-        record=record or Record("train", folder, folder / "resume"),
-        identity=identity,
-        held_out=held_out,
-    )
+    head = head_of(network, objective, record or Record("train", folder, folder / "resume"), schedule, identity)
+    rows = fit(replace(head, held_out=held_out), FromWorld(load or World().load), seed=0)
     weights = {f"{name}.{key}": value for name, module in [("network", network), ("objective", objective)]
                for key, value in module.state_dict().items()}  # fmt: skip
     return rows, weights
@@ -355,8 +360,7 @@ def test_no_image_at_all_is_an_error(tmp_path):
     network, objective = make_modules()
     record = Record("train", tmp_path, tmp_path / "resume")
     with pytest.raises(ValueError, match="no image to train on"):
-        fit(network, objective, FromWorld(World().load, 0), text=None, schedule=SCHEDULE, weights=LOSSES, means=means,
-            seed=0, record=record, identity="")  # fmt: skip
+        fit(head_of(network, objective, record), FromWorld(World().load, 0), seed=0)
 
 
 def test_batches_without_any_true_pair_train_without_a_crash(tmp_path):

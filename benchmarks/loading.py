@@ -31,9 +31,10 @@ from rmlr.model.anchored import build_detector
 from rmlr.model.detector import FrozenDetector, save_detector
 from rmlr.study import run
 from rmlr.study.encoder import Encoder
+from rmlr.study.frozen import DetectorArchitecture
 from rmlr.study.nodes import FeaturesNode, TextNode, TrainNode
 from rmlr.study.plan import Study
-from rmlr.study.settings import AskedView, Augment, DetectorArchitecture, Features, ImageSize, Online, Selection
+from rmlr.study.settings import AskedView, Augment, Features, ImageSize, Online, Selection
 
 PEOPLE, THINGS = 3, 5  # annotated on each photo
 SKIPPED = 2  # steps, at the beginning of a measurement

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rmlr.study.settings import DetectorArchitecture
+from rmlr.study.frozen import DetectorArchitecture
 
 
 def tiny_detr(**changes: Any) -> DetectorArchitecture:

@@ -12,12 +12,12 @@ from typing import Any
 
 from rmlr.fetch.sources import Source, check_weights, gives, load_sources, named_weights, needed
 from rmlr.study.figures import AnyFigure
+from rmlr.study.frozen import Detector
 from rmlr.study.identity import identified
 from rmlr.study.nodes import FOLDS_OF, DetectorNode, FigureNode, StatementNode, TableNode, TextNode, TrainNode
 from rmlr.study.params import PAPER_TABLES, Profile, Run, Table
 from rmlr.study.plan import Study
 from rmlr.study.section import DatasetName, Section
-from rmlr.study.settings import Detector
 from rmlr.study.source import class_file, has_class_file
 
 TABLE_KINDS = ("csv", "md", "tex")

@@ -90,12 +90,8 @@ def cost(
     """Measure the cost of DETR, UPT and RmLR on this machine (Table 4); or, with --train, estimate a training run.
 
     MACs, parameters and photos per second, one photo at a time: from pixels to boxes (DETR), or to scored triplets.
-    Weights are random, since cost does not depend on them, and nothing is downloaded. RmLR's text branch is used in
-    training only.
-
-    The paper's MACs and parameters of DETR are those of its convolutions and feed-forward networks, to the last digit,
-    without attention, heads, norms and queries; our numbers by that count are below the table. The parameters that the
-    paper adds for UPT and RmLR are too few for their networks.
+    Weights are random and nothing is downloaded. RmLR's text branch is used in training only. The paper counts DETR's
+    convolutions and feed-forward networks alone; our numbers by that count are below the table.
 
     With --train, some steps of the real `rmlr train` are run and timed, in a separate process and a temporary folder,
     on one GPU or the CPU; flags of the table have no effect. The MACs of a photo say what several runs cost together
@@ -106,12 +102,10 @@ def cost(
         passes: timed passes of each row.
         warmup: passes before these, in addition to the one in which MACs are counted.
         precision: of the networks; bf16: mixed.
-        settings: this node's settings file, which replaces the flags of the table, --params and --profile. Only the
-            study needs one.
+        settings: this node's settings file, which replaces the flags of the table. Only the study needs one.
         device: the device; by default a GPU if there is one.
         side: height and width of the photo, pixels.
-        people: assumed number of people in the photo. Photos of people in COCO128 have 5 and 5 other objects on
-            average, with each number clipped to 3..15, as in the selection of detections.
+        people: assumed number of people in the photo; COCO128's photos of people have 5, and 5 other objects.
         things: other objects, likewise.
         params: the study's parameters, for the sizes of the networks.
         profile: which of its profiles.

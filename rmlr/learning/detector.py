@@ -29,9 +29,10 @@ from rmlr.learning.loops import cosine_schedule, load_resume, save_resume
 from rmlr.learning.pauses import Pauses
 from rmlr.model.detector import FrozenDetector, select_instances
 from rmlr.model.detr import detection_loss
+from rmlr.study.frozen import Detector, DetectorSchedule
 from rmlr.study.nodes import DetectorNode
 from rmlr.study.run import Record
-from rmlr.study.settings import Augment, Detector, DetectorSchedule, Features
+from rmlr.study.settings import Augment, Features
 
 log = logging.getLogger(__name__)
 
@@ -133,8 +134,7 @@ def fit(
     record: Record,
     identity: str,
 ) -> None:
-    """Train a DETR in place. Every step depends only on seed and step, so a run that was killed resumes with equal
-    results.
+    """Train a DETR in place. Every step depends only on seed and step: a killed run resumes with equal results.
 
     Differs: the loss of a batch is the mean over its parts, micro-batches and processes; DETR also averages over
     processes, but divides box losses by the total number of boxes.

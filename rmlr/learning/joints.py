@@ -14,8 +14,8 @@ from rmlr.learning.loops import cosine_schedule, load_resume, save_resume
 from rmlr.learning.pauses import Pauses
 from rmlr.model.joints import heat_map_loss, heat_maps, peaks
 from rmlr.model.pose import JointNetwork
+from rmlr.study.frozen import PoseSchedule
 from rmlr.study.run import Record
-from rmlr.study.settings import PoseSchedule
 
 log = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from rmlr.model.anchored import build_detector, thaw
 from rmlr.model.detector import FrozenDetector, Network, load_detector, save_detector
 from rmlr.model.detr import adapt_classes, thaw_given
 from rmlr.model.foreign import Foreign
+from rmlr.study.frozen import Detector
 from rmlr.study.nodes import DetectorNode
 from rmlr.study.run import run
-from rmlr.study.settings import Detector
 from rmlr.study.source import class_file
 
 log = logging.getLogger(__name__)

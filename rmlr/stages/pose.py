@@ -13,9 +13,9 @@ from rmlr.data.features import Features, FeatureWriter, MapShardBuilder, PoseInd
 from rmlr.data.records import load_annotations
 from rmlr.hoi import Annotation
 from rmlr.model.pose import WEIGHTS, load_pose_network, pose_digest
+from rmlr.study.frozen import Pose
 from rmlr.study.nodes import PoseNode
 from rmlr.study.run import run
-from rmlr.study.settings import Pose
 
 Split = Literal["train", "val", "test"]
 

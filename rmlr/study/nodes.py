@@ -11,12 +11,12 @@ from rmlr.study.encoder import Encoder
 from rmlr.study.figures import (
     Figure,
 )
+from rmlr.study.frozen import Detector, Pose, PoseArchitecture, PoseSchedule
 from rmlr.study.section import DatasetName, NaturalInt, NumFolds, Section, Split, ZeroShot
 from rmlr.study.settings import (
     Alignment,
     Claim,
     CostScene,
-    Detector,
     Features,
     Folds,
     HicodetRelease,
@@ -25,9 +25,6 @@ from rmlr.study.settings import (
     Network,
     Online,
     PictureSize,
-    Pose,
-    PoseArchitecture,
-    PoseSchedule,
     Prediction,
     Resampling,
     Selection,

@@ -7,20 +7,18 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from rmlr.study.encoder import Encoder
+from rmlr.study.frozen import Backbone, Detector, Pose
 from rmlr.study.section import DatasetName, Name, PathName, PositiveInt, Section, Seed, Split, must_name
 from rmlr.study.settings import (
     Alignment,
-    Backbone,
     Claim,
     CostScene,
-    Detector,
     Features,
     Folds,
     HicodetRelease,
     LeftOut,
     Losses,
     Network,
-    Pose,
     Prediction,
     Train,
     TrainingSpread,

@@ -22,7 +22,7 @@ PACKAGE = Path(__file__).parents[1]
 # What changes no number: the version, what surrounds a stage, the types of a settings file, whose content counts
 # anyway, the check of tensors, which accepts or refuses them, and AP on val by epoch and estimates, on which no weight
 # depends. After a change of how `rmlr.study.run` seeds, the results must be removed by hand.
-_TYPES = ("plain_yaml", "section", "settings", "encoder", "figures", "params", "nodes", "plan")
+_TYPES = ("plain_yaml", "section", "settings", "frozen", "encoder", "figures", "params", "nodes", "plan")
 _AROUND = ("content", "current", "device", "folder", "identity", "made", "output", "provenance", "run", "threads")
 _CHECKS = ("source", "tensors")
 _TRACKER = ("tracking", "store", "views")

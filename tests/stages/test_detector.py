@@ -20,16 +20,10 @@ from rmlr.learning import detector as learning
 from rmlr.learning.detector import Photos, TrainingBatch, targets
 from rmlr.model.detector import WEIGHTS_FILE, load_detector, save_detector
 from rmlr.stages.detector import detector
+from rmlr.study.frozen import Detector, DetectorSchedule
 from rmlr.study.nodes import DetectorNode
 from rmlr.study.run import Record
-from rmlr.study.settings import (
-    Augment,
-    Detector,
-    DetectorSchedule,
-    Features,
-    ImageSize,
-    Selection,
-)
+from rmlr.study.settings import Augment, Features, ImageSize, Selection
 
 from ..tiny_detr import tiny_detr
 from .conftest import launch

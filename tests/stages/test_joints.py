@@ -18,8 +18,9 @@ from rmlr.learning.joints import measure
 from rmlr.model.pose import JointNetwork, load_pose_network
 from rmlr.stages.draw import draw
 from rmlr.stages.joints import joints
+from rmlr.study.frozen import PoseArchitecture, PoseSchedule
 from rmlr.study.nodes import DrawNode, JointsNode
-from rmlr.study.settings import PoseArchitecture, PoseSchedule, World
+from rmlr.study.settings import World
 from rmlr.world.joints import CROWDPOSE
 
 ARCHITECTURE = PoseArchitecture(

@@ -27,9 +27,10 @@ from rmlr.stages.pose import pose
 from rmlr.stages.predict import predict
 from rmlr.stages.text import text
 from rmlr.stages.train import train
+from rmlr.study.frozen import Pose
 from rmlr.study.nodes import PoseNode
 from rmlr.study.plan import Study
-from rmlr.study.settings import ImageSize, Pose
+from rmlr.study.settings import ImageSize
 
 from ..photo_records import unannotated
 from .conftest import VIEW, VOCABULARY

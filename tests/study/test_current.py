@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from rmlr.study.current import Results, is_same
+from rmlr.study.frozen import Detector
 from rmlr.study.nodes import EvaluateNode, PredictNode
 from rmlr.study.run import run
-from rmlr.study.settings import Detector, Prediction, Variant
+from rmlr.study.settings import Prediction, Variant
 
 NODES = {
     "learnt": EvaluateNode(code="abc", split="train"),

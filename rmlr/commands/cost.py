@@ -93,9 +93,8 @@ def cost(
     Weights are random and nothing is downloaded. RmLR's text branch is used in training only. The paper counts DETR's
     convolutions and feed-forward networks alone; our numbers by that count are below the table.
 
-    With --train, some steps of the real `rmlr train` are run and timed, in a separate process and a temporary folder,
-    on one GPU or the CPU; flags of the table have no effect. The MACs of a photo say what several runs cost together
-    (`rmlr together`): frozen networks once, the rest for each run.
+    With --train, some steps of the real `rmlr train` are run and timed, in a process and a temporary folder of their
+    own; the table's flags have no effect. MACs of a photo tell what runs cost together: frozen networks count once.
 
     Args:
         rows: which rows: a method, a backbone, or both as in "RmLR ResNet-50"; all if left out.

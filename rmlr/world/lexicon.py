@@ -31,6 +31,7 @@ THINGS: dict[str, tuple[str, str, str, str]] = {
     "headdress.n.01": ("hat", "cap", "helmet", "bonnet"),
 }
 
+DEGREES = 3  # light, middle, strong
 OF_A_SHAPE = 2  # things of each shape that a cluster of verbs goes with
 
 

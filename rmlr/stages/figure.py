@@ -131,10 +131,10 @@ def _rows(split: Benchmark, annotations: Path, files: Mapping[str, Sequence[Path
     compared = []
     for first, second in chosen.compared:
         for one in compare_groups(ranked[first][0], masks, found[first], found[second]):
-            sides = ([float(seed.mean(masks.get(one.group))[0]) for seed in found[label]] for label in (first, second))
+            a, b = ([float(seed.mean(masks.get(one.group))[0]) for seed in found[label]] for label in (first, second))
             less = one.difference
             number = (less.difference, less.whole.low, less.whole.high, less.is_clear)
-            compared.append(GroupDifference(one.group, one.verbs, one.positives, (first, second), *sides, *number))
+            compared.append(GroupDifference(one.group, one.verbs, one.positives, (first, second), a, b, *number))
     return rows_figure(compared, CONFIDENCE)
 
 

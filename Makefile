@@ -18,7 +18,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup demo photos study report test lint torture ui pull walkthrough lock clean distclean
+.PHONY: help setup demo photos words study report test lint torture ui pull walkthrough lock clean distclean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /make \1	/' | expand -t 18
@@ -34,6 +34,10 @@ photos: $(READY)  ## real photos: RmLR and its ablations on 579 photos, five fol
 	@rmlr doctor --profile photos --timeout 0 || true
 	snakemake --cores $(CORES) --config profile=photos $(if $(HAVE),have=$(HAVE)) -- results/photos/real_photos.md \
 		results/photos/figures/real_photos{,_loss,_remining,_text,_words,_upt,_boxes}/figure.png
+
+words: $(READY)  ## a drawn world of near-synonyms, in which text could help: seven runs, five seeds (docs/words.md)
+	snakemake --cores $(CORES) --config profile=words -- results/words/near_synonyms.md \
+		results/words/figures/near_synonyms{,_rows,_confusions,_text}/figure.png
 
 study: $(READY)  ## the whole study of the profile in params.yaml: nine tables and the figures
 	snakemake --cores $(CORES)

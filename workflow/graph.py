@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rmlr.fetch.sources import Source, check_weights, gives, load_sources, named_weights, needed
-from rmlr.study.figures import AnyFigure
+from rmlr.study.figures import AnyFigure, ConfusionsFigure
 from rmlr.study.frozen import Detector
 from rmlr.study.identity import identified
 from rmlr.study.nodes import FOLDS_OF, DetectorNode, FigureNode, StatementNode, TableNode, TextNode, TrainNode
@@ -276,7 +276,8 @@ class Graph:
         pattern = {"curves": "runs/{}/train", "separation": "separation/{}", "places": "separation/{}"}
         shown = [pattern.get(kind, "runs/{}/predict").format(f"{run}/{seed}") for run in names for seed in node.seeds]
         world = ["world/draw"] if self.is_drawn else []
-        return [*world, f"{self.runs[names[0]].dataset}/prepare", *shown]
+        text = [f"vcoco/text/{node.figure.encoder}"] if isinstance(node.figure, ConfusionsFigure) else []
+        return [*world, f"{self.runs[names[0]].dataset}/prepare", *shown, *text]
 
     def _before_statement(self) -> list[str]:
         """All that tables and claims are about, figure 1's distances, and whatever there is to time."""

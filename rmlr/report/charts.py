@@ -164,6 +164,20 @@ def interval_chart(intervals: Sequence[Interval], title: str, x_label: str) -> F
     return figure
 
 
+def scatter_chart(
+    x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], title: str, x_label: str, y_label: str
+) -> Figure:
+    """A point for each pair of numbers."""
+    if not len(x):
+        return message("There is nothing to compare: no two verbs were seen together.")
+    with matplotlib.rc_context(STYLE):
+        figure = _blank(3.0, layout="constrained")
+        at = figure.subplots()
+        at.plot(x, y, "o", color=BLUE, markerfacecolor="none")
+        at.set(title=title, xlabel=x_label, ylabel=y_label)
+    return figure
+
+
 def picture_sheet(rows: Sequence[tuple[str, Sequence[Picture]]], columns: int) -> Figure:
     """Named rows of pictures, what is marked on each told beneath it.
 

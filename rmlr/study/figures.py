@@ -1,10 +1,17 @@
 """The settings of each kind of figure: the entries of `figures` in `params.yaml`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
-from rmlr.study.section import PositiveInt, Section, Seed
+from rmlr.study.section import Name, PositiveInt, Section, Seed, Split
+
+
+def _as_pairs(value: Any) -> Any:
+    """YAML has lists, and no tuples."""
+    if not isinstance(value, list):
+        return value
+    return [tuple(one) if isinstance(one, list) else one for one in value]
 
 
 class ExamplesFigure(Section):
@@ -63,6 +70,36 @@ class PrecisionRecallFigure(Section):
     runs: dict[str, str]
 
 
+class RowsFigure(Section):
+    """AP_role differences of V-COCO's verbs grouped by their rows in training, and over unseen combinations."""
+
+    kind: Literal["rows"]
+    runs: dict[str, str]
+    compared: Annotated[list[tuple[str, str]], Field(min_length=1), BeforeValidator(_as_pairs)]  # names of runs: A, B
+    rows_of: Split  # the split whose rows are counted: the one that was trained on
+    bounds: Annotated[list[PositiveInt], Field(min_length=1)]  # rows at which groups begin, ascending
+    samples: Annotated[int, Field(ge=2)]  # bootstrap samples of images
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> "RowsFigure":
+        if unknown := [name for pair in self.compared for name in pair if name not in self.runs]:
+            raise ValueError(f"compared: '{unknown[0]}' is none of the runs: {', '.join(self.runs)}")
+        if sorted(set(self.bounds)) != self.bounds:
+            raise ValueError(f"bounds: {self.bounds} must ascend")
+        return self
+
+
+class ConfusionsFigure(Section):
+    """Which verbs a run confuses, against the similarity of their texts, with a permutation test (V-COCO)."""
+
+    kind: Literal["confusions"]
+    runs: dict[str, str]  # one; the mean over its seeds
+    encoder: Name  # key of the profile's `encoders`: whose texts
+    permutations: PositiveInt
+    seed: Seed
+
+
 FirstSeedFigure = ExamplesFigure | SeparationFigure | PlacesFigure
-AnyFigure = FirstSeedFigure | CurvesFigure | DifferencesFigure | PrecisionRecallFigure
+AnyFigure = FirstSeedFigure | CurvesFigure | DifferencesFigure | PrecisionRecallFigure | RowsFigure | ConfusionsFigure
 Figure = Annotated[AnyFigure, Field(discriminator="kind")]

@@ -7,10 +7,12 @@ from typing import Any, TypeVar
 
 from rmlr.study.figures import (
     AnyFigure,
+    ConfusionsFigure,
     CurvesFigure,
     Figure,
     FirstSeedFigure,
     PlacesFigure,
+    RowsFigure,
     SeparationFigure,
 )
 from rmlr.study.nodes import (
@@ -46,6 +48,8 @@ from rmlr.study.settings import (
     Separation,
     Variant,
 )
+
+OfOneNetwork = CurvesFigure | RowsFigure | ConfusionsFigure  # figures that folds do not have
 
 
 class Study(Section):
@@ -132,6 +136,8 @@ class Study(Section):
             split, seeds = chosen.prediction.split, chosen.seeds
             seeds = seeds[:1] if isinstance(figure, FirstSeedFigure) else seeds
             nodes[f"figures/{name}"] = FigureNode(code=code["figure"], split=split, figure=figure, seeds=seeds)
+            if isinstance(figure, ConfusionsFigure):
+                _find(chosen.encoders, figure.encoder, f"figures.{name}.encoder")
             if isinstance(figure, SeparationFigure | PlacesFigure):
                 for run in figure.runs.values():
                     nodes[f"separation/{run}/{seeds[0]}"] = SeparationNode(
@@ -185,14 +191,14 @@ class Study(Section):
                 raise ValueError(f"params.yaml, tables.{name}: this name is in use. Give the table another")
 
     def figures_in(self, profile: str) -> dict[str, AnyFigure]:
-        """The figures of a profile: those whose runs it all includes; with folds, without the curves of one network."""
+        """The figures of a profile: those whose runs it all includes; with folds, without those of one network."""
         for name, figure in self.figures.items():
             self._check_figure(name, figure)
         made, has_folds = self.runs_in(profile), self.profiles[profile].folds is not None
         return {
             name: figure
             for name, figure in self.figures.items()
-            if made.keys() >= set(figure.runs.values()) and not (has_folds and isinstance(figure, CurvesFigure))
+            if made.keys() >= set(figure.runs.values()) and not (has_folds and isinstance(figure, OfOneNetwork))
         }
 
     def _check_folds(self, profile: Profile, where: str) -> None:
@@ -226,7 +232,7 @@ class Study(Section):
     def _check_figure(self, name: str, figure: AnyFigure) -> None:
         """ValueError unless the number of runs is right, and all have the same data set."""
         where = f"figures.{name}.runs"
-        wanted = {"separation": 1, "places": 1, "differences": 2}.get(figure.kind)
+        wanted = {"separation": 1, "places": 1, "differences": 2, "confusions": 1}.get(figure.kind)
         if not figure.runs or len(figure.runs) != (wanted or len(figure.runs)):
             raise ValueError(
                 f"params.yaml, {where}: a figure of kind {figure.kind} shows {wanted or 'at least one'} run(s), "
@@ -235,6 +241,8 @@ class Study(Section):
         datasets = {self.run(run, f"{where}, '{label}'").dataset for label, run in figure.runs.items()}
         if len(datasets) > 1:
             raise ValueError(f"params.yaml, {where}: one figure shows one data set, got runs of {sorted(datasets)}")
+        if isinstance(figure, RowsFigure | ConfusionsFigure) and datasets != {"vcoco"}:
+            raise ValueError(f"params.yaml, {where}: a figure of kind {figure.kind} is for runs on vcoco alone")
 
     def run(self, name: str, where: str) -> Run:
         """The run `GROUP/NAME`; `where` names the place that refers to it."""

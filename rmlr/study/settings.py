@@ -24,6 +24,23 @@ from rmlr.study.section import (
 )
 
 
+class Words(Section):
+    """Rows of each verb of the world of near-synonyms: one is a person who does it to a thing (docs/words.md)."""
+
+    head: PositiveInt  # in train, of each frequent verb
+    medium: PositiveInt
+    rare: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]  # from, to: in equal steps
+    val: PositiveInt  # of each verb
+    test: PositiveInt
+    idle: Annotated[float, Field(ge=0, lt=1)]  # share of the people who do nothing, in every split
+
+    @model_validator(mode="after")
+    def _rare_ascends(self) -> "Words":
+        if self.rare[0] > self.rare[1]:
+            raise ValueError(f"rare: {self.rare} must be the least and the most rows, in this order")
+        return self
+
+
 class World(Section):
     """The synthetic data (`draw`): numbers of pictures, and the seed that determines all of them."""
 
@@ -32,6 +49,7 @@ class World(Section):
     val: PositiveInt
     test: PositiveInt
     size: PositiveInt  # height = width of a picture, pixels
+    words: Words | None = None  # the world of near-synonyms (docs/words.md); null: the other one
 
 
 class ImageSize(Section):

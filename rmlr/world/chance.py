@@ -16,6 +16,7 @@ class Stream(IntEnum):
     SCENE = 0
     PICTURE = 1
     HICODET_BOXES = 2
+    ORDERS = 3  # of a split, not of a picture: who does what in which picture
 
 
 class Dice:
@@ -40,6 +41,14 @@ class Dice:
 
     def one_of(self, options: Sequence[Option]) -> Option:
         return options[int(self.between(0.0, float(len(options))))]
+
+    def shuffled(self, options: Sequence[Option]) -> list[Option]:
+        """All options in a random order (Fisher and Yates)."""
+        found = list(options)
+        for last in range(len(found) - 1, 0, -1):
+            other = int(self.between(0.0, last + 1.0))
+            found[last], found[other] = found[other], found[last]
+        return found
 
     def best_of(
         self, tries: int, propose: Callable[[], Option | None], cost: Callable[[Option], float]

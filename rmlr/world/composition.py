@@ -61,10 +61,10 @@ def draw_scene(seed: int, index: int, size: int, wanted: tuple[Deed, str] | None
     for person in stage.people:
         pose(person, stage, dice)
         turn_face(person, stage, dice)
-    return _annotate(stage, seed, index, size)
+    return annotate(stage, seed, index, size)
 
 
-def _annotate(stage: Stage, seed: int, index: int, size: int) -> Scene:
+def annotate(stage: Stage, seed: int, index: int, size: int) -> Scene:
     """What can be seen on a stage, in pixels: half pixels for boxes, hundredths for joints."""
     scale = size / FIELD
 

@@ -10,7 +10,7 @@ thing and HOI, each with boxes drawn anew; a person and a thing that have nothin
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,9 +93,14 @@ def orders(split: str, count: int) -> list[Order]:
     ]
     wanted = {1 + number * (count - 1) // len(rare): combination for number, combination in enumerate(rare)}
     wanted[0] = (HOLD, "ball")
+    return [Order(split, *names, wanted.get(n)) for n, names in enumerate(picture_names(split, count))]
+
+
+def picture_names(split: str, count: int) -> list[tuple[int, str]]:
+    """The id and the file name of every picture of a split."""
     ids = [10 * position + {"train": 1, "val": 4, "test": 7}[split] for position in range(count)]
     part = "test" if split == "test" else "train"
-    return [Order(split, id_, f"drawn_{part}_{id_:012d}.jpg", wanted.get(n)) for n, id_ in enumerate(ids)]
+    return [(id_, f"drawn_{part}_{id_:012d}.jpg") for id_ in ids]
 
 
 def draw_picture(seed: int, size: int, order: Order) -> Drawn:
@@ -109,20 +114,21 @@ def write_files(folder: Path, pictures: Sequence[Drawn]) -> None:
     for sub in ("coco", "vcoco/splits", "hicodet"):
         (folder / sub).mkdir(parents=True, exist_ok=True)
     known = [*by_split["train"], *by_split["val"]]
-    _write(folder / "coco/instances_train2014.json", coco_instances(known))
-    _write(folder / "coco/instances_val2014.json", coco_instances(by_split["test"]))
-    _write(folder / "coco/person_keypoints_train2014.json", person_keypoints(known))
-    _write(folder / "coco/person_keypoints_val2014.json", person_keypoints(by_split["test"]))
+    write_json(folder / "coco/instances_train2014.json", coco_instances(known))
+    write_json(folder / "coco/instances_val2014.json", coco_instances(by_split["test"]))
+    write_json(folder / "coco/person_keypoints_train2014.json", person_keypoints(known))
+    write_json(folder / "coco/person_keypoints_val2014.json", person_keypoints(by_split["test"]))
     for split, some in by_split.items():
-        _write(folder / f"vcoco/vcoco_{split}.json", vcoco_actions(some))
+        write_json(folder / f"vcoco/vcoco_{split}.json", vcoco_actions(some))
         ids = "".join(f"{picture.image_id}\n" for picture in some)
         (folder / f"vcoco/splits/vcoco_{split}.ids").write_text(ids)
     rows = Counter(hoi for picture in known for hoi in hicodet_rows(picture)["hoi"])
-    _write(folder / "hicodet/instances_train2015.json", hicodet_instances(known, rows))
-    _write(folder / "hicodet/instances_test2015.json", hicodet_instances(by_split["test"], rows))
+    write_json(folder / "hicodet/instances_train2015.json", hicodet_instances(known, rows))
+    write_json(folder / "hicodet/instances_test2015.json", hicodet_instances(by_split["test"], rows))
 
 
-def _write(path: Path, content: object) -> None:
+def write_json(path: Path, content: object) -> None:
+    """A file of annotations."""
     path.write_text(json.dumps(content))
 
 
@@ -133,11 +139,14 @@ def annotation_id(picture: Drawn, entity: int) -> int:
     return 100 * picture.image_id + entity + 1
 
 
-def coco_instances(pictures: Sequence[Drawn]) -> dict:
-    """COCO's instances; people carry the key points of COCO's person files, too (x, y, 2 seen, 1 hidden, 0 outside)."""
+def coco_instances(pictures: Sequence[Drawn], category_ids: Mapping[str, int] = COCO_CATEGORY_IDS) -> dict:
+    """COCO's instances; people carry the key points of COCO's person files, too (x, y, 2 seen, 1 hidden, 0 outside).
+
+    `category_ids` has COCO's number of every kind of thing, the person's first.
+    """
     categories = []
-    for kind in KINDS:
-        category = {"supercategory": kind, "id": COCO_CATEGORY_IDS[kind], "name": kind}
+    for kind, number in category_ids.items():
+        category = {"supercategory": kind, "id": number, "name": kind}
         if kind == PERSON:
             category["keypoints"] = list(JOINTS)
             category["skeleton"] = [[JOINTS.index(a) + 1, JOINTS.index(b) + 1] for a, b in BONES]
@@ -150,7 +159,7 @@ def coco_instances(pictures: Sequence[Drawn]) -> dict:
             for p in pictures
         ],
         "annotations": [
-            _coco_annotation(picture, number, entity)
+            _coco_annotation(picture, number, entity, category_ids)
             for picture in pictures
             for number, entity in enumerate(picture.scene.entities)
         ],
@@ -158,12 +167,12 @@ def coco_instances(pictures: Sequence[Drawn]) -> dict:
     }
 
 
-def _coco_annotation(picture: Drawn, number: int, entity: Entity) -> dict:
+def _coco_annotation(picture: Drawn, number: int, entity: Entity, category_ids: Mapping[str, int]) -> dict:
     x1, y1, x2, y2 = entity.box
     annotation = {
         "id": annotation_id(picture, number),
         "image_id": picture.image_id,
-        "category_id": COCO_CATEGORY_IDS[entity.kind],
+        "category_id": category_ids[entity.kind],
         "bbox": [x1, y1, x2 - x1, y2 - y1],
         "area": (x2 - x1) * (y2 - y1),  # of the box: nothing is segmented
         "iscrowd": int(entity.is_crowd),
@@ -203,8 +212,13 @@ def person_keypoints(pictures: Sequence[Drawn]) -> dict:
     return whole | {"annotations": annotations, "categories": [category]}
 
 
-def vcoco_actions(pictures: Sequence[Drawn]) -> list[dict]:
-    """V-COCO's list of actions. `role_object_id` is role-major: all agents, then all things of the next role."""
+def vcoco_actions(
+    pictures: Sequence[Drawn], action_roles: Mapping[str, Mapping[str, list[str]]] = ACTIONS
+) -> list[dict]:
+    """V-COCO's list of actions, those of `action_roles`.
+
+    `role_object_id` is role-major: all agents, then all things of the next role.
+    """
     rows = [
         (picture, number)
         for picture in pictures
@@ -217,7 +231,7 @@ def vcoco_actions(pictures: Sequence[Drawn]) -> list[dict]:
             key = (picture.image_id, it.person, it.deed)
             done[key] = 0 if it.entity is None else annotation_id(picture, it.entity)
     actions = []
-    for action, roles in ACTIONS.items():
+    for action, roles in action_roles.items():
         agents = [annotation_id(picture, number) for picture, number in rows]
         columns = [
             [done.get((picture.image_id, number, Deed(action, role)), 0) for picture, number in rows] for role in roles

@@ -26,13 +26,27 @@ LOOKS: dict[str, tuple[Colour, ...]] = {
 }
 
 
-class _Brush:
+class Brush:
     """Pillow on a canvas of twice the size, in our units; whole coordinates, so the bytes are the same everywhere."""
 
     def __init__(self, size: int, ground: Image.Image):
         self.scale = 2 * size / FIELD
         self.canvas = ground
         self.draw = ImageDraw.Draw(ground)
+
+    @classmethod
+    def on_blotches(cls, size: int, dice: Dice) -> "Brush":
+        """A brush on a ground of large grey blotches."""
+        blotches = 128 + (dice.bytes((6, 6)).astype(np.int16) - 128) // 3
+        ground = Image.fromarray(blotches.astype(np.uint8)).resize((2 * size, 2 * size), Image.Resampling.BICUBIC)
+        return cls(size, ground.convert("RGB"))
+
+    def noisy(self, size: int, dice: Dice) -> Image.Image:
+        """What was painted, reduced to `size` x `size` pixels and made noisy."""
+        pixels = np.asarray(self.canvas.reduce(2)).astype(np.int16)
+        grey, hue = (dice.bytes((size, size, channels)).astype(np.int16) for channels in (1, 3))
+        noise = (grey - 128) // 8 + (hue - 128) // 32
+        return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8))
 
     def at(self, point: complex) -> tuple[int, int]:
         return round(point.real * self.scale), round(point.imag * self.scale)
@@ -67,9 +81,7 @@ class _Brush:
 def paint(scene: Scene) -> Image.Image:
     """The picture of a scene, RGB, `size` x `size`: drawn at twice the size, reduced, and made noisy."""
     stage, size, dice = scene.stage, scene.size, Dice(scene.seed, scene.index, Stream.PICTURE)
-    blotches = 128 + (dice.bytes((6, 6)).astype(np.int16) - 128) // 3
-    ground = Image.fromarray(blotches.astype(np.uint8)).resize((2 * size, 2 * size), Image.Resampling.BICUBIC)
-    brush = _Brush(size, ground.convert("RGB"))
+    brush = Brush.on_blotches(size, dice)
     if stage.crowd:
         _paint_crowd(brush, stage.crowd, dice)
     used = {id(person.thing) for person in stage.people if person.thing and person.thing.kind == "bicycle"}
@@ -77,19 +89,16 @@ def paint(scene: Scene) -> Image.Image:
         if id(thing) not in used:
             _paint_thing(brush, thing)
     for person in sorted(stage.people, key=lambda someone: someone.ground.imag):
-        _paint_person(brush, person, _dress(dice))
+        paint_person(brush, person, dress(dice))
     for screen in stage.screens:
         brush.rectangle(screen, (92, 94, 102), outline=(52, 52, 58))
         x1, y1, x2, y2 = screen
         brush.line([complex(x1 + 1, (y1 + y2) / 2), complex(x2 - 1, (y1 + y2) / 2)], (64, 66, 72), 0.5)
         brush.line([complex((x1 + x2) / 2, y1 + 1), complex((x1 + x2) / 2, y2 - 1)], (64, 66, 72), 0.5)
-    pixels = np.asarray(brush.canvas.reduce(2)).astype(np.int16)
-    grey, hue = (dice.bytes((size, size, channels)).astype(np.int16) for channels in (1, 3))
-    noise = (grey - 128) // 8 + (hue - 128) // 32
-    return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8))
+    return brush.noisy(size, dice)
 
 
-def _paint_thing(brush: _Brush, thing: Thing) -> None:
+def _paint_thing(brush: Brush, thing: Thing) -> None:
     x1, y1, x2, y2 = thing.box
     width, height, middle = x2 - x1, y2 - y1, thing.centre
     if thing.kind == "ball":
@@ -120,7 +129,7 @@ def _paint_thing(brush: _Brush, thing: Thing) -> None:
         _paint_bicycle(brush, thing)
 
 
-def _paint_bicycle(brush: _Brush, bicycle: Thing) -> None:
+def _paint_bicycle(brush: Brush, bicycle: Thing) -> None:
     frame, tyre = (20, 130, 214), (24, 26, 34)
     front, crank, saddle, bars = bicycle.front_hub, bicycle.crank, bicycle.saddle, bicycle.bars
     back = complex(2 * bicycle.centre.real - front.real, front.imag)
@@ -138,7 +147,7 @@ def _paint_bicycle(brush: _Brush, bicycle: Thing) -> None:
     brush.line([low, 2 * crank - low], (180, 184, 190), 1.0)
 
 
-def _paint_person(brush: _Brush, person: Person, looks: Looks) -> None:
+def paint_person(brush: Brush, person: Person, looks: Looks) -> None:
     near, far = ("right", "left") if person.side > 0 else ("left", "right")
     bicycle = person.thing if person.thing and person.thing.kind == "bicycle" else None
     _paint_leg(brush, person, far, looks)
@@ -156,13 +165,13 @@ def _paint_person(brush: _Brush, person: Person, looks: Looks) -> None:
     _paint_arm(brush, person, near, looks)
 
 
-def _paint_leg(brush: _Brush, person: Person, side: str, looks: Looks) -> None:
+def _paint_leg(brush: Brush, person: Person, side: str, looks: Looks) -> None:
     knee, foot = person.joints[f"{side}_knee"], person.joints[f"{side}_foot"]
     brush.line([person.hip, knee, foot], looks["trousers"], 0.085 * person.height)
     brush.disc(foot, FOOT * person.height, looks["shoes"])
 
 
-def _paint_arm(brush: _Brush, person: Person, side: str, looks: Looks) -> None:
+def _paint_arm(brush: Brush, person: Person, side: str, looks: Looks) -> None:
     elbow, hand = person.joints[f"{side}_elbow"], person.joints[f"{side}_hand"]
     shoulder = person.neck + 0.02j * person.height
     brush.line([shoulder, elbow, hand], looks["skin"], 0.055 * person.height)
@@ -170,7 +179,7 @@ def _paint_arm(brush: _Brush, person: Person, side: str, looks: Looks) -> None:
     brush.disc(hand, HAND * person.height, looks["skin"])
 
 
-def _paint_head(brush: _Brush, person: Person, looks: Looks) -> None:
+def _paint_head(brush: Brush, person: Person, looks: Looks) -> None:
     centre, radius = person.head, HEAD * person.height
     brush.line([person.neck, centre], looks["skin"], 0.07 * person.height)
     brush.disc(centre, radius, looks["hair"])
@@ -184,16 +193,16 @@ def _paint_head(brush: _Brush, person: Person, looks: Looks) -> None:
     )
 
 
-def _dress(dice: Dice) -> Looks:
+def dress(dice: Dice) -> Looks:
     return {part: dice.one_of(colours) for part, colours in LOOKS.items()}
 
 
-def _paint_crowd(brush: _Brush, box: Box, dice: Dice) -> None:
+def _paint_crowd(brush: Brush, box: Box, dice: Dice) -> None:
     """Many small people close together."""
     x1, y1, x2, y2 = box
     for row in range(2):
         for column in range(5):
-            looks = _dress(dice)
+            looks = dress(dice)
             at = complex(x1 + (column + 0.5 + 0.3 * row) * (x2 - x1) / 5.6, y1 + 4 + row * (y2 - y1) * 0.3)
             brush.line([at + 3j, at + 8j], looks["shirt"], 3.6)
             brush.line([at + 8j, complex(at.real, min(at.imag + 13, y2))], looks["trousers"], 2.6)

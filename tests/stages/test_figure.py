@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,20 +17,25 @@ from pyarrow import parquet
 from rmlr.data.records import save_annotations, save_vocabulary
 from rmlr.detections.triplets import save_triplets
 from rmlr.hoi import Triplets, Vocabulary
+from rmlr.model.encoders import RandomEncoder
+from rmlr.model.text import collect, embed
 from rmlr.report import figures
 from rmlr.stages.figure import figure
 from rmlr.study.figures import (
     AnyFigure,
+    ConfusionsFigure,
     CurvesFigure,
     DifferencesFigure,
     ExamplesFigure,
     PlacesFigure,
     PrecisionRecallFigure,
+    RowsFigure,
     SeparationFigure,
 )
 from rmlr.study.made import MADE
 from rmlr.study.nodes import FigureNode
 from rmlr.study.plan import Study
+from rmlr.study.run import Record
 
 from .conftest import BOXES, SPLITS, VOCABULARY, annotation, verb_of
 
@@ -43,7 +49,12 @@ SEPARATION = SeparationFigure(kind="separation", runs={"first": A})
 PLACES = PlacesFigure(kind="places", runs={"first": A}, pairs=4)
 DIFFERENCES = DifferencesFigure(kind="differences", runs=BOTH, classes=5, samples=20, seed=0)
 PRECISION_RECALL = PrecisionRecallFigure(kind="precision_recall", runs=BOTH)
-EVERY = {chosen.kind: chosen for chosen in (EXAMPLES, CURVES, SEPARATION, PLACES, DIFFERENCES, PRECISION_RECALL)}
+ROWS = RowsFigure(
+    kind="rows", runs=BOTH, compared=[("first", "second")], rows_of="train", bounds=[9], samples=20, seed=0
+)
+CONFUSIONS = ConfusionsFigure(kind="confusions", runs={"first": A}, encoder="main", permutations=9, seed=0)
+OF_RUNS = (EXAMPLES, CURVES, SEPARATION, PLACES, DIFFERENCES, PRECISION_RECALL, ROWS, CONFUSIONS)
+EVERY = {chosen.kind: chosen for chosen in OF_RUNS}
 DISTANCES = [f"{kind}_{name}" for kind in ("cosine", "euclidean") for name in figures.VECTORS]
 
 
@@ -105,6 +116,11 @@ def results(tmp_path) -> Path:
         curve = [{"epoch": epoch, "loss": 9, "hoi": 1 / epoch} for epoch in (1, 2, 3)]
         write_csv(place / "train" / "curves.csv", [row | {"irm_word": 2.0} for row in curve] if name == A else curve)
     write_separation(folder / "separation" / A / "0", ["same", "different", "elsewhere", "different"])
+    texts = collect(VOCABULARY, [])
+    progress = Record("text", Path(), Path()).progress
+    text = embed(texts, RandomEncoder(4, "mean"), name="random", model="random:4", revision=None, progress=progress)
+    (folder / "vcoco" / "text" / "main").mkdir(parents=True)
+    text.save(folder / "vcoco" / "text" / "main")
     return folder
 
 
@@ -246,6 +262,68 @@ def test_precision_falls_where_the_wrong_come_first(draw, words):
     assert {"Mean: AP_role scenario 1", "hold obj", "first", "second"} < set(words)
 
 
+def test_differences_by_rows_are_those_of_the_evaluator_over_the_verbs_of_a_group(draw, words):
+    _, rows = draw(ROWS, seeds=(0,))
+    by_group = {row["group"]: row for row in rows}
+    assert list(by_group) == ["all verbs", "below 9 rows", "0 to 8 rows", "9 rows and more", "unseen combinations"]
+    whole = by_group["all verbs"]
+    assert (whole["verbs"], whole["positives"], whole["a"], whole["b"]) == ("2", "6", "first", "second")
+    assert float(whole["a_ap"]) == 100.0
+    assert float(whole["difference"]) == pytest.approx(100.0 - float(whole["b_ap"]))
+    assert float(whole["low"]) <= float(whole["difference"]) <= float(whole["high"])
+    assert (by_group["unseen combinations"]["verbs"], by_group["9 rows and more"]["verbs"]) == ("0", "0")
+    assert "all verbs: first less second" in words
+
+
+def test_the_mean_and_the_deviation_of_several_seeds_are_beside_a_difference(draw, results):
+    for name, score in ((A, 0.4), (B, 0.1)):
+        (results / "runs" / name / "1" / "predict").mkdir(parents=True)
+        save_triplets(results / "runs" / name / "1" / "predict" / "triplets.parquet", predicted(score))
+    _, rows = draw(ROWS, seeds=(0, 1))
+    alone = {row["a_ap"]: float(row["a_deviation"]) for row in rows if row["group"] == "all verbs"}
+    ((mean, deviation),) = alone.items()
+    assert float(mean) < 100.0
+    assert deviation == pytest.approx((100.0 - float(mean)) * 2**0.5)
+
+
+def test_confusions_are_shown_over_the_cosines_of_texts(draw, words):
+    _, rows = draw(CONFUSIONS)
+    assert [(row["verb"], row["other"]) for row in rows] == [("hold obj", "throw obj")]
+    assert float(rows[0]["cosine"]) == pytest.approx(-1.0), "of two verbs, less their mean"
+    assert "confusion, relative to the mean" in words
+
+
+def test_a_figure_of_confusions_of_an_encoder_that_a_profile_does_not_have_is_an_error():
+    study = Study.load(PARAMS)
+    wrong = study.figures["near_synonyms_confusions"].model_copy(update={"encoder": "none"})
+    study = study.model_copy(update={"figures": {"mine": wrong}})
+    with pytest.raises(ValueError, match=r"figures\.mine\.encoder: there is no 'none'"):
+        study.nodes("words", defaultdict(lambda: "test"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"compared": [["first", "third"]]}, "'third' is none of the runs: first, second"),
+        ({"bounds": [9, 2]}, r"\[9, 2\] must ascend"),
+        ({"compared": ["first"]}, "compared"),
+    ],
+)
+def test_a_figure_by_rows_names_its_own_runs_and_its_bounds_ascend(wrong, said):
+    given = ROWS.model_dump(mode="json")
+    assert RowsFigure.check(given, "here") == ROWS
+    with pytest.raises(ValueError, match=said):
+        RowsFigure.check(given | wrong, "here")
+
+
+def test_figures_of_verbs_are_for_vcoco():
+    study = Study.load(PARAMS)
+    wrong = CONFUSIONS.model_copy(update={"runs": {"RmLR": "shared_hicodet/rmlr"}})
+    study = study.model_copy(update={"figures": {"mine": wrong}})
+    with pytest.raises(ValueError, match="a figure of kind confusions is for runs on vcoco alone"):
+        study.figures_in("demo")
+
+
 def test_a_split_without_an_image_gives_figures_that_say_so(draw, results, tmp_path, words):
     prepare = tmp_path / "prepare"
     prepare.mkdir()
@@ -253,10 +331,11 @@ def test_a_split_without_an_image_gives_figures_that_say_so(draw, results, tmp_p
     save_annotations(prepare / "test.json", [])
     for name in (A, B):
         save_triplets(results / "runs" / name / "0/predict/triplets.parquet", predicted(0.9, []))
-    for chosen in (EXAMPLES, DIFFERENCES, PRECISION_RECALL):
+    save_annotations(prepare / "train.json", [])
+    for chosen in (EXAMPLES, DIFFERENCES, PRECISION_RECALL, ROWS, CONFUSIONS):
         _, rows = draw(chosen, annotations=prepare, out=chosen.kind)
         assert all(row.get("difference", "nan") == "nan" for row in rows)
-    assert len(words) == 3
+    assert len(words) == 5
 
 
 def test_no_interaction_is_not_an_example_of_hicodet(draw, results, tmp_path, words):

@@ -29,7 +29,7 @@ def checkout(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(
     ("profile", "tables"),
-    [("tiny", set()), ("photos", {"real_photos"}), ("paper_2026", {"today"})],
+    [("tiny", set()), ("photos", {"real_photos"}), ("paper_2026", {"today"}), ("words", {"near_synonyms"})],
 )
 def test_all_of_a_profile_is_planned_with_the_tables_that_it_has_runs_for(checkout, profile, tables):
     command = [sys.executable, "-m", "snakemake", "-n", "--cores", "1", "--config", f"profile={profile}"]

@@ -186,7 +186,7 @@ def prepare(root: Path, study: Study, size: Size, photos: int, epochs: int) -> N
 
     text(settings=root / "text.yaml", annotations=root / "prepare", out=root / "text")
     schedule = {"split": "train", "epochs": epochs, "batch_size": size.batch_size}
-    schedule |= {"micro_batch_size": size.batch_size, "precision": size.precision}
+    schedule |= {"micro_batch_size": size.batch_size, "precision": size.precision, "validate_every": 0}
     online = Online(view=AskedView(image=size.image, selection=SELECTION, map="backbone"), augment=size.augment)
     for name, seen in (("cached", None), ("online", online)):
         node = TrainNode(

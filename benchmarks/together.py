@@ -23,6 +23,7 @@ from loading import SIZES, in_process, patch_classes, prepare
 from rmlr.data.loading import VARIABLE
 from rmlr.study.plan import Study
 
+FEWEST = 96  # photos: three batches
 VARIANTS = ("rmlr", "wo_cl", "plain", "wo_wa", "wo_sa", "wo_irm_kt", "wo_ire_kt", "wo_rm")
 
 
@@ -33,6 +34,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=5)
     chosen = parser.parse_args()
+    if chosen.photos < FEWEST:
+        parser.error(f"--photos {chosen.photos}: expected {FEWEST} or more")
     os.environ |= {"RMLR_TRACKING": "off", "CUDA_VISIBLE_DEVICES": "", VARIABLE: "0"}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

@@ -20,7 +20,9 @@ from graph import Graph
 from rmlr.study.nodes import TrainNode
 from rmlr.study.together import Cohort, TrainCall, shared_by
 
-PHOTOS, HEAD = 78, 13  # billions of multiplications and additions of a photo: the detector; one head's training
+# Billions of multiplications and additions of a photo: the detector, and one head's training where photos have many
+# pairs (docs/performance.md). They decide the time that a job asks a cluster for.
+PHOTOS, HEAD = 81, 18
 
 
 @dataclass(frozen=True)

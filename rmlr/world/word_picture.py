@@ -1,6 +1,5 @@
 """How the world of near-synonyms looks: things in twenty colours and shapes, and a mark at the limb that acts."""
 
-import cmath
 from collections.abc import Callable
 
 from PIL import Image
@@ -34,7 +33,8 @@ COLOURS: dict[str, tuple[Colour, Colour]] = {
     "helmet": ((240, 200, 20), (150, 110, 0)),
     "bonnet": ((170, 150, 230), (250, 250, 255)),
 }
-BLUE, WHITE, DARK, YELLOW, RED = (30, 90, 250), (255, 255, 255), (20, 20, 24), (255, 236, 30), (220, 30, 10)
+MARKS: tuple[Colour, ...] = ((30, 90, 250), (20, 170, 60), (250, 30, 30))  # of the light, the middle, the strong verb
+MARK = 6.0  # width; thinner ones are lost in a map of stride 16 (docs/words.md)
 
 
 def paint_words(scene: Scene) -> Image.Image:
@@ -52,23 +52,12 @@ def paint_words(scene: Scene) -> Image.Image:
 
 
 def _paint_mark(brush: Brush, actor: Actor, colour: Colour) -> None:
-    """What tells the verbs of a cluster apart, at the end of the limb that acts; and that end itself once more."""
+    """What tells the verbs of a cluster apart: the colour of the acting forearm or lower leg, and its end once more."""
     assert actor.task is not None
     side, limb = "right" if actor.side > 0 else "left", actor.pose.acts
     end, joint = (actor.joints[f"{side}_{name}"] for name in (limb, "elbow" if limb == "hand" else "knee"))
-    along = (end - joint) / abs(end - joint)
-    radius = (HAND if limb == "hand" else FOOT) * actor.height
-    if actor.task.degree == 0:
-        brush.disc(end, 6.2, BLUE)
-        brush.disc(end, 4.2, WHITE)
-    elif actor.task.degree == 1:
-        middle = end - 3.6 * along
-        for half, width, shade in ((7.0, 4.4, DARK), (6.4, 2.8, WHITE)):
-            brush.line([middle + half * 1j * along, middle - half * 1j * along], shade, width)
-    else:
-        points = [end + cmath.rect(7.2 if n % 2 else 3.8, n * cmath.pi / 8) for n in range(16)]
-        brush.shape(points, YELLOW, outline=RED)
-    brush.disc(end, min(radius, 2.8), colour)
+    brush.line([joint, end], MARKS[actor.task.degree], MARK)
+    brush.disc(end, min((HAND if limb == "hand" else FOOT) * actor.height, 2.8), colour)
 
 
 # ---- things: of one shape, told apart by colours and inner marks

@@ -194,7 +194,7 @@ def test_verbs_of_a_cluster_differ_at_the_limb_that_acts_and_nowhere_else():
         for one, other in ((0, 1), (0, 2), (1, 2)):
             rows, columns = np.nonzero(np.abs(painted[one] - painted[other]).max(-1))
             assert len(rows) > 20
-            assert max(abs(columns + 0.5 - end.real).max(), abs(rows + 0.5 - end.imag).max()) < 12
+            assert max(abs(columns + 0.5 - end.real).max(), abs(rows + 0.5 - end.imag).max()) < 20
 
 
 def test_poses_of_clusters_differ():
@@ -220,7 +220,7 @@ def test_the_world_is_the_one_that_was_measured(tmp_path):
         found.update(path.read_bytes())
     for picture in pictures[::4]:
         found.update(paint_words(picture.scene).tobytes())
-    assert found.hexdigest()[:16] == "fdd07c19f239fed1"
+    assert found.hexdigest()[:16] == "0ffe16ca9fae30e2"
 
 
 def test_the_stage_draws_it_in_vcocos_form_and_the_reader_knows_it(tmp_path):

@@ -59,8 +59,8 @@ def test_the_paper_profile_finds_a_source_for_every_weight_that_it_names():
         if detector.weights:
             assert any(gives(source, detector.weights, detector.revision, RAW) for source in TABLE.values()), detector
     for encoder in STUDY.profiles["paper"].encoders.values():
-        if "/" in encoder.model:
-            assert any(gives(source, encoder.model, encoder.revision, RAW) for source in TABLE.values()), encoder
+        if "/" in encoder.weights:
+            assert any(gives(source, encoder.weights, encoder.revision, RAW) for source in TABLE.values()), encoder
     assert gives(TABLE["pose-r50"], STUDY.profiles["paper"].pose.weights, None, RAW)
 
 

@@ -38,7 +38,7 @@ def test_a_run_is_validated_where_val_is_held_out_and_only_there(content):
     found = {name: nodes[f"runs/table2/{name}/0/train"] for name in ("plain", "wo_cl")}
     assert all(isinstance(node, TrainNode) for node in found.values())
     assert found["plain"].train.validate_every == 1
-    assert found["plain"].held_out.model_dump() == {"split": "val"} | {
+    assert found["plain"].held_out.model_dump() == {"split": "val", "no_object": False} | {
         name: content["profiles"]["tiny"]["prediction"][name] for name in ("batch_size", "prior_power", "min_score")
     }
     assert (found["wo_cl"].train.validate_every, found["wo_cl"].held_out) == (0, None)

@@ -18,7 +18,7 @@ from rmlr.hoi.batch import Batch, Instances, Truth
 from rmlr.model.encoders import load_encoder
 from rmlr.model.network import build, build_objective
 from rmlr.model.pairs import enumerate_pairs
-from rmlr.model.text import collect, embed
+from rmlr.model.text import TextEmbeddings, collect, embed
 from rmlr.study.plan import Study
 from rmlr.study.run import Record
 
@@ -52,14 +52,7 @@ def step_seconds(study: Study, variant: str, device: str, precision: str, steps:
     torch.manual_seed(0)
     paper, vocabulary = study.profiles["paper"], made_up_vocabulary()
     batch, truth, annotations = made_up_batch(vocabulary)
-    text = embed(
-        collect(vocabulary, annotations),
-        load_encoder("random:512", None, None, "mean"),
-        name="random",
-        model="random:512",
-        revision=None,
-        progress=Record("text", Path(), Path()).progress,
-    )
+    text = made_up_text(vocabulary, annotations)
     network = build(
         study.variants[variant], paper.network, channels=CHANNELS, token_dim=TOKEN_DIM, vocabulary=vocabulary
     ).to(device)
@@ -86,6 +79,18 @@ def step_seconds(study: Study, variant: str, device: str, precision: str, steps:
         taken.append(_now(device) - start)
     memory = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
     return statistics.median(taken[3:]), memory
+
+
+def made_up_text(vocabulary: Vocabulary, annotations: list[Annotation]) -> TextEmbeddings:
+    """Random vectors for the words of these annotations."""
+    return embed(
+        collect(vocabulary, annotations),
+        load_encoder("random:512", None, None, "mean"),
+        name="random",
+        model="random:512",
+        revision=None,
+        progress=Record("text", Path(), Path()).progress,
+    )
 
 
 def made_up_vocabulary() -> Vocabulary:

@@ -22,16 +22,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.training import CHANNELS, TOKEN_DIM, made_up_batch, made_up_vocabulary
+from benchmarks.training import CHANNELS, TOKEN_DIM, made_up_batch, made_up_text, made_up_vocabulary
 from benchmarks.upt_modules import upt_modules
 from rmlr.hoi import Vocabulary
 from rmlr.hoi.batch import Batch, Truth
 from rmlr.hoi.boxes import cxcywh_from_xyxy
-from rmlr.model.encoders import load_encoder
 from rmlr.model.network import build, build_objective
-from rmlr.model.text import collect, embed
 from rmlr.study.plan import Study
-from rmlr.study.run import Record
 
 UPT = "UPT, published code"
 
@@ -108,14 +105,7 @@ class Ours:
         self, study: Study, name: str, vocabulary: Vocabulary, batch: Batch, truth: Truth, annotations: list[Any]
     ):
         paper, variant, device = study.profiles["paper"], study.variants[name], batch.maps.device
-        text = embed(
-            collect(vocabulary, annotations),
-            load_encoder("random:512", None, None, "mean"),
-            name="random",
-            model="random:512",
-            revision=None,
-            progress=Record("text", Path(), Path()).progress,
-        )
+        text = made_up_text(vocabulary, annotations)
         sizes = {"channels": CHANNELS, "token_dim": TOKEN_DIM, "vocabulary": vocabulary}
         self.network = build(variant, paper.network, **sizes).to(device)
         counts = text.count_phrases(truth.verbs.cpu(), truth.objects.cpu())
